@@ -1,15 +1,13 @@
-"""The chat format: the text before, between and after an example's input and output in what a model gets.
+"""The chat format: the text that a base model's chat template writes around an example's input and output.
 
-It is what the base model's chat template writes around an assistant's turn. It is taken from a rendered conversation
-and not from the template's generation prompt: the prompt of a reasoning model opens a thought, and that of gpt-oss
-lacks the channel, while rendered turns have the form that the model was trained on. The format is derived once, when
-the base model is prepared.
+It is derived once, when the base model is prepared, from a rendered conversation and not from the template's generation
+prompt: the prompt of a reasoning model opens a thought, and that of gpt-oss lacks the channel, while rendered turns
+have the form that the model was trained on.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -151,14 +149,11 @@ def derive_turns(tokenizer: Any, chat: ChatFormat) -> EarlierTurns:
         turns = EarlierTurns(*first, between, end=between[: _first_special_end(tokenizer, between) or 0])
         if last != f"{chat.suffix}{chat.start}":
             turns = EarlierTurns(problem="its chat template writes the last turn in another way where earlier ones are")
-    return replace(turns, system=_derive_system(template, tokens, has_turns=turns.problem is None))
-
-
-def _derive_system(template: str, tokens: Mapping[str, str], *, has_turns: bool) -> SystemMessage:
     try:
-        return SystemMessage(*chat_template.around_system(template, tokens, has_turns=has_turns))
+        system = SystemMessage(*chat_template.around_system(template, tokens, has_turns=turns.problem is None))
     except chat_template.UnusableTemplateError as error:
-        return SystemMessage(problem=str(error))
+        system = SystemMessage(problem=str(error))
+    return replace(turns, system=system)
 
 
 def _token_texts(tokenizer: Any) -> dict[str, str]:
@@ -181,24 +176,18 @@ def derive(tokenizer: Any) -> ChatFormat:
     try:
         template = chat_template.default_of(tokenizer.chat_template)
         if template is None:
-            return ChatFormat(prefix=_beginning(tokenizer), suffix="\n", end=tokenizer.eos_token or "")
+            ids = tokenizer("a")["input_ids"]
+            adds_beginning = tokenizer.bos_token_id is not None and ids[:1] == [tokenizer.bos_token_id]
+            prefix = str(tokenizer.bos_token) if adds_beginning else ""
+            return ChatFormat(prefix, suffix="\n", end=tokenizer.eos_token or "")
         prefix, between, after = chat_template.around(template, tokens)
     except chat_template.UnusableTemplateError as error:
         raise BaseModelError(f"the base model: {error}") from error
     suffix = between.rstrip(" ")
-    return ChatFormat(prefix, suffix, _end_of_turn(tokenizer, after), start=between[len(suffix) :])
-
-
-def _beginning(tokenizer: Any) -> str:
-    tokens = tokenizer("a")["input_ids"]
-    adds_beginning = tokenizer.bos_token_id is not None and tokens[:1] == [tokenizer.bos_token_id]
-    return str(tokenizer.bos_token) if adds_beginning else ""
-
-
-def _end_of_turn(tokenizer: Any, after: str) -> str:
-    """Return the text after an answer up to its first special token; generation stops there and needs no more."""
+    # The end is the text after an answer up to its first special token; generation stops there and needs no more.
     end = _first_special_end(tokenizer, after)
-    return tokenizer.eos_token or "" if end is None else after[:end]
+    end_text = tokenizer.eos_token or "" if end is None else after[:end]
+    return ChatFormat(prefix, suffix, end_text, start=between[len(suffix) :])
 
 
 def _first_special_end(tokenizer: Any, text: str) -> int | None:

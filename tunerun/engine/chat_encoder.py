@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -53,18 +53,6 @@ class _Piece:
     texts: tuple[str, ...]
     is_answer: bool = False
 
-    @property
-    def text(self) -> str:
-        return "".join(self.texts)
-
-    @property
-    def of_format(self) -> tuple[str, ...]:
-        return self.texts[::2]
-
-    @property
-    def of_rows(self) -> tuple[str, ...]:
-        return self.texts[1::2]
-
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
 """A single byte in SentencePiece's vocabularies."""
@@ -90,6 +78,9 @@ class ChatEncoder:
         tokenizer: the base model's; padding and truncation are switched off.
         chat: the chat format of the last turn.
         turns: the chat format of a system message and earlier turns; None: unknown.
+
+    Attributes:
+        end_text: the chat format's text between an answer and its end token.
     """
 
     def __init__(self, tokenizer: Tokenizer, chat: ChatFormat, turns: EarlierTurns | None = None) -> None:
@@ -101,22 +92,15 @@ class ChatEncoder:
         self._control_tokens = _control_tokens(tokenizer, chat)
         self._controls = re.compile("|".join(map(re.escape, self._control_tokens)) or r"(?!)")
         self._token_texts: dict[int, tuple[str, tuple[int, ...]]] = {}
-        self._end_text = chat.end[: self._last_control(chat.end)]
-        (self._suffix,) = self._ids([chat.suffix])
+        self.end_text = chat.end[: self._last_control(chat.end)]
         # A tokenizer cuts a text at control tokens before anything else. So the format's text beyond the control tokens
         # next to a row's text has the same tokens in every example, and is encoded once.
-        before, after = self._last_control(chat.prefix), self._first_control_end(chat.suffix)
-        self._before, self._after = chat.prefix[before:], chat.suffix[:after]
-        self._opening, self._closing = self._beyond(chat.prefix, self._before), self._behind(self._after, chat.suffix)
+        first = self._controls.search(chat.suffix)
+        self._before = chat.prefix[self._last_control(chat.prefix) :]
+        self._after = chat.suffix if first is None else chat.suffix[: first.end()]
+        prefix, before, after, self._suffix = self._ids([chat.prefix, self._before, self._after, chat.suffix])
+        self._opening, self._closing = prefix[: len(prefix) - len(before)], self._suffix[len(after) :]
         self._answer_follows = chat.suffix[self._last_control(chat.suffix) :]
-
-    def _beyond(self, whole: str, end: str) -> list[int]:
-        ids, of_end = self._ids([whole, end])
-        return ids[: len(ids) - len(of_end)]
-
-    def _behind(self, start: str, whole: str) -> list[int]:
-        of_start, ids = self._ids([start, whole])
-        return ids[len(of_start) :]
 
     def prompts(self, inputs: Sequence[Input], examples: Sequence[Example] = ()) -> list[list[int]]:
         """Return the tokens of the prompt for each input.
@@ -128,7 +112,7 @@ class ChatEncoder:
         Raises:
             NoTurnsError: there is a system message or an earlier turn, which the chat format does not support.
         """
-        return [prompt.ids for prompt in self.conversations([behind_examples(asked, examples) for asked in inputs])]
+        return [prompt.ids for prompt in self.conversations([behind_examples(each, examples) for each in inputs])]
 
     def conversations(self, inputs: Sequence[Input]) -> list[EncodedPrompt]:
         """Return the prompt for each input, with the positions of earlier answers.
@@ -137,30 +121,40 @@ class ChatEncoder:
             NoTurnsError: as in `prompts`.
         """
         long = {
-            place: self._pieces(asked)
-            for place, asked in enumerate(inputs)
-            if isinstance(asked, Conversation) and (asked.system or asked.earlier)
+            place: self._pieces(each)
+            for place, each in enumerate(inputs)
+            if isinstance(each, Conversation) and (each.system or each.earlier)
         }
-        short = [as_conversation(asked).text_input for place, asked in enumerate(inputs) if place not in long]
-        of_short = iter(self._of_one_input(short))
+        short = [as_conversation(each).text_input for place, each in enumerate(inputs) if place not in long]
+        of_short = iter(self._single_turns(short))
         ids_of = self._encoded({piece for pieces in long.values() for piece in pieces})
-        return [
-            _joined([(piece.is_answer, ids_of[piece]) for piece in long[place]])
-            if place in long
-            else EncodedPrompt(next(of_short))
-            for place in range(len(inputs))
-        ]
 
-    def _of_one_input(self, inputs: Sequence[str]) -> list[list[int]]:
+        prompts = []
+        for place in range(len(inputs)):
+            if place not in long:
+                prompts.append(EncodedPrompt(next(of_short)))
+                continue
+            ids: list[int] = []
+            answers: list[tuple[int, int]] = []
+            for piece in long[place]:
+                start = len(ids)
+                ids += ids_of[piece]
+                if piece.is_answer:
+                    answers.append((start, len(ids)))
+            prompts.append(EncodedPrompt(ids, tuple(answers)))
+        return prompts
+
+    def _single_turns(self, inputs: Sequence[str]) -> list[list[int]]:
+        """Return the tokens of prompts without a system message and earlier turns."""
         texts = [f"{self._before}{text}{self._after}" for text in inputs]
         found = self._ids(texts)
         own = self._count(self._before + self._after)
         for position, text in enumerate(texts):
             if self._count(text) != own:
-                found[position] = self._apart(self._before, inputs[position], self._after)
+                found[position] = self._continued(self._ids([self._before])[0], (inputs[position], self._after))
         return [[*self._opening, *ids, *self._closing] for ids in found]
 
-    def _pieces(self, asked: Conversation) -> list[_Piece]:
+    def _pieces(self, conversation: Conversation) -> list[_Piece]:
         """Split a conversation before and after each earlier answer, like prompt and target.
 
         So each answer consists of whole tokens, which are the same wherever the answer is in a conversation.
@@ -169,63 +163,64 @@ class ChatEncoder:
         found: list[_Piece] = []
         follows = ""
         opening: tuple[str, ...] = (around.prefix,)
-        if asked.earlier:
+        if conversation.earlier:
             around.check()
-        if asked.system:
+        if conversation.system:
             around.system.check()
             before, after = around.system.before, around.system.after
             cut = self._controls.search(after)
             if cut is None:
-                opening = (before, asked.system, after)
+                opening = (before, conversation.system, after)
             else:  # a tokenizer cuts a text there, so a system message can be encoded once for all inputs
-                found.append(_Piece("", (before, asked.system, after[: cut.end()])))
+                found.append(_Piece("", (before, conversation.system, after[: cut.end()])))
                 follows, opening = cut[0], (after[cut.end() :],)
         suffix = around.suffix[: len(around.suffix) - len(around.start)]
         answer_follows = suffix[self._last_control(suffix) :]
-        for turn in asked.earlier:
+        for turn in conversation.earlier:
             found.append(_Piece(follows, (*opening, turn.text_input, suffix)))
             found.append(_Piece(answer_follows, ("", f"{around.start}{turn.output}", around.end), is_answer=True))
             follows = around.end[self._last_control(around.end) :] or _ANSWERED
             opening = (around.between[len(around.end) :],)
-        return [*found, _Piece(follows, (*opening, asked.text_input, self._chat.suffix))]
+        return [*found, _Piece(follows, (*opening, conversation.text_input, self._chat.suffix))]
 
     def _encoded(self, pieces: Collection[_Piece]) -> dict[_Piece, list[int]]:
         """Return the tokens of each piece after the text that it follows."""
         found: dict[_Piece, list[int]] = {}
-        plain: dict[str, list[_Piece]] = {}
+        plain: dict[str, dict[_Piece, str]] = {}
         for piece in pieces:
-            if self._count(piece.text) == sum(map(self._count, piece.of_format)):
-                plain.setdefault(piece.follows, []).append(piece)
+            text = "".join(piece.texts)
+            if self._count(text) == sum(map(self._count, piece.texts[::2])):  # no control tokens in texts of rows
+                plain.setdefault(piece.follows, {})[piece] = text
             else:
-                found[piece] = self._with_control_tokens(piece)
-        for follows, some in plain.items():
-            found |= zip(some, self._following(follows, [piece.text for piece in some]), strict=True)
+                first, *rest = piece.texts
+                found[piece] = self._continued(self._following(piece.follows, [first])[0], rest)
+        for follows, texts in plain.items():
+            found |= zip(texts, self._following(follows, [*texts.values()]), strict=True)
         return found
+
+    def _continued(self, ids: list[int], texts: Sequence[str]) -> list[int]:
+        """Return tokens followed by those of more texts, in which texts of rows may contain control tokens.
+
+        Args:
+            ids: the tokens before.
+            texts: alternately a text of a row and a text of the format.
+        """
+        for number, text in enumerate(texts):
+            ids = ids + (self._as_text(text) if number % 2 == 0 else self._following(_BREAK, [text])[0])
+        return ids
 
     def targets(self, outputs: Sequence[str]) -> list[list[int]]:
         """Return the tokens that the model learns to generate for each output, after a prompt."""
         start, end = self._chat.start, self._chat.end
-        distinct = list(dict.fromkeys(outputs))  # labels repeat
+        distinct = list(dict.fromkeys(outputs))  # in classification the same few labels repeat
         texts = [f"{start}{output}{end}" for output in distinct]
         found = self._following(self._answer_follows, texts)
         own = self._count(end)
         for position, text in enumerate(texts):
             if self._count(text) != own:
-                found[position] = self._apart("", start + distinct[position], end)
+                found[position] = self._continued(self._ids([""])[0], (start + distinct[position], end))
         by_output = dict(zip(distinct, found, strict=True))
         return [by_output[output] for output in outputs]
-
-    def _with_control_tokens(self, piece: _Piece) -> list[int]:
-        """Return the tokens of a piece in which texts of rows contain control tokens."""
-        first, *rest = piece.of_format
-        (ids,) = self._following(piece.follows, [first])
-        for of_row, of_format in zip(piece.of_rows, rest, strict=True):
-            ids = [*ids, *self._as_text(of_row), *self._following(_BREAK, [of_format])[0]]
-        return ids
-
-    def _apart(self, before: str, text: str, after: str) -> list[int]:
-        """Return the tokens of a text that contains the text of control tokens, and of the format around it."""
-        return self._ids([before])[0] + self._as_text(text) + self._following(_BREAK, [after])[0]
 
     def text(self, ids: Sequence[int], *, has_end: bool) -> str:
         """Return the text of an answer.
@@ -239,7 +234,7 @@ class ChatEncoder:
         # Decoded after the suffix, because some tokenizers drop the space of the first token of a text.
         text = text[len(before) :] if text.startswith(before) else self._decode(ids)
         text = text.removeprefix(self._chat.start)
-        return text.removesuffix(self._end_text) if has_end else text
+        return text.removesuffix(self.end_text) if has_end else text
 
     @cached_property
     def start_ids(self) -> list[int]:
@@ -256,23 +251,16 @@ class ChatEncoder:
         if number not in self._token_texts:
             before, text = self._decode(self._suffix), self._decode([*self._suffix, number])
             text = text[len(before) :] if text.startswith(before) else self._decode([number])
-            self._token_texts[number] = text, self._bytes(number, text)
-        text, content = self._token_texts[number]
-        return TokenScore(text, content, logprob)
-
-    def _bytes(self, number: int, text: str) -> tuple[int, ...]:
-        """Return the bytes of a token; for a part of a character from the vocabulary's spelling, empty if unknown."""
-        if "\ufffd" not in text:
-            return tuple(text.encode())
-        written = self._tokenizer.id_to_token(number) or ""
-        if (found := _BYTE_TOKEN.fullmatch(written)) is not None:
-            return (int(found[1], 16),)
-        return tuple(_BYTES[each] for each in written) if written and _BYTES.keys() >= set(written) else ()
-
-    @property
-    def end_text(self) -> str:
-        """The chat format's text between an answer and its end token."""
-        return self._end_text
+            content: Iterable[int] = text.encode()
+            if "\ufffd" in text:  # a part of a character: its bytes follow from the vocabulary's spelling, if at all
+                written = self._tokenizer.id_to_token(number) or ""
+                byte = _BYTE_TOKEN.fullmatch(written)
+                if byte is not None:
+                    content = (int(byte[1], 16),)
+                else:
+                    content = map(_BYTES.__getitem__, written) if _BYTES.keys() >= set(written) else ()
+            self._token_texts[number] = text, tuple(content)
+        return TokenScore(*self._token_texts[number], logprob)
 
     def control_tokens_in(self, text: str) -> list[str]:
         """Return the control tokens of the base model whose text occurs in a text, each once."""
@@ -285,11 +273,6 @@ class ChatEncoder:
     def _last_control(self, text: str) -> int:
         """Return where the last control token begins; 0 if there is none."""
         return max((match.start() for match in self._controls.finditer(text)), default=0)
-
-    def _first_control_end(self, text: str) -> int:
-        """Return where the first control token ends; the text's end if there is none."""
-        first = self._controls.search(text)
-        return len(text) if first is None else first.end()
 
     def _count(self, text: str) -> int:
         return len(self._controls.findall(text))
@@ -317,7 +300,7 @@ class ChatEncoder:
         numbers = {self._tokenizer.token_to_id(token) for token in self._control_tokens}
         if numbers.isdisjoint(ids):
             return ids
-        # A Unigram vocabulary contains `</s>` as an ordinary word, so the text is cut after its first character.
+        # A Unigram vocabulary contains `</s>` as an ordinary word too, so the text is cut after its first character.
         cuts = [0, *(match.start() + 1 for match in self._controls.finditer(text)), len(text)]
         return [number for start, end in pairwise(cuts) for number in self._plain_ids(text[start:end])]
 
@@ -339,16 +322,6 @@ class ChatEncoder:
 
     def _decode(self, ids: Sequence[int]) -> str:
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=False))
-
-
-def _joined(parts: Sequence[tuple[bool, list[int]]]) -> EncodedPrompt:
-    ids: list[int] = []
-    answers: list[tuple[int, int]] = []
-    for is_answer, of_part in parts:
-        if is_answer:
-            answers.append((len(ids), len(ids) + len(of_part)))
-        ids += of_part
-    return EncodedPrompt(ids, tuple(answers))
 
 
 def _control_tokens(tokenizer: Tokenizer, chat: ChatFormat) -> tuple[str, ...]:

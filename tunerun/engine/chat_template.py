@@ -55,7 +55,12 @@ def check_folder(folder: Path) -> None:
         template = {one.get("name"): one.get("template") for one in template if isinstance(one, dict)}
     if file.is_file():
         template = file.read_text(encoding="utf-8", errors="replace")
-    check(default_of(template), {name: _content(value) for name, value in config.items() if name.endswith("_token")})
+    tokens = {
+        name: str(value.get("content", "")) if isinstance(value, dict) else str(value)
+        for name, value in config.items()
+        if name.endswith("_token")
+    }
+    check(default_of(template), tokens)
 
 
 def _json(file: Path) -> dict[str, Any]:
@@ -67,12 +72,12 @@ def _json(file: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _content(token: object) -> str:
-    return str(token.get("content", "")) if isinstance(token, dict) else str(token)
-
-
 def check(template: str | None, tokens: Mapping[str, str]) -> None:
-    """Check a chat template; None, a model without one, is valid.
+    """Check a chat template.
+
+    Args:
+        template: the chat template; None: the model has none, which is valid.
+        tokens: texts of special tokens by name, such as `bos_token`.
 
     Raises:
         UnusableTemplateError: the template fails, or does not write each text exactly once.
@@ -212,7 +217,17 @@ def _one_line(error: Exception) -> str:
 
 
 def render(template: str, turns: Sequence[Mapping[str, Any]], tokens: Mapping[str, str]) -> str:
-    """Render a conversation like `apply_chat_template`, but with thinking off and the date `TODAY`."""
+    """Render a conversation like `apply_chat_template`, but with thinking off and the date `TODAY`.
+
+    Args:
+        template: the chat template.
+        turns: messages with `role` and `content`.
+        tokens: texts of special tokens by name.
+
+    Raises:
+        jinja2.TemplateError: the template is invalid, exceeds the limit on its work, or raises an exception. Errors of
+            Python's own types are not translated.
+    """
     names = {"messages": turns, "tools": None, "documents": None, "add_generation_prompt": False}
     return _compiled(template)({**tokens, **_THINKING_OFF, **names})
 

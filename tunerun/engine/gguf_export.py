@@ -1,17 +1,17 @@
-"""A merged model as a GGUF file, by the package gguf alone.
+"""Writes a merged model as a GGUF file, with the package gguf alone.
 
-Only what a round trip is proven for: the architectures `llama` and `qwen2` with a byte-level BPE tokenizer. In float32
-the file read back by transformers has the same bits as the model; checked 2026-11-25 (llama, tied and untied heads).
-llama.cpp itself (xllamacpp 2026.10) answered 24 of 24 rows as SmolLM2-135M tuned on `next_number` does, from the f16
-file and its chat template, 22 of 24 from q8_0 (24 by transformers, which computes it in float32), and tiny models of
-both architectures as the tuned ones do; checked by hand 2026-11-26.
+Supports only models whose round trip was checked: the architectures `llama` and `qwen2` with a byte-level BPE
+tokenizer. In float32 the file read back by transformers has the same bits as the model; checked 2026-11-25 (llama, tied
+and untied heads). llama.cpp itself (xllamacpp 2026.10) answered 24 of 24 rows like SmolLM2-135M tuned on `next_number`,
+from the f16 file and its chat template, 22 of 24 from q8_0 (24 by transformers, which computes it in float32), and tiny
+models of both architectures like the tuned ones; checked by hand 2026-11-26.
 Keys and layout: the GGUF specification (github.com/ggml-org/ggml, docs/gguf.md) and llama.cpp's convert_hf_to_gguf.py.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +40,8 @@ _PRE_TOKENIZERS: Mapping[tuple[str, ...], str] = {
     (f"split {_QWEN2}", "bytes"): "qwen2",
     (f"split {_LLAMA3}", "bytes"): "llama-bpe",
 }
-"""llama.cpp's name of how a text is cut before it is encoded, by what tokenizer.json says of it: llama.cpp has these
-rules in its code (src/llama-vocab.cpp, read 2026-11-26) and nothing of them in the file."""
+"""llama.cpp's name of a pre-tokenizer, by its steps in tokenizer.json. llama.cpp has the rules in its code
+(src/llama-vocab.cpp, read 2026-11-26); a GGUF file contains only the name."""
 
 _NORMAL, _CONTROL, _USER_DEFINED, _UNUSED = 1, 3, 4, 5  # gguf's TokenType
 _FILE_TYPES = {"f16": 1, "q8_0": 7}  # llama.cpp's llama_ftype
@@ -49,20 +49,21 @@ _BLOCK = 32  # numbers that share a scale in Q8_0
 
 
 def check(config: Mapping[str, Any], tokenizer: Mapping[str, Any]) -> None:
-    """Refuse what no round trip is proven for, before anything is loaded.
+    """Check, before weights are loaded, that a model can be written as a GGUF file.
 
     Args:
-        config: of config.json. tokenizer: of tokenizer.json.
+        config: the content of config.json.
+        tokenizer: the content of tokenizer.json.
 
     Raises:
-        InputError: names every reason and what to do instead.
+        InputError: it cannot; one line for each reason, with the alternative.
     """
-    problems = [*_of_config(config), *_of_tokenizer(tokenizer)]
+    problems = [*_config_problems(config), *_tokenizer_problems(tokenizer)]
     if problems:
         raise InputError([f"--to gguf: {problem}; {INSTEAD}" for problem in problems])
 
 
-def _of_config(config: Mapping[str, Any]) -> Iterator[str]:
+def _config_problems(config: Mapping[str, Any]) -> Iterator[str]:
     kind = config.get("model_type")
     if kind not in _ARCHITECTURES:
         yield f"the architecture {kind!r} is not one that tunerun writes ({', '.join(_ARCHITECTURES)})"
@@ -83,7 +84,7 @@ def _of_config(config: Mapping[str, Any]) -> Iterator[str]:
         yield f"a qwen2 with head_dim {size} (hidden_size {hidden}, {heads} heads) is not read back by transformers"
 
 
-def _of_tokenizer(tokenizer: Mapping[str, Any]) -> Iterator[str]:
+def _tokenizer_problems(tokenizer: Mapping[str, Any]) -> Iterator[str]:
     model = tokenizer.get("model") or {}
     if model.get("type") != "BPE" or model.get("byte_fallback"):
         kind = "a sentencepiece-style BPE" if model.get("byte_fallback") else f"of the type {model.get('type')!r}"
@@ -97,7 +98,7 @@ def _of_tokenizer(tokenizer: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _pre_tokenizer(tokenizer: Mapping[str, Any]) -> str | None:
-    """Return llama.cpp's name of a tokenizer's rules; None: it has none that is known."""
+    """Return llama.cpp's name of a tokenizer's pre-tokenizer; None: unknown."""
     stated = tokenizer.get("pre_tokenizer") or {}
     steps = stated.get("pretokenizers", []) if stated.get("type") == "Sequence" else [stated]
     return _PRE_TOKENIZERS.get(tuple(map(_step, steps)))
@@ -115,14 +116,17 @@ def _step(step: Mapping[str, Any]) -> str:
 
 
 def write(tuned: LoadedTunedModel, file: Path, quantization: str, name: str) -> None:
-    """Merge, and write the GGUF file.
+    """Merge a tuned model and write it as a GGUF file.
 
     Args:
-        quantization: one of `QUANTIZATIONS`. name: what the file calls the model.
+        tuned: the tuned model with its base model.
+        file: to write.
+        quantization: one of `QUANTIZATIONS`.
+        name: of the model, in the file's metadata.
 
     Raises:
-        InputError: as `check`.
-        OSError: the disk refuses.
+        InputError: as in `check`.
+        OSError: the file cannot be written.
     """
     import gguf
 
@@ -141,14 +145,14 @@ def write(tuned: LoadedTunedModel, file: Path, quantization: str, name: str) -> 
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
-        for _name, weight, kind in tensors:  # one after another: two copies of a model may not fit the memory
+        for _name, weight, kind in tensors:  # quantised one by one: two copies of a model may not fit into memory
             writer.write_tensor_data(np.ascontiguousarray(gguf.quants.quantize(weight, kind)))
     finally:
         writer.close()
 
 
 def _add_facts(writer: Any, config: Any, quantization: str, name: str, rows: int) -> None:
-    """Add what the architecture needs, as llama.cpp's converter names it."""
+    """Add the architecture's metadata under the names that llama.cpp's converter uses."""
     heads = config.num_attention_heads
     head_size = getattr(config, "head_dim", None) or config.hidden_size // heads
     writer.add_type("model")
@@ -172,7 +176,7 @@ def _add_facts(writer: Any, config: Any, quantization: str, name: str, rows: int
 
 
 def _add_tokenizer(writer: Any, tuned: LoadedTunedModel, tokenizer: Mapping[str, Any], rows: int) -> None:
-    """Add the vocabulary with a name for each row of the weights, the merges, the chat template and the end token."""
+    """Add the vocabulary with a name for each row of the embedding, the merges, special tokens and chat template."""
     added = {token["id"]: token for token in tokenizer["added_tokens"]}
     names = {number: text for text, number in tokenizer["model"]["vocab"].items()}
     names |= {number: token["content"] for number, token in added.items()}
@@ -186,22 +190,19 @@ def _add_tokenizer(writer: Any, tuned: LoadedTunedModel, tokenizer: Mapping[str,
     writer.add_tokenizer_pre(_pre_tokenizer(tokenizer) or "")
     writer.add_token_list([names.get(number, f"[PAD{number}]") for number in range(rows)])
     writer.add_token_types(kinds)
-    writer.add_token_merges([_merge(each) for each in tokenizer["model"]["merges"]])
+    merges = tokenizer["model"]["merges"]  # texts in older files of the library tokenizers, otherwise pairs
+    writer.add_token_merges([pair if isinstance(pair, str) else " ".join(pair) for pair in merges])
     writer.add_eos_token_id(tuned.base.stop_ids[0])
     writer.add_pad_token_id(tuned.base.pad_id)
     if tuned.tokenizer.bos_token_id is not None:
         writer.add_bos_token_id(tuned.tokenizer.bos_token_id)
-    writer.add_add_bos_token(False)  # the chat template writes it where the chat format has it
+    writer.add_add_bos_token(False)  # the chat template writes it if the chat format contains it
     writer.add_add_space_prefix(False)
     writer.add_chat_template(tuned.tokenizer.chat_template)
 
 
-def _merge(pair: str | Sequence[str]) -> str:
-    return pair if isinstance(pair, str) else " ".join(pair)
-
-
 def _tensors(gguf: Any, merged: Any, quantization: str) -> Iterator[tuple[str, np.ndarray[Any, Any], Any]]:
-    """Yield each tensor's name in the file, its numbers in float32, and the type that they are stored as."""
+    """Yield for each tensor its name in the file, its values in float32, and the type to store them as."""
     config = merged.config
     architecture = gguf.MODEL_ARCH.LLAMA if config.model_type == "llama" else gguf.MODEL_ARCH.QWEN2
     names = gguf.get_tensor_name_map(architecture, config.num_hidden_layers)
@@ -214,12 +215,10 @@ def _tensors(gguf: Any, merged: Any, quantization: str) -> Iterator[tuple[str, n
             raise InputError(f"--to gguf: the weight {key} has no name in a GGUF file; {INSTEAD}")
         weight = tensor.detach().float().numpy()
         if config.model_type == "llama" and key.endswith(("q_proj.weight", "k_proj.weight")):
+            # llama.cpp's rotary embedding pairs neighbouring rows, transformers' the two halves of a head.
             is_query = key.endswith("q_proj.weight")
-            weight = _permuted(weight, config.num_attention_heads if is_query else config.num_key_value_heads)
+            heads = config.num_attention_heads if is_query else config.num_key_value_heads
+            pairs = weight.reshape(heads, 2, weight.shape[0] // heads // 2, -1)
+            weight = pairs.swapaxes(1, 2).reshape(weight.shape)
         kind = quantised if weight.shape[-1] % _BLOCK == 0 else gguf.GGMLQuantizationType.F16
         yield name, weight, kind if weight.ndim > 1 else gguf.GGMLQuantizationType.F32
-
-
-def _permuted(weight: np.ndarray[Any, Any], heads: int) -> np.ndarray[Any, Any]:
-    """Return the rows of a query or key as llama.cpp's rotary embedding pairs them: neighbours, not halves."""
-    return weight.reshape(heads, 2, weight.shape[0] // heads // 2, -1).swapaxes(1, 2).reshape(weight.shape)

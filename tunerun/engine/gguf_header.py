@@ -1,4 +1,4 @@
-"""A reader of GGUF headers without numpy and the package gguf, for `plan`.
+"""Reads headers of GGUF files without numpy and the package gguf, which `plan` must not import.
 
 Format: the GGUF specification of ggml, versions 2 and 3 (github.com/ggml-org/ggml, docs/gguf.md).
 """
@@ -65,7 +65,7 @@ class GgufHeader:
 
 
 def read(file: Path) -> GgufHeader:
-    """Read a GGUF file's header.
+    """Read the header of a GGUF file.
 
     Raises:
         DamagedGgufError: the file is not a GGUF file, or its header is cut off or invalid.

@@ -1,7 +1,7 @@
-"""A chat format as a chat template: Jinja text for any program that renders one, so that it writes what was trained.
+"""Writes a chat format as a chat template, so that other programs render a prompt as it was in training.
 
-The base model's own template may write more: a thought that is opened, today's date, a turn of tools. This one writes
-exactly the chat format around an input, and refuses what the format has no place for. Light: text alone.
+The base model's own template may write more: the opening of a thought, today's date, a turn of tools. This one writes
+exactly the chat format around an input, and refuses conversations that the format does not support.
 """
 
 from __future__ import annotations
@@ -12,20 +12,23 @@ from tunerun.engine.chat import ChatFormat, EarlierTurns, SystemMessage
 
 
 def template_of(chat: ChatFormat, turns: EarlierTurns) -> str:
-    """Return a chat template that gives `chat.prompt(text)` for one turn of the user, with or without a prompt added.
+    """Return a chat template that renders one turn of the user as `chat.prompt(text)`.
+
+    It does so with and without `add_generation_prompt`.
 
     Args:
-        turns: what is around earlier turns and a system message; where it has a problem, the template takes none.
+        chat: the chat format of the last turn.
+        turns: the chat format of earlier turns and a system message; if it has a problem, the template refuses them.
     """
     lines = [
-        *_opening(turns.system),
-        "{%- for message in said -%}",
+        *_system_message(turns.system),
+        "{%- for message in rest -%}",
         "{%- if message['role'] != ('user' if loop.index0 % 2 == 0 else 'assistant') -%}",
         _refuse("This model was tuned for turns of user and assistant alone, and the user's comes first."),
         "{%- endif -%}",
         _set("text", "message"),
         "{%- if message['role'] == 'user' -%}",
-        *_of_user(chat, turns),
+        *_user_turn(chat, turns),
         "{%- elif loop.last -%}",
         "{{- " + f"{_literal(chat.start)} ~ text ~ {_literal(chat.end)}" + " -}}",
         "{%- else -%}",
@@ -36,18 +39,18 @@ def template_of(chat: ChatFormat, turns: EarlierTurns) -> str:
     return "\n".join(lines)
 
 
-def _opening(system: SystemMessage) -> list[str]:
-    """`said`, the messages of user and assistant, and `opening`, what a system message writes before the first input.
+def _system_message(system: SystemMessage) -> list[str]:
+    """Return the lines that set `rest`, the messages after a system message, and `opening`, the text for it.
 
-    An empty system message is none, as it is in training.
+    An empty system message is ignored, as in training.
     """
-    nothing = ["{%- set said = messages -%}", "{%- set opening = '' -%}"]
+    nothing = ["{%- set rest = messages -%}", "{%- set opening = '' -%}"]
     if system.problem is not None:
         return nothing
     return [
         "{%- if messages[0]['role'] == 'system' -%}",
         _set("text", "messages[0]"),
-        "{%- set said = messages[1:] -%}",
+        "{%- set rest = messages[1:] -%}",
         f"{{%- set opening = ({_literal(system.before)} ~ text ~ {_literal(system.after)}) if text else '' -%}}",
         "{%- else -%}",
         *nothing,
@@ -57,20 +60,20 @@ def _opening(system: SystemMessage) -> list[str]:
 
 def _set(name: str, message: str) -> str:
     content = f"{message}['content']"
-    parts = f"{content} | map(attribute='text') | join"  # as clients send what may also hold images
+    parts = f"{content} | map(attribute='text') | join"  # the form of clients that can also send images
     return "{%- set " + f"{name} = {content} if {content} is string else {parts}" + " -%}"
 
 
-def _of_user(chat: ChatFormat, turns: EarlierTurns) -> list[str]:
+def _user_turn(chat: ChatFormat, turns: EarlierTurns) -> list[str]:
     single = "{{- " + f"(opening if opening else {_literal(chat.prefix)}) ~ text ~ {_literal(chat.suffix)}" + " -}}"
     if turns.problem is not None:
         refusal = _refuse("This model was tuned for one input and its answer, not for longer conversations.")
-        return ["{%- if said | length > 2 -%}", refusal, "{%- endif -%}", single]
+        return ["{%- if rest | length > 2 -%}", refusal, "{%- endif -%}", single]
     first = f"((opening if opening else {_literal(turns.prefix)}) if loop.first else '')"
     return [
-        "{%- if said | length < 3 -%}",
+        "{%- if rest | length < 3 -%}",
         single,
-        "{%- elif loop.index0 < said | length - 2 -%}",
+        "{%- elif loop.index0 < rest | length - 2 -%}",
         "{{- " + f"{first} ~ text ~ {_literal(turns.suffix)}" + " -}}",
         "{%- else -%}",
         "{{- " + f"text ~ {_literal(chat.suffix)}" + " -}}",
@@ -83,5 +86,5 @@ def _refuse(message: str) -> str:
 
 
 def _literal(text: str) -> str:
-    """A text as Jinja reads it: its escapes are Python's, which JSON's are among where no character is escaped."""
+    # Jinja has Python's escapes. JSON's are among them unless characters outside of ASCII are escaped.
     return json.dumps(text, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""How many tokens an example has: exact with the base model's tokenizer, else an estimate that says so."""
+"""Counts the tokens of examples: exactly with the base model's tokenizer, or by an estimate before it is prepared."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from tunerun.engine import base_model, prepared_model
 from tunerun.engine.chat import ChatFormat, EarlierTurns
-from tunerun.job import BaseModelRef, Conversation, Example, Input, as_conversation, behind_examples, texts_of
+from tunerun.job import BaseModelRef, Example, Input, as_conversation, behind_examples, texts_of
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -18,8 +18,9 @@ CHARACTERS_PER_TOKEN = 4
 """The Gemini API guide "Understand and count tokens" (2025): a token is about 4 characters of English."""
 
 ESTIMATE_RANGE = (0.9, 2.0)
-"""What an estimate may be off by, as factors. SmolLM2's tokenizer takes 2.1 characters a token on the numbers of
-experiments/next_number, 3.5 on Markdown, 3.7 on Python and 4.3 on the questions of banking77 (counted 2026-11-23)."""
+"""The true count lies between these multiples of an estimate. SmolLM2's tokenizer takes 2.1 characters a token on the
+numbers of experiments/next_number, 3.5 on Markdown, 3.7 on Python and 4.3 on the questions of banking77 (counted
+2026-11-23)."""
 
 CHAT_TOKENS = 31
 """Tokens of the chat format around one example: SmolLM2-135M-Instruct's, system turn included (counted 2026-11-22)."""
@@ -28,35 +29,35 @@ _AT_ONCE = 5_000
 
 
 class TokenCounter(Protocol):
-    """Counts the tokens of one pass over examples: prompt and target, chat format included.
-
-    Attributes:
-        exact: whether the base model's own tokenizer counts; else it is an estimate.
-    """
+    """Counts the tokens of one pass over examples: prompt and target, chat format included."""
 
     @property
     def exact(self) -> bool:
-        """Whether the base model's own tokenizer counts."""
+        """Whether the base model's own tokenizer counts; otherwise counts are estimates."""
 
     def count(self, example: Example) -> int:
-        """Return the tokens of one pass over an example."""
+        """Return the number of tokens of one pass over an example."""
 
     def count_all(self, examples: Sequence[Example]) -> list[int]:
-        """Return the tokens of one pass over each example; much faster than one by one.
+        """Return the number of tokens of one pass over each example; much faster than one by one.
 
         Raises:
             NoTurnsError: as `count_input`.
         """
 
-    def count_input(self, asked: Input, examples: Sequence[Example] = ()) -> int:
-        """Return the tokens of the prompt for an input, behind examples as earlier turns.
+    def count_input(self, model_input: Input, examples: Sequence[Example] = ()) -> int:
+        """Return the number of tokens of the prompt for an input.
+
+        Args:
+            model_input: a text or a conversation.
+            examples: earlier turns to put before those of the input.
 
         Raises:
-            NoTurnsError: the chat format has no place for earlier turns or a system message.
+            NoTurnsError: the chat format does not support earlier turns or a system message.
         """
 
     def control_tokens_in(self, text: str) -> list[str]:
-        """Return which of the base model's control tokens a text holds, each once; none while they are not known."""
+        """Return the base model's control tokens that occur in a text, each once; empty while they are unknown."""
 
 
 def token_counter(model: BaseModelRef, cache: Path) -> TokenCounter:
@@ -77,7 +78,7 @@ def token_counter(model: BaseModelRef, cache: Path) -> TokenCounter:
 
 
 class ExactCounter:
-    """Counts with the base model's own tokenizer, as training does: prompt and target apart."""
+    """Counts with the base model's own tokenizer; prompt and target are tokenised separately, as in training."""
 
     exact = True
 
@@ -91,11 +92,11 @@ class ExactCounter:
         self._words = WordLengths(tokenizer, self._encoder.control_tokens_in, is_apart=is_apart)
 
     def count(self, example: Example) -> int:
-        """Return the tokens of one pass over an example."""
+        """Return the number of tokens of one pass over an example."""
         return self.count_all([example])[0]
 
     def count_all(self, examples: Sequence[Example]) -> list[int]:
-        """Return the tokens of one pass over each example."""
+        """Return the number of tokens of one pass over each example."""
         short = [example.text_input for example in examples if not example.is_conversation]
         of_short = iter(self._words.lengths(short, self._encoder.prompts))
         of_long = iter(self._lengths([example.input for example in examples if example.is_conversation]))
@@ -103,24 +104,25 @@ class ExactCounter:
         targets = self._words.lengths([example.output for example in examples], self._encoder.targets)
         return list(map(add, prompts, targets))
 
-    def count_input(self, asked: Input, examples: Sequence[Example] = ()) -> int:
-        """Return the tokens of the prompt for an input, behind examples as earlier turns."""
-        return self._lengths([behind_examples(asked, examples)])[0]
+    def count_input(self, model_input: Input, examples: Sequence[Example] = ()) -> int:
+        """Return the number of tokens of the prompt for an input after examples as earlier turns."""
+        return self._lengths([behind_examples(model_input, examples)])[0]
 
     def _lengths(self, inputs: Sequence[Input]) -> list[int]:
-        if not self._knows_turns:  # of a cache that an earlier version filled: a few tokens too many
-            return [sum(self._parts_apart(as_conversation(asked))) for asked in inputs]
+        """Return the lengths of the prompts of conversations."""
+        if not self._knows_turns:
+            # An earlier version prepared the model. Each part is counted as a prompt of its own: a few tokens too many.
+            counts = []
+            for each in map(as_conversation, inputs):
+                alone = [each.text_input, *([each.system] if each.system else [])]
+                turns = [Example(turn.text_input, turn.output) for turn in each.earlier]
+                counts.append(sum(map(len, self._encoder.prompts(alone))) + sum(self.count_all(turns)))
+            return counts
         some = (inputs[start : start + _AT_ONCE] for start in range(0, len(inputs), _AT_ONCE))
         return [len(ids) for each in some for ids in self._encoder.prompts(each)]
 
-    def _parts_apart(self, asked: Conversation) -> list[int]:
-        """Count a system message and each turn as if it were a prompt of its own."""
-        alone = [asked.text_input, *([asked.system] if asked.system else [])]
-        turns = [Example(turn.text_input, turn.output) for turn in asked.earlier]
-        return [*map(len, self._encoder.prompts(alone)), *self.count_all(turns)]
-
     def control_tokens_in(self, text: str) -> list[str]:
-        """Return which of the base model's control tokens a text holds, each once."""
+        """Return the base model's control tokens that occur in a text, each once."""
         return self._encoder.control_tokens_in(text)
 
 
@@ -130,20 +132,20 @@ class EstimatedCounter:
     exact = False
 
     def count(self, example: Example) -> int:
-        """Return about how many tokens one pass over an example takes."""
+        """Return the estimated number of tokens of one pass over an example."""
         return self.count_input(example.input) + _estimate(example.output)
 
     def count_all(self, examples: Sequence[Example]) -> list[int]:
-        """Return about how many tokens one pass over each example takes."""
+        """Return the estimated number of tokens of one pass over each example."""
         return [self.count(example) for example in examples]
 
     def control_tokens_in(self, text: str) -> list[str]:  # noqa: ARG002 - the Protocol's
-        """Return nothing: without its tokenizer a base model's control tokens are not known."""
+        """Return nothing: without its tokenizer the control tokens of a base model are unknown."""
         return []
 
-    def count_input(self, asked: Input, examples: Sequence[Example] = ()) -> int:
-        """Return about how many tokens the prompt for an input has, behind examples as earlier turns."""
-        whole = as_conversation(behind_examples(asked, examples))
+    def count_input(self, model_input: Input, examples: Sequence[Example] = ()) -> int:
+        """Return the estimated number of tokens of the prompt for an input after examples as earlier turns."""
+        whole = as_conversation(behind_examples(model_input, examples))
         return CHAT_TOKENS * (1 + len(whole.earlier)) + sum(map(_estimate, texts_of(whole)))
 
 
