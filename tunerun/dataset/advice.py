@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
+from itertools import chain
 
 from tunerun.dataset.checks import GUIDE
 from tunerun.dataset.conversations import conversation_columns
@@ -25,20 +26,21 @@ MOST_INPUT_CHARACTERS, MOST_OUTPUT_CHARACTERS = 40_000, 5_000
 """The guide: the most characters of an example's text_input and of its output."""
 
 MOST_PLACES = 3
-"""Places that one warning names, unless all are asked for."""
+"""Places that one warning names, unless the caller wants more."""
 
 
 def advice_on_size(training: RenderedRows) -> Iterator[str]:
     """Yield warnings where the number of examples or the bytes of their texts are outside what the guide advises."""
     file, count = training.rows.file, len(training)
-    byte_count = sum(map(_byte_count, training.text_inputs)) + sum(map(_byte_count, training.outputs))
-    byte_count += sum(_byte_count(each.turn.text_input) + _byte_count(each.turn.output) for each in training.turns)
-    byte_count += sum(map(_byte_count, training.systems or ()))
+    turns = [text for each in training.turns for text in (each.turn.text_input, each.turn.output)]
+    texts = chain(training.text_inputs, training.outputs, turns, training.systems or ())
+    byte_count = sum(len(text) if text.isascii() else len(text.encode()) for text in texts)
+    examples = "1 example" if count == 1 else f"{count} examples"
     few, many = ADVISED_EXAMPLES
     if count < FEWEST_EXAMPLES:
-        yield f"{file}: {_examples(count)} to train on; at least {FEWEST_EXAMPLES} are advised ({GUIDE}); add more"
+        yield f"{file}: {examples} to train on; at least {FEWEST_EXAMPLES} are advised ({GUIDE}); add more"
     elif count < few:
-        yield f"{file}: {_examples(count)} to train on; {few} to {many} are advised ({GUIDE}); add more"
+        yield f"{file}: {examples} to train on; {few} to {many} are advised ({GUIDE}); add more"
     if byte_count > MOST_TRAINING_BYTES:
         has, limit = byte_count / 1e6, MOST_TRAINING_BYTES / 1e6
         yield f"{file}: {has:.1f} MB to train on; the Gemini API takes {limit:.0f} MB ({GUIDE}); dataset.limit cuts it"
@@ -75,22 +77,14 @@ def advice_on_system(training: RenderedRows, most: int) -> Iterator[str]:
         )
 
 
-def _byte_count(text: str) -> int:
-    return len(text) if text.isascii() else len(text.encode())
-
-
-def _examples(count: int) -> str:
-    return "1 example" if count == 1 else f"{count} examples"
-
-
 def exact_duplicates(training: RenderedRows, most: int) -> Iterator[str]:
     """Yield one line about training examples that occur more than once."""
-    if len(set(_keys(training))) == len(training):
+    if len(set(zip(training.inputs, training.outputs, strict=True))) == len(training):
         return
     repeated = [found for found in _by_example(training).values() if len(found) > 1]
     count = sum(map(len, repeated)) - len(repeated)
     what = f"exact duplicates among the training examples ({count:,})"
-    yield f"{what}: {_pairs(training, repeated, most)}; remove them unless they should weigh more"
+    yield f"{what}: {pairs_text(_places(training, repeated), most)}; remove them unless they should weigh more"
 
 
 def contradictions(training: RenderedRows, most: int) -> Iterator[str]:
@@ -103,23 +97,24 @@ def contradictions(training: RenderedRows, most: int) -> Iterator[str]:
     contradicting = [found for found in firsts.values() if len(found) > 1]
     if contradicting:
         what = f"different outputs for one text_input among the training examples ({len(contradicting):,})"
-        yield f"{what}: {_pairs(training, contradicting, most)}; keep one, or let the template tell them apart"
-
-
-def _keys(rows: RenderedRows) -> Iterator[tuple[Hashable, str]]:
-    return zip(rows.inputs, rows.outputs, strict=True)
+        where = pairs_text(_places(training, contradicting), most)
+        yield f"{what}: {where}; keep one, or let the template tell them apart"
 
 
 def _by_example(rows: RenderedRows) -> dict[tuple[Hashable, str], list[int]]:
     positions: dict[tuple[Hashable, str], list[int]] = {}
-    for position, example in enumerate(_keys(rows)):
+    for position, example in enumerate(zip(rows.inputs, rows.outputs, strict=True)):
         positions.setdefault(example, []).append(position)
     return positions
 
 
-def _pairs(rows: RenderedRows, groups: Sequence[Sequence[int]], most: int) -> str:
-    named = ", ".join(f"{rows.place(group[0])} and {rows.place(group[1])}" for group in groups[:most])
-    return named + (", ..." if len(groups) > most else "")
+def _places(rows: RenderedRows, groups: Sequence[Sequence[int]]) -> list[tuple[str, str]]:
+    return [(rows.place(group[0]), rows.place(group[1])) for group in groups]
+
+
+def pairs_text(pairs: Sequence[tuple[str, str]], most: int) -> str:
+    """Return pairs of places as a text, the first few of them."""
+    return ", ".join(f"{first} and {second}" for first, second in pairs[:most]) + (", ..." if len(pairs) > most else "")
 
 
 def leaks(training: RenderedRows, held_out: Mapping[str, RenderedRows], most: int) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ Every file is read back by `dataset.path=...` with `template=plain` as the same 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -142,24 +142,30 @@ def export(loaded: LoadedDataset, format_: ProviderFormat, folder: Path) -> Expo
     sets = {"training": loaded.training, "validation": loaded.validation, "test": loaded.test}
     given = {name: examples for name, examples in sets.items() if examples is not None}
     taken = {name: examples for name, examples in given.items() if name in ("training", *format_.held_out)}
-    contents = {name: _content(examples.examples, format_) for name, examples in taken.items()}
+    contents: dict[str, bytes] = {}
+    for name, examples in taken.items():
+        rows = [json.dumps(format_.row(example), ensure_ascii=False) for example in examples.examples]
+        text = "[\n" + ",\n".join(rows) + "\n]\n" if format_.is_list else "".join(f"{row}\n" for row in rows)
+        contents[name] = text.encode()
     problems = [line for name, examples in taken.items() for line in _problems(name, examples, contents[name], format_)]
     if problems:
         raise LimitError("\n".join(problems))
     files = {folder / f"{name}.{format_.ending}": content for name, content in contents.items()}
-    _write(files)
+    blocked = [file for file, content in files.items() if file.exists() and file.read_bytes() != content]
+    if blocked:
+        raise InputError([f"{file}: exists with other content; move it, or set --output" for file in blocked])
+    for file, content in files.items():
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content)
+        except OSError as error:
+            raise InputError(f"{file}: {error.strerror}; choose another --output") from error
     notes = [
         f"{name}: {len(examples.examples):,} examples were left out; {format_.name} takes no {name} set"
         for name, examples in given.items()
         if name not in taken
     ]
     return ExportedDataset(tuple(files), tuple(notes))
-
-
-def _content(examples: Sequence[Example], format_: ProviderFormat) -> bytes:
-    rows = [json.dumps(format_.row(example), ensure_ascii=False) for example in examples]
-    text = "[\n" + ",\n".join(rows) + "\n]\n" if format_.is_list else "".join(f"{row}\n" for row in rows)
-    return text.encode()
 
 
 def _problems(name: str, examples: ExampleSet, content: bytes, format_: ProviderFormat) -> list[str]:
@@ -182,15 +188,3 @@ def _problems(name: str, examples: ExampleSet, content: bytes, format_: Provider
         if limit is not None and longest > limit:
             found.append(f"{name}: {part} of {longest:,} characters, {by} takes {limit:,}; shorten it")
     return found
-
-
-def _write(files: dict[Path, bytes]) -> None:
-    blocked = [file for file, content in files.items() if file.exists() and file.read_bytes() != content]
-    if blocked:
-        raise InputError([f"{file}: exists with other content; move it, or set --output" for file in blocked])
-    for file, content in files.items():
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(content)
-        except OSError as error:
-            raise InputError(f"{file}: {error.strerror}; choose another --output") from error

@@ -12,7 +12,7 @@ from enum import StrEnum
 from functools import cached_property
 from itertools import chain
 
-from tunerun.dataset.advice import MOST_PLACES, contradictions, exact_duplicates, leaks
+from tunerun.dataset.advice import MOST_PLACES, contradictions, exact_duplicates, leaks, pairs_text
 from tunerun.dataset.characters import wrong_characters
 from tunerun.dataset.labels import imbalance, label_counts, typing_errors
 from tunerun.dataset.near_duplicates import MOST_CHARACTERS, near_duplicates
@@ -30,18 +30,28 @@ class Severity(StrEnum):
 
 @dataclass(frozen=True)
 class Check:
-    """One kind of finding: a line of the table of checks in the documentation."""
+    """One kind of finding: a line of the table of checks in the documentation.
+
+    Attributes:
+        meaning: what it finds, and why that matters.
+        find: yields the lines of the findings; None: rows with this error are found where they are rendered
+            (`checks.py`).
+    """
 
     name: str
     severity: Severity
     meaning: str
     find: Callable[[Inspected], Iterable[str]] | None = None
-    """Yields the lines of the findings; None: rows with this error are found where they are rendered (`checks.py`)."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of a check's result, with the places of the rows."""
+    """One line of a check's result.
+
+    Attributes:
+        check: the name of the check.
+        text: the line, with the places of the rows.
+    """
 
     check: str
     severity: Severity
@@ -55,26 +65,6 @@ _CHARACTERS_AT_ONCE = 100_000
 
 ControlTokens = Callable[[str], Collection[str]]
 """Returns the base model's control tokens that occur in a text."""
-
-
-@dataclass(frozen=True)
-class Found:
-    """The place of a finding.
-
-    Attributes:
-        rows: the set that the row belongs to.
-        position: of the row in it.
-        place: of the row, or of a message of its conversation.
-    """
-
-    rows: RenderedRows
-    position: int
-    place: str
-
-    @classmethod
-    def of(cls, rows: RenderedRows, position: int, number: int | None = None, part: str = "") -> Found:
-        """Return the place of a part of a turn; number None: the last turn; no part: the whole row."""
-        return cls(rows, position, rows.place_of_turn(position, number, part))
 
 
 @dataclass(frozen=True)
@@ -100,8 +90,60 @@ class Inspected:
 
     @cached_property
     def near(self) -> tuple[list[str], list[str]]:
-        """Lines on near duplicates, and on near leaks: one search finds both."""
-        return _near(self.training, self.held_out, self.most)
+        """Lines on near duplicates among the training inputs, and of training inputs among held-out inputs."""
+        training, held_out = self.training, self.held_out
+        texts = list(chain(training.inputs_of_rows, *(rows.inputs_of_rows for rows in held_out.values())))
+        near = near_duplicates(texts, originals=len(training))  # one search finds both
+        repeated, leaked = [], []
+        within = [pair for pair in near.pairs if pair[1] < len(training)]
+        if within:
+            where = pairs_text([(training.place(first), training.place(second)) for first, second in within], self.most)
+            repeated.append(f"near duplicates among the training inputs ({len(within):,}): {where}; keep one of each")
+        if near.compared < len(texts):
+            repeated.append(
+                f"{training.rows.file}: near duplicates were looked for among {near.compared:,} of {len(texts):,} "
+                f"inputs, evenly spread: they have more than {MOST_CHARACTERS:,} characters together"
+            )
+        start = len(training)
+        for name, rows in held_out.items():
+            pairs = [(first, second - start) for first, second in near.pairs if start <= second < start + len(rows)]
+            # Inputs that differ in capitals and spaces alone are the check "leak".
+            places = [
+                (training.place(first), rows.place(second))
+                for first, second in pairs
+                if training.same_inputs[first] != rows.same_inputs[second]
+            ]
+            if places:
+                leaked.append(
+                    f"near duplicates of training inputs among the {name} inputs ({len(places):,}): "
+                    f"{pairs_text(places, self.most)}; remove one of each, or the comparison flatters"
+                )
+            start += len(rows)
+        return repeated, leaked
+
+    def named(self, places: Sequence[str]) -> str:
+        """Return the first few places as a text, with the number of the others."""
+        more = len(places) - self.most
+        return ", ".join(places[: self.most]) + (f" and {more:,} more" if more > 0 else "")
+
+    def by_kind(self, look: Callable[[str], Collection[str]]) -> dict[str, list[str]]:
+        """Apply a function to the texts that come from the rows.
+
+        Returns:
+            For each result of the function the places of its texts, in the order of the rows.
+        """
+        places: dict[str, dict[str, None]] = {}
+        for rows in self.everything:
+            found = sorted(
+                (position, turn is None, turn or 0, number, kind, part)
+                for texts, place_of in _columns(rows)
+                for index, number, kind in _occurrences(texts, look)
+                for position, turn, part in (place_of(index),)
+            )
+            for position, is_last, turn, _, kind, part in found:
+                place = rows.place_of_turn(position, None if is_last else turn, part)
+                places.setdefault(kind, {})[place] = None
+        return {kind: list(of_kind) for kind, of_kind in places.items()}
 
 
 def inspect(
@@ -117,46 +159,8 @@ def inspect(
             yield Finding(check.name, check.severity, line)
 
 
-def places(found: Sequence[Found], most: int) -> str:
-    """Return the first few places as a text, with the number of the others."""
-    named = ", ".join(each.place for each in found[:most])
-    return named + (f" and {len(found) - most:,} more" if len(found) > most else "")
-
-
-def _near(training: RenderedRows, held_out: Mapping[str, RenderedRows], most: int) -> tuple[list[str], list[str]]:
-    """Return lines on near duplicates: among the training inputs, and of training inputs among held-out inputs."""
-    texts = list(chain(training.inputs_of_rows, *(rows.inputs_of_rows for rows in held_out.values())))
-    near = near_duplicates(texts, originals=len(training))
-    repeated, leaked = [], []
-    within = [pair for pair in near.pairs if pair[1] < len(training)]
-    if within:
-        where = _pairs([(training.place(first), training.place(second)) for first, second in within], most)
-        repeated.append(f"near duplicates among the training inputs ({len(within):,}): {where}; keep one of each")
-    if near.compared < len(texts):
-        repeated.append(
-            f"{training.rows.file}: near duplicates were looked for among {near.compared:,} of {len(texts):,} inputs, "
-            f"evenly spread: they have more than {MOST_CHARACTERS:,} characters together"
-        )
-    start = len(training)
-    for name, rows in held_out.items():
-        pairs = [(first, second - start) for first, second in near.pairs if start <= second < start + len(rows)]
-        pairs = [(first, second) for first, second in pairs if training.same_inputs[first] != rows.same_inputs[second]]
-        if pairs:
-            where = _pairs([(training.place(first), rows.place(second)) for first, second in pairs], most)
-            leaked.append(
-                f"near duplicates of training inputs among the {name} inputs ({len(pairs):,}): {where}; "
-                "remove one of each, or the comparison flatters"
-            )
-        start += len(rows)
-    return repeated, leaked
-
-
-def _pairs(pairs: Sequence[tuple[str, str]], most: int) -> str:
-    named = ", ".join(f"{first} and {second}" for first, second in pairs[:most])
-    return named + (", ..." if len(pairs) > most else "")
-
-
-def _imbalance(training: RenderedRows) -> Iterator[str]:
+def _imbalance(inspected: Inspected) -> Iterator[str]:
+    training = inspected.training
     found = imbalance(label_counts(training.learned_outputs_of_rows))
     if found is not None:
         (common, often), (rare, seldom) = found
@@ -166,122 +170,92 @@ def _imbalance(training: RenderedRows) -> Iterator[str]:
         )
 
 
-def _label_typos(everything: Sequence[RenderedRows], most: int) -> Iterator[str]:
+def _label_typos(inspected: Inspected) -> Iterator[str]:
+    everything = inspected.everything
     counts = label_counts(list(chain.from_iterable(rows.learned_outputs_of_rows for rows in everything)))
     for label, intended in typing_errors(counts):
-        found = [
-            each
-            for rows in everything
-            for each in (
-                *(
-                    Found.of(rows, turn.position, turn.number, OUTPUT)
-                    for turn in rows.turns_of_rows
-                    if turn.turn.is_learned and turn.turn.output == label
-                ),
-                *(
-                    Found.of(rows, position, part=OUTPUT)
-                    for position, output in enumerate(rows.outputs_of_rows)
-                    if output == label
-                ),
-            )
-        ]
+        places: list[str] = []
+        for rows in everything:
+            turns = [each for each in rows.turns_of_rows if each.turn.is_learned and each.turn.output == label]
+            places += [rows.place_of_turn(turn.position, turn.number, OUTPUT) for turn in turns]
+            last = [position for position, output in enumerate(rows.outputs_of_rows) if output == label]
+            places += [rows.place_of_turn(position, None, OUTPUT) for position in last]
         yield (
-            f"{places(found, most)}: the output {label!r} looks like {intended!r}, which occurs {counts[intended]:,} "
-            "times; write one of them"
+            f"{inspected.named(places)}: the output {label!r} looks like {intended!r}, which occurs "
+            f"{counts[intended]:,} times; write one of them"
         )
 
 
-def _braces(everything: Sequence[RenderedRows], most: int) -> Iterator[str]:
-    found = list(dict.fromkeys(row for _, row in _look(everything, lambda text: [b for b in _BRACES if b in text])))
-    if found:
-        where = places(found, most)
+def _braces(inspected: Inspected) -> Iterator[str]:
+    found = inspected.by_kind(lambda text: ["braces"] if any(each in text for each in _BRACES) else [])
+    for places in found.values():
+        where = inspected.named(places)
         yield f"{where}: template braces are left in the text; render the rows once, or escape what is meant"
 
 
-def _spaces(everything: Sequence[RenderedRows], most: int) -> Iterator[str]:
-    spaced = [each for rows in everything for each in _spaced(rows)]
-    of_rows = [found for found, text in spaced if text != text.strip()]
-    if of_rows:
+def _spaces(inspected: Inspected) -> Iterator[str]:
+    """Yield a line on learned outputs with white space around them, which the rows or else the template put there."""
+    is_spaced = False
+    places: list[str] = []
+    for rows in inspected.everything:
+        for turn, of_row in zip(rows.turns, rows.turns_of_rows, strict=True):
+            if turn.turn.is_learned and turn.turn.output != turn.turn.output.strip():
+                is_spaced = True
+                if of_row.turn.output != of_row.turn.output.strip():
+                    places.append(rows.place_of_turn(turn.position, turn.number, OUTPUT))
+        for position, text in enumerate(rows.outputs):
+            if text != text.strip():
+                is_spaced = True
+                if rows.outputs_of_rows[position] != rows.outputs_of_rows[position].strip():
+                    places.append(rows.place_of_turn(position, None, OUTPUT))
+    if places:
         yield (
-            f"{places(of_rows, most)}: white space around the output is learned too; "
+            f"{inspected.named(places)}: white space around the output is learned too; "
             "write {{ output | trim }} in template.output, or remove it"
         )
-    elif spaced:
+    elif is_spaced:
         yield "template.output: puts white space around outputs, which is learned too; remove it if it is not meant"
 
 
-def _spaced(rows: RenderedRows) -> Iterator[tuple[Found, str]]:
-    """Yield the learned outputs with white space around them, and the cells of their rows."""
-    for turn, of_row in zip(rows.turns, rows.turns_of_rows, strict=True):
-        if turn.turn.is_learned and turn.turn.output != turn.turn.output.strip():
-            yield Found.of(rows, turn.position, turn.number, OUTPUT), of_row.turn.output
-    for position, text in enumerate(rows.outputs):
-        if text != text.strip():
-            yield Found.of(rows, position, part=OUTPUT), rows.outputs_of_rows[position]
+def _characters(inspected: Inspected) -> Iterator[str]:
+    for kind, places in inspected.by_kind(wrong_characters).items():
+        yield f"{inspected.named(places)}: holds {kind}; write the file again as UTF-8 from its source"
 
 
-def _characters(everything: Sequence[RenderedRows], most: int) -> Iterator[str]:
-    for kind, found in _by_kind(everything, wrong_characters).items():
-        yield f"{places(found, most)}: holds {kind}; write the file again as UTF-8 from its source"
-
-
-def _control_tokens(
-    everything: Sequence[RenderedRows], most: int, control_tokens: ControlTokens | None
-) -> Iterator[str]:
+def _control_tokens(inspected: Inspected) -> Iterator[str]:
+    control_tokens = inspected.control_tokens
     if control_tokens is None:
         return
-    template = everything[0].template.template
+    template = inspected.training.template.template
     for part, text in ((TEXT_INPUT, template.text_input), (OUTPUT, template.output), (SYSTEM, template.system)):
         for token in control_tokens(text or ""):
             yield (
                 f"template.{part}: holds {token}, a control token of the base model; it is encoded as text: remove "
                 "it, the base model's own chat format is put around every example"
             )
-    for token, found in _by_kind(everything, control_tokens).items():
+    for token, places in inspected.by_kind(control_tokens).items():
         yield (
-            f"{places(found, most)}: holds {token}, a control token of the base model; it is encoded as text: remove "
-            "it if it is left over from another chat format"
+            f"{inspected.named(places)}: holds {token}, a control token of the base model; it is encoded as text: "
+            "remove it if it is left over from another chat format"
         )
 
 
-def _secrets(everything: Sequence[RenderedRows], most: int) -> Iterator[str]:
-    for kind, found in _by_kind(everything, secrets_in).items():
-        yield f"{places(found, most)}: looks like {kind}; remove it, and revoke it if it is real"
+def _secrets(inspected: Inspected) -> Iterator[str]:
+    for kind, places in inspected.by_kind(secrets_in).items():
+        yield f"{inspected.named(places)}: looks like {kind}; remove it, and revoke it if it is real"
 
 
-def _emails(everything: Sequence[RenderedRows], most: int) -> Iterator[str]:
-    found = _by_kind(everything, lambda text: ["address"] if "@" in text and EMAIL.search(text) else []).get("address")
-    if found:
-        yield f"{places(found, most)}: an e-mail address; replace it with one at example.com unless it must be learned"
+def _emails(inspected: Inspected) -> Iterator[str]:
+    for places in inspected.by_kind(lambda text: ["address"] if "@" in text and EMAIL.search(text) else []).values():
+        where = inspected.named(places)
+        yield f"{where}: an e-mail address; replace it with one at example.com unless it must be learned"
 
 
-def _by_kind(everything: Sequence[RenderedRows], look: Callable[[str], Collection[str]]) -> dict[str, list[Found]]:
-    found: dict[str, dict[Found, None]] = {}
-    for kind, row in _look(everything, look):
-        found.setdefault(kind, {})[row] = None
-    return {kind: list(rows) for kind, rows in found.items()}
-
-
-def _look(everything: Sequence[RenderedRows], look: Callable[[str], Collection[str]]) -> Iterator[tuple[str, Found]]:
-    """Apply `look` to the texts that come from the rows, and yield its results with places, in the order of rows."""
-    for rows in everything:
-        found = sorted(
-            (where[0], where[1] is None, where[1] or 0, number, kind, where[2])
-            for texts, place in _columns(rows)
-            for index, number, kind in _finds(texts, look)
-            for where in (place(index),)
-        )
-        yield from (
-            (kind, Found.of(rows, position, None if is_last else turn, part))
-            for position, is_last, turn, _, kind, part in found
-        )
-
-
-_Where = tuple[int, int | None, str]
+_Place = tuple[int, int | None, str]
 """Position of a row, number of a turn (None: the last), and a part."""
 
 
-def _columns(rows: RenderedRows) -> Iterator[tuple[Sequence[str], Callable[[int], _Where]]]:
+def _columns(rows: RenderedRows) -> Iterator[tuple[Sequence[str], Callable[[int], _Place]]]:
     """Yield each list of texts that come from the rows, with a function that gives the place of each text."""
     yield rows.last_inputs_of_rows, lambda index: (index, None, TEXT_INPUT)
     yield rows.outputs_of_rows, lambda index: (index, None, OUTPUT)
@@ -297,9 +271,12 @@ def _columns(rows: RenderedRows) -> Iterator[tuple[Sequence[str], Callable[[int]
         yield systems, lambda index: (index, None, SYSTEM)
 
 
-def _finds(texts: Sequence[str], look: Callable[[str], Collection[str]]) -> Iterator[tuple[int, int, str]]:
-    """Yield position of a text, number and name of each result of `look`; first in joined blocks, most of which are
-    free of any."""
+def _occurrences(texts: Sequence[str], look: Callable[[str], Collection[str]]) -> Iterator[tuple[int, int, str]]:
+    """Yield position of a text, number and name of each result of `look`.
+
+    Most texts have none, so texts are joined into blocks, and those of a block are looked at one by one only if the
+    block has a result.
+    """
     start, size = 0, 0
     for position, text in enumerate(texts):
         size += len(text) + 1
@@ -353,46 +330,44 @@ CHECKS = (
         "imbalance",
         WARNING,
         "a label at least 20 times rarer than another: it may never be answered",
-        lambda i: _imbalance(i.training),
+        _imbalance,
     ),
     Check(
         "label typo",
         WARNING,
         "a rare label that looks like a common one, or differs from it in case alone",
-        lambda i: _label_typos(i.everything, i.most),
+        _label_typos,
     ),
     Check(
         "braces",
         WARNING,
         "`{{`, `}}` or `{%` in a cell: a template inside the data",
-        lambda i: _braces(i.everything, i.most),
+        _braces,
     ),
-    Check(
-        "spaces", WARNING, "white space around an output: it is learned too", lambda i: _spaces(i.everything, i.most)
-    ),
+    Check("spaces", WARNING, "white space around an output: it is learned too", _spaces),
     Check(
         "characters",
         WARNING,
         "U+FFFD, NUL, a byte order mark or mojibake (`Ã©`) in a text: it was decoded wrongly",
-        lambda i: _characters(i.everything, i.most),
+        _characters,
     ),
     Check(
         "control token",
         WARNING,
         "text that the base model uses as a control token (`<|im_end|>`): it stays text",
-        lambda i: _control_tokens(i.everything, i.most, i.control_tokens),
+        _control_tokens,
     ),
     Check(
         "secret",
         WARNING,
         "a key or a password, by its shape; the model may repeat it. It is never shown",
-        lambda i: _secrets(i.everything, i.most),
+        _secrets,
     ),
     Check(
         "e-mail",
         WARNING,
         "an e-mail address: personal data that the model may repeat",
-        lambda i: _emails(i.everything, i.most),
+        _emails,
     ),
 )
 """All checks, errors first; the documentation's table is made from it."""

@@ -50,12 +50,10 @@ def typing_errors(counts: Counter[str]) -> Iterator[tuple[str, str]]:
         if same is not None:
             yield label, same
             continue
-        known = [other for other in commoner if counts[other] >= RARE * counts[label] and not _counts_up(other, label)]
-        close = difflib.get_close_matches(label, known, n=1, cutoff=ALIKE)
+        # Labels that differ in their numbers alone, as `class 1` and `class 2` do, are different labels.
+        pattern = _DIGITS.sub("#", label)
+        much_commoner = [other for other in commoner if counts[other] >= RARE * counts[label]]
+        others = [other for other in much_commoner if _DIGITS.sub("#", other) != pattern]
+        close = difflib.get_close_matches(label, others, n=1, cutoff=ALIKE)
         if close:
             yield label, close[0]
-
-
-def _counts_up(one: str, other: str) -> bool:
-    """Whether two labels differ in their numbers alone, as `class 1` and `class 2` do."""
-    return one != other and _DIGITS.sub("#", one) == _DIGITS.sub("#", other)

@@ -87,10 +87,12 @@ def messages_of(cells: Mapping[str, Any], name: str, note: Note) -> list[Message
     Raises:
         UnsuitableError: it holds something that cannot be learned.
     """
-    listed = [
-        _message(message, f"{name}[{number}]", note)
-        for number, message in enumerate(_list_of_objects(cells[name], name))
-    ]
+    found = from_text(cells[name])
+    if not is_list(found) or not all(isinstance(message, Mapping) for message in found):
+        raise UnsuitableError(
+            f"{name}: is not a list of objects; write each message as an object with a role and a text"
+        )
+    listed = [_message(message, f"{name}[{number}]", note) for number, message in enumerate(found)]
     for key in INSTRUCTIONS:
         if cells.get(key):
             instruction = from_text(cells[key])
@@ -101,7 +103,14 @@ def messages_of(cells: Mapping[str, Any], name: str, note: Note) -> list[Message
 
 def _message(message: Mapping[str, Any], place: str, note: Note) -> Message:
     if not message.keys() <= _PLAIN_KEYS:
-        _check_keys(message, place, note)
+        held = {key for key, value in message.items() if not is_empty(value)}
+        dropped = sorted(held & _PART_OF_THE_TURN)
+        if dropped:
+            raise UnsuitableError(
+                f"{place}: holds {dropped[0]!r}, which cannot be learned; keep the role and the text alone"
+            )
+        for key in sorted(held - _USED_KEYS):
+            note(f"{key!r} in a message is ignored; only its role and its text are used", "")
     role = message["role"] if "role" in message else message.get("from")
     column = _ROLES.get(role) if isinstance(role, str) else None
     if column is None:
@@ -109,42 +118,17 @@ def _message(message: Mapping[str, Any], place: str, note: Note) -> Message:
     content = message.get("content")
     if not isinstance(content, str):
         content = _text(next((message[key] for key in _TEXT_KEYS if key in message), None), place)
-    return Message(column, content, place, column != OUTPUT or _is_learned(message.get(_WEIGHT), place))
-
-
-def _check_keys(message: Mapping[str, Any], place: str, note: Note) -> None:
-    """Refuse keys that would change the message, such as tool calls, and note keys that are ignored."""
-    held = {key for key, value in message.items() if not is_empty(value)}
-    dropped = sorted(held & _PART_OF_THE_TURN)
-    if dropped:
+    weight = message.get(_WEIGHT) if column == OUTPUT else None
+    if weight not in (None, 0, 1):
         raise UnsuitableError(
-            f"{place}: holds {dropped[0]!r}, which cannot be learned; keep the role and the text alone"
+            f"{place}: has weight {weight!r}; write 1 for an answer to be learned, 0 for one that is not"
         )
-    for key in sorted(held - _USED_KEYS):
-        note(f"{key!r} in a message is ignored; only its role and its text are used", "")
-
-
-def _is_learned(weight: Any, place: str) -> bool:
-    if weight is None:
-        return True
-    if weight in (0, 1):
-        return bool(weight)
-    raise UnsuitableError(f"{place}: has weight {weight!r}; write 1 for an answer to be learned, 0 for one that is not")
+    return Message(column, content, place, weight is None or bool(weight))
 
 
 def is_empty(value: Any) -> bool:
     """Whether a value is as good as a missing key: Parquet gives every message all keys, most of them null."""
     return value is None or value in ("", [], {})
-
-
-def _list_of_objects(messages: Any, name: str) -> Sequence[Mapping[str, Any]]:
-    messages = from_text(messages)
-    if not is_list(messages) or not all(isinstance(message, Mapping) for message in messages):
-        raise UnsuitableError(
-            f"{name}: is not a list of objects; write each message as an object with a role and a text"
-        )
-    found: Sequence[Mapping[str, Any]] = messages
-    return found
 
 
 def from_text(value: Any) -> Any:
@@ -161,21 +145,16 @@ def _text(content: Any, place: str) -> str:
     """Return the text of a message: the content itself, or its text parts joined."""
     if isinstance(content, str):
         return content
-    texts = [_text_of_part(part) for part in content] if is_list(content) else [None]
-    if None in texts:
-        raise UnsuitableError(f"{place}: contains something other than text; only text can be learned")
-    return "".join(text for text in texts if text is not None)
-
-
-def _text_of_part(part: Any) -> str | None:
-    """Return the text of a part, None if it holds anything else; Parquet gives every part all fields, mostly null."""
-    if isinstance(part, Mapping):
-        held = {key: value for key, value in part.items() if value is not None and key != "type"}
-        if len(held) == 1 and held.keys() <= {"text", "value"}:
-            (text,) = held.values()
-            if isinstance(text, str):
-                return text
-    return None
+    texts: list[str] = []
+    for part in content if is_list(content) else [content]:
+        # Parquet gives every part all fields, mostly null.
+        fields = part.items() if isinstance(part, Mapping) else ()
+        held = {key: value for key, value in fields if value is not None and key != "type"}
+        text = next(iter(held.values()), None)
+        if len(held) != 1 or not held.keys() <= {"text", "value"} or not isinstance(text, str):
+            raise UnsuitableError(f"{place}: contains something other than text; only text can be learned")
+        texts.append(text)
+    return "".join(texts)
 
 
 def is_list(value: Any) -> bool:

@@ -76,7 +76,12 @@ def near_duplicates(texts: Sequence[str], originals: int | None = None) -> NearD
         originals: only the first so many can be the original of another; None: all.
     """
     originals = len(texts) if originals is None else originals
-    positions, step = _sample(texts, originals)
+    # Of too much text, every n-th original is compared with as many of the others as there is room for.
+    step = max(1, -(-sum(map(len, texts)) // MOST_CHARACTERS))
+    others: Sequence[int] = range(originals, len(texts))
+    if sum(len(texts[each]) for each in others) >= MOST_CHARACTERS:
+        others = others[::step]
+    positions = [*range(0, originals, step), *others]
     plain: dict[str, int] = {}
     pairs: list[tuple[int, int]] = []
     for position in positions:
@@ -88,22 +93,7 @@ def near_duplicates(texts: Sequence[str], originals: int | None = None) -> NearD
             pairs.append((first, position))
     if len(plain) > 1:
         pairs += _similar(list(plain), list(plain.values()), originals)
-    return NearDuplicates(
-        tuple(sorted(pairs, key=lambda pair: (pair[1], pair[0]))), len(positions) if step > 1 else len(texts)
-    )
-
-
-def _sample(texts: Sequence[str], originals: int) -> tuple[Sequence[int], int]:
-    """Return positions to compare, with at most `MOST_CHARACTERS`: every n-th original, and what fits of the others."""
-    total = sum(map(len, texts))
-    step = -(-total // MOST_CHARACTERS)
-    if step <= 1:
-        return range(len(texts)), 1
-    rest = range(originals, len(texts))
-    return [
-        *range(0, originals, step),
-        *(rest if sum(len(texts[each]) for each in rest) < MOST_CHARACTERS else rest[::step]),
-    ], step
+    return NearDuplicates(tuple(sorted(pairs, key=lambda pair: (pair[1], pair[0]))), len(positions))
 
 
 def _similar(plain: list[str], positions: list[int], originals: int) -> Iterator[tuple[int, int]]:
@@ -125,7 +115,9 @@ def _similar(plain: list[str], positions: list[int], originals: int) -> Iterator
         if found or compared == _MOST_COMPARED:
             continue
         compared += 1
-        if _jaccard(_shingles(plain[first]), shingles[second]) >= SIMILAR:
+        one, other = _shingles(plain[first]), shingles[second]
+        shared = len(one & other)
+        if shared / (len(one) + len(other) - shared) >= SIMILAR:
             found = True
             yield positions[first], positions[second]
 
@@ -201,8 +193,3 @@ def _candidates(sketches: Any, is_original: Any) -> tuple[Any, Any]:
 
 def _shingles(text: str) -> frozenset[str]:
     return frozenset(text[start : start + SHINGLE] for start in range(len(text) - SHINGLE + 1))
-
-
-def _jaccard(one: frozenset[str], other: frozenset[str]) -> float:
-    shared = len(one & other)
-    return shared / (len(one) + len(other) - shared)

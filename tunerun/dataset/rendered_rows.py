@@ -83,8 +83,6 @@ class RenderedRows:
     @property
     def examples(self) -> Iterator[Example]:
         """Yield the example of each row, in the order of the rows."""
-        if self.systems is None and self.earlier is None:
-            return itertools.starmap(Example, zip(self.text_inputs, self.outputs, strict=True))
         return itertools.starmap(Example, zip(self.text_inputs, self.outputs, *self._before, strict=True))
 
     @property
@@ -194,22 +192,21 @@ def _joined(columns: Sequence[Sequence[str]], between: str) -> Sequence[str]:
 
 
 def _as_text(cells: Sequence[Any], nothing: str = _NOTHING) -> Sequence[str]:
-    return cells if set(map(type, cells)) == {str} else [_text_of(cell, nothing) for cell in cells]
+    def text_of(cell: Any) -> str:
+        if isinstance(cell, str):
+            return cell
+        if cell is ABSENT or is_null(cell):
+            return nothing
+        if isinstance(cell, bool):
+            return "true" if cell else "false"
+        if isinstance(cell, Mapping | list | tuple):
+            try:
+                return to_json(cell)
+            except (TypeError, ValueError):  # bytes or an infinity inside, which a template may leave out
+                return repr(cell)
+        return str(cell)
 
-
-def _text_of(cell: Any, nothing: str) -> str:
-    if isinstance(cell, str):
-        return cell
-    if cell is ABSENT or is_null(cell):
-        return nothing
-    if isinstance(cell, bool):
-        return "true" if cell else "false"
-    if isinstance(cell, Mapping | list | tuple):
-        try:
-            return to_json(cell)
-        except (TypeError, ValueError):  # bytes or an infinity inside, which a template may leave out
-            return repr(cell)
-    return str(cell)
+    return cells if set(map(type, cells)) == {str} else list(map(text_of, cells))
 
 
 def _folded(text: str) -> str:

@@ -23,6 +23,9 @@ _OUTPUTS = (
 )
 """Common names of input and output columns, the most reliable first; ours, from published data sets."""
 
+_KEYS = frozenset(["id", "index", "idx", "no", "nr", "#", "uuid", "key"])
+"""Names of columns that number the rows."""
+
 _NOT_NAMES = frozenset(["row", "true", "false", "none", "not", "and", "or", "in", "is", "if", "else"])
 """Words that Jinja2's expressions reserve, and our `row`."""
 
@@ -33,7 +36,9 @@ def suggested_template(columns: Collection[str]) -> Template | None:
     output = _named(names, _OUTPUTS)
     text_input = _named([name for name in names if name != output], _INPUTS)
     output = output or next((name for name in reversed(names) if name != text_input), None)
-    text_input = text_input or next((name for name in names if name != output and not _counts(name)), None)
+    text_input = text_input or next(
+        (name for name in names if name != output and name.strip().lower() not in _KEYS), None
+    )
     if text_input is None or output is None:
         return None
     return Template(text_input=_expression(text_input), output=_expression(output))
@@ -54,9 +59,12 @@ def template_that_fits(dataset: DatasetSection, template: PromptTemplate) -> Tem
 def advice_on_template(rows: Rows) -> str:
     """Return advice for a template that names columns which the file does not have."""
     template = suggested_template(rows.columns)
-    if template is None and (delimited := _delimiter_in(rows.columns)):
-        return f"its only column holds separators; set dataset.format={delimited}"
     if template is None:
+        # The name of the only column may be the header of a table with another separator.
+        only = next(iter(rows.columns)) if len(rows.columns) == 1 else ""
+        for name, delimiter in DELIMITERS.items():
+            if delimiter in only:
+                return f"its only column holds separators; set dataset.format={name}"
         advice = "an example needs two columns, an input and an output; add the one that is missing"
     else:
         advice = f"for its columns write {yaml_line(template)}"
@@ -64,12 +72,6 @@ def advice_on_template(rows: Rows) -> str:
         count = len(rows.columns)
         advice += f"; if its first line is a row and not the header, name its columns in dataset.columns ({count})"
     return advice
-
-
-def _delimiter_in(columns: Collection[str]) -> str | None:
-    """Return the table format whose header the name of the only column seems to be; None: of none."""
-    only = next(iter(columns)) if len(columns) == 1 else ""
-    return next((name for name, delimiter in DELIMITERS.items() if delimiter in only), None)
 
 
 def yaml_line(template: Template) -> str:
@@ -81,15 +83,8 @@ def yaml_line(template: Template) -> str:
 def _named(names: Sequence[str], known: Sequence[str]) -> str | None:
     by_lower = {name.strip().lower(): name for name in reversed(names)}
     exact = next((by_lower[each] for each in known if each in by_lower), None)
-    return exact or next((name for each in known for name in names if each in _words(name)), None)
-
-
-def _words(name: str) -> list[str]:
-    return name.lower().replace("-", " ").replace("_", " ").split()
-
-
-def _counts(name: str) -> bool:
-    return name.strip().lower() in ("id", "index", "idx", "no", "nr", "#", "uuid", "key")
+    words = {name: name.lower().replace("-", " ").replace("_", " ").split() for name in names}
+    return exact or next((name for each in known for name in names if each in words[name]), None)
 
 
 def _expression(name: str) -> str:
