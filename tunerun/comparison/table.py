@@ -7,7 +7,7 @@ the trials are rows of their own below it for the renderers that want them.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
@@ -15,53 +15,16 @@ from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
 from tunerun.comparison import labels, numbers
-from tunerun.comparison.results import (
-    EPOCH_LOSS,
-    LOSS,
-    BaselineResult,
-    Decision,
-    Difference,
-    Estimate,
-    Measure,
-    PointResult,
-    TrialResult,
-    Verdict,
-)
+from tunerun.comparison.columns import Column, ColumnKind, columns_of
+from tunerun.comparison.results import Decision, Difference, Estimate, Measure, PointResult, TrialResult, Verdict
 from tunerun.job import JobState, Scalar
 from tunerun.metrics import Unit
 
 if TYPE_CHECKING:
     import pandas
 
-_LOSS = Measure(LOSS, Unit.NATS, higher_is_better=False)
-_EPOCH_LOSS = Measure(EPOCH_LOSS, Unit.NATS, higher_is_better=False)
-_SECONDS = Measure("train/seconds", Unit.NUMBER, higher_is_better=False)
-_TITLES = {EPOCH_LOSS: "training loss", _SECONDS.name: "seconds"}
-
 Cell = Scalar | Estimate | Difference | tuple[int, ...]
 """A value as it is in a table; a tuple: numbers of trials. None: it is not known, or does not apply to the row."""
-
-
-class ColumnKind(StrEnum):
-    """What the cells of a column are, and so how they are written."""
-
-    LABEL = "label"
-    """The row's own name: the number of a point, the name of a baseline."""
-    VALUE = "value"
-    """What the sweep sets."""
-    TEXT = "text"
-    COUNT = "count"
-    SHARE = "share"
-    MEASURE = "measure"
-    """An `Estimate`."""
-    DIFFERENCE = "difference"
-    """A `Difference`, with its interval."""
-    P = "p"
-
-    @property
-    def is_text(self) -> bool:
-        """Whether cells are words, which begin at the left; numbers end at the right."""
-        return self is ColumnKind.TEXT
 
 
 class RowKind(StrEnum):
@@ -73,36 +36,16 @@ class RowKind(StrEnum):
 
 
 @dataclass(frozen=True)
-class Column:
-    """A column.
-
-    Attributes:
-        key: what files for programs call it: a dotted key of the config, or a name that MLflow shows.
-        title: what people read.
-        measure: of a column of estimates.
-        rank: how soon it is left out where there is little room: the highest first, 0 never.
-    """
-
-    key: str
-    title: str
-    kind: ColumnKind
-    measure: Measure | None = None
-    rank: int = 0
-
-
-@dataclass(frozen=True)
 class Row:
     """A row: its cells by the key of their column.
 
     Attributes:
         point: number of the point that it belongs to; None: a baseline.
-        trial: its place in `Verdict.trials`; None: the row is not about one trial.
     """
 
     kind: RowKind
     cells: Mapping[str, Cell]
     point: int | None = None
-    trial: int | None = None
     is_advised: bool = False
     is_tied: bool = False
     tied_p: float | None = None
@@ -119,7 +62,7 @@ class ComparisonTable:
 
     Attributes:
         rows: points, then baselines.
-        left_out: points that are not among the rows.
+        left_out: number of points that are not among the rows.
     """
 
     verdict: Verdict
@@ -130,14 +73,23 @@ class ComparisonTable:
 
     @classmethod
     def of(cls, verdict: Verdict) -> ComparisonTable:
-        """The whole table of a verdict."""
-        columns = _Columns(verdict)
-        points = [_point_row(verdict, point, columns) for point in verdict.points]
+        """Make the whole table of a verdict."""
+        columns = columns_of(verdict)
+        ids = ", ".join(sweep.id for sweep in verdict.sweeps)
+        sweeps = "sweep" if len(verdict.sweeps) == 1 else "sweeps"
+        held_out = "" if verdict.held_out == "validation" else f", on the {verdict.held_out} set"
+        baselines = (
+            Row(
+                RowKind.BASELINE,
+                {"point": each.name, "trials": each.trials, **each.estimates, "curve": "not tuned"},
+            )
+            for each in verdict.baselines
+        )
         return cls(
             verdict=verdict,
-            title=_title(verdict),
-            columns=tuple(columns.all),
-            rows=(*points, *map(_baseline_row, verdict.baselines)),
+            title=f"{verdict.sweep.experiment}: {sweeps} {ids}{held_out}",
+            columns=columns,
+            rows=(*(_point_row(verdict, point, columns) for point in verdict.points), *baselines),
         )
 
     # What it says
@@ -162,11 +114,6 @@ class ComparisonTable:
         """The rows of baselines, without points."""
         return tuple(row for row in self.rows if row.kind is RowKind.BASELINE)
 
-    @property
-    def has_replicates(self) -> bool:
-        """Whether a point has several trials."""
-        return any(len(point.trials) > 1 for point in self.verdict.points)
-
     @cached_property
     def legend(self) -> tuple[str, ...]:
         """What the marks and signs of the table mean, a sentence each; only those that it has."""
@@ -177,22 +124,29 @@ class ComparisonTable:
             lines.append("=: cannot be told from the best point.")
         against = self.column_of(ColumnKind.DIFFERENCE)
         if against is not None:
-            deciding = self._measure_of(self.decision.metric)
-            unit = "percentage points" if deciding and deciding.unit is Unit.SHARE else "units of the measure"
+            unit = "percentage points" if self._deciding_unit is Unit.SHARE else "units of the measure"
             confidence = f"{100 * (1 - self.decision.alpha):g} %"
             lines.append(
                 f"{against.title}: difference in {unit}, {confidence} interval; p corrected for "
                 f"{numbers.counted(self.decision.family, 'comparison')}."
             )
-        if self.has_replicates:
+        if any(len(point.trials) > 1 for point in self.verdict.points):
             lines.append("±: standard deviation over seeds.")
         lines.extend(f"{each.name}: {each.problem}" for each in self.verdict.baselines if each.problem)
         return tuple(lines)
 
+    @property
+    def _deciding(self) -> Measure | None:
+        return next((measure for measure in self.verdict.measures if measure.name == self.decision.metric), None)
+
+    @property
+    def _deciding_unit(self) -> Unit:
+        return Unit.NUMBER if self._deciding is None else self._deciding.unit
+
     # Cells
 
     def text(self, row: Row, column: Column) -> str:
-        """A cell as people read it; empty where the column does not apply to the row."""
+        """Return a cell as people read it; empty where the column does not apply to the row."""
         value = row.cells.get(column.key)
         rows = self.decision.rows
         if column.kind is ColumnKind.MEASURE and column.measure is not None:
@@ -201,10 +155,8 @@ class ComparisonTable:
             applies = row.kind is not RowKind.BASELINE or column.measure in self.verdict.measures
             return numbers.UNKNOWN if applies else ""
         if isinstance(value, Difference):
-            measure = self._measure_of(self.decision.metric)
-            unit = Unit.NUMBER if measure is None else measure.unit
-            low_to_high = numbers.interval(value.low, value.high, unit, rows)
-            return f"{numbers.difference(value.value, unit, rows)} ({low_to_high})"
+            low_to_high = numbers.interval(value.low, value.high, self._deciding_unit, rows)
+            return f"{numbers.difference(value.value, self._deciding_unit, rows)} ({low_to_high})"
         if column.kind is ColumnKind.VALUE:  # null is a value too
             if column.key not in row.cells or isinstance(value, Estimate | tuple):
                 return ""
@@ -220,74 +172,104 @@ class ComparisonTable:
         return f"{value:,}" if column.kind is ColumnKind.COUNT else " ".join(str(value).split())
 
     def texts(self, row: Row) -> list[str]:
-        """The cells of a row as people read them, in the order of the columns."""
+        """Return the cells of a row as people read them, in the order of the columns."""
         return [self.text(row, column) for column in self.columns]
 
     def flat(self, rows: Sequence[Row]) -> list[dict[str, Scalar]]:
-        """Rows for programs: numbers as they are, and a column for each part of an estimate and of a difference.
+        """Return rows for programs: numbers as they are, a column for each part of an estimate and of a difference.
 
         Returns:
             Dictionaries of the same keys, without the parts that no row has.
         """
-        found = [self._flat(row) for row in rows]
+        found: list[dict[str, Scalar]] = []
+        for row in rows:
+            seed = row.cells.get("seed") if row.kind is RowKind.TRIAL else None
+            flat: dict[str, Scalar] = {
+                "row": row.kind.value,
+                "advised": row.is_advised,
+                "tied": row.is_tied,
+                "tied_p": row.tied_p,
+                "seed": seed if isinstance(seed, int) else None,
+            }
+            for column in self.columns:
+                key, value = column.key, row.cells.get(column.key)
+                names: tuple[str, ...]
+                parts: tuple[Scalar, ...]
+                if column.kind is ColumnKind.MEASURE:
+                    e = value if isinstance(value, Estimate) else None
+                    parts = (None,) * 5 if e is None else (e.value, e.low, e.high, e.spread, e.rows)
+                    names = (key, f"{key} low", f"{key} high", f"{key} spread", f"{key} rows")
+                    flat |= dict(zip(names, parts, strict=True))
+                elif column.kind is ColumnKind.DIFFERENCE:
+                    d = value if isinstance(value, Difference) else None
+                    parts = (None,) * 6
+                    if d is not None:
+                        parts = (d.baseline, d.value, d.low, d.high, d.holm_p, d.outcome.value)
+                    names = (f"{key} against", key, *(f"{key} {part}" for part in ("low", "high", "holm_p", "outcome")))
+                    flat |= dict(zip(names, parts, strict=True))
+                elif isinstance(value, tuple):  # `3-5` would be a date to a spreadsheet
+                    flat[key] = " ".join(map(str, value))
+                elif not isinstance(value, Estimate | Difference):
+                    flat[key] = value
+            found.append(flat)
         empty = [key for key in (found[0] if found else ()) if all(row[key] in (None, "") for row in found)]
         return [{key: value for key, value in row.items() if key not in empty} for row in found]
-
-    def _flat(self, row: Row) -> dict[str, Scalar]:
-        seed = row.cells.get("seed") if row.kind is RowKind.TRIAL else None
-        found: dict[str, Scalar] = {
-            "row": row.kind.value,
-            "advised": row.is_advised,
-            "tied": row.is_tied,
-            "tied_p": row.tied_p,
-            "seed": seed if isinstance(seed, int) else None,
-        }
-        for column in self.columns:
-            value = row.cells.get(column.key)
-            if column.kind is ColumnKind.MEASURE:
-                found |= _flat_estimate(column.key, value if isinstance(value, Estimate) else None)
-            elif column.kind is ColumnKind.DIFFERENCE:
-                found |= _flat_difference(column.key, value if isinstance(value, Difference) else None)
-            elif isinstance(value, tuple):  # `3-5` would be a date to a spreadsheet
-                found[column.key] = " ".join(map(str, value))
-            elif not isinstance(value, Estimate | Difference):
-                found[column.key] = value
-        return found
 
     # Parts of it
 
     def column_of(self, kind: ColumnKind) -> Column | None:
-        """The first column of a kind."""
+        """Return the first column of a kind."""
         return next((column for column in self.columns if column.kind is kind), None)
 
     def best(self, count: int) -> ComparisonTable:
-        """The same with no more than so many points: where there are more, the best of them, the best first."""
-        points = self.points
+        """Return the table with at most `count` points: where there are more, the best of them, the best first."""
+        points, measure = self.points, self._deciding
         if len(points) <= count:
             return self
-        deciding = self._measure_of(self.decision.metric)
-        ranked = sorted(points, key=lambda row: _rank(row, deciding))[:count]
+
+        def rank(row: Row) -> tuple[bool, bool, float, int]:
+            # The advised point first, then what cannot be told from the best, then by the measure that decides.
+            estimate = row.cells.get(measure.name) if measure else None
+            merit = float("inf")
+            if measure is not None and isinstance(estimate, Estimate) and estimate.value == estimate.value:  # not NaN
+                merit = -estimate.value if measure.higher_is_better else estimate.value
+            return not row.is_advised, not row.is_tied, merit, row.point or 0
+
+        ranked = sorted(points, key=rank)[:count]
         return replace(self, rows=(*ranked, *self.baselines), left_out=self.left_out + len(points) - count)
 
     def without(self, keys: Iterable[str]) -> ComparisonTable:
-        """The same without some columns."""
+        """Return the table without some columns."""
         dropped = set(keys)
         return replace(self, columns=tuple(column for column in self.columns if column.key not in dropped))
 
     def trials_of(self, row: Row) -> tuple[Row, ...]:
-        """A row for each trial of a point; none of a baseline."""
+        """Return a row for each trial of a point; none for a baseline."""
         if row.kind is not RowKind.POINT or row.point is None:
             return ()
-        columns = _Columns(self.verdict)
-        return tuple(_trial_row(self.verdict, place, columns) for place in self.verdict.points[row.point].trials)
-
-    def _measure_of(self, name: str | None) -> Measure | None:
-        return next((measure for measure in self.verdict.measures if measure.name == name), None)
+        measures = [column.measure for column in self.columns if column.measure is not None]
+        point = self.verdict.points[row.point]
+        rows = []
+        for place in point.trials:
+            trial = self.verdict.trials[place]
+            cells: dict[str, Cell] = {
+                "point": trial.point,
+                "sweep": _short_id(self.verdict, trial),
+                "trials": (place,),
+                **point.overrides,
+                "state": _states([trial]),
+                "seed": trial.record.settings.seed,
+                **{m.name: Estimate(trial.metrics[m.name]) for m in measures if m.name in trial.metrics},
+                "tokens": trial.record.tokens,
+                "curve": trial.advice.summary if trial.advice else "",
+            }
+            rows.append(Row(RowKind.TRIAL, cells, trial.point, row.is_advised, row.is_tied))
+        return tuple(rows)
 
     # As other libraries and people want it
 
     def render(self, name: str) -> str:
-        """The table as text of some kind: `csv`, `html`, `json`, `latex`, `markdown`, `note`, `terminal`.
+        """Return the table as text of some kind: `csv`, `html`, `json`, `latex`, `markdown`, `note`, `terminal`.
 
         Raises:
             InputError: the renderer is unknown; lists the known ones.
@@ -312,71 +294,15 @@ class ComparisonTable:
         return f"<ComparisonTable {self.title}: {len(self.points)} points, {len(self.baselines)} baselines>"
 
 
-class _Columns:
-    """Which columns a verdict needs."""
-
-    def __init__(self, verdict: Verdict) -> None:
-        self.varied = list(dict.fromkeys(key for point in verdict.points for key in point.overrides))
-        self.shows_trials = any(len(point.trials) > 1 for point in verdict.points) or any(
-            set(each.trials) != set(range(len(verdict.trials))) for each in verdict.baselines
-        )
-        against = verdict.decision.against
-        measured = {name for trial in verdict.trials for name in trial.metrics}
-        self.aside = [
-            measure
-            for measure in (_LOSS, _EPOCH_LOSS, _SECONDS)
-            if measure.name in measured and measure.name not in {each.name for each in verdict.measures}
-        ]
-        self.measures = [*verdict.measures, *self.aside]
-        self.all: list[Column] = [Column("point", "point", ColumnKind.LABEL)]
-        if len(verdict.sweeps) > 1:
-            self.all.append(Column("sweep", "sweep", ColumnKind.TEXT))
-        if self.shows_trials:
-            self.all.append(Column("trials", "trials", ColumnKind.TEXT, rank=5))
-        heads = labels.short_names(self.varied)
-        self.all.extend(Column(key, heads[key], ColumnKind.VALUE) for key in self.varied)
-        if any(trial.state is not JobState.SUCCEEDED for trial in verdict.trials):
-            self.all.append(Column("state", "state", ColumnKind.TEXT))
-        if any(len(point.trials) > 1 for point in verdict.points):
-            self.all.append(Column("seeds", "seeds", ColumnKind.COUNT, rank=1))
-        for place, measure in enumerate(verdict.measures):
-            self.all.append(_measure_column(measure, rank=2 if place else 0))
-            if place == 0 and against is not None:
-                self.all.append(Column("difference", f"vs {against}", ColumnKind.DIFFERENCE))
-                self.all.append(Column("p", "p", ColumnKind.P, rank=1))
-        if any(point.stopped for point in verdict.points):
-            self.all.append(Column("stopped_early", "stopped early", ColumnKind.TEXT))
-        if any(point.consistency is not None for point in verdict.points):
-            self.all.append(Column("consistency", "consistency", ColumnKind.SHARE, rank=4))
-        self.all.extend(_measure_column(measure, rank=3 if measure is _LOSS else 6) for measure in self.aside)
-        if any(point.tokens for point in verdict.points):
-            self.all.append(Column("tokens", "tokens", ColumnKind.COUNT, rank=7))
-        if any(trial.advice for trial in verdict.trials):
-            self.all.append(Column("curve", "loss curve", ColumnKind.TEXT, rank=5))
-
-
-def _measure_column(measure: Measure, rank: int) -> Column:
-    return Column(measure.name, measure_title(measure), ColumnKind.MEASURE, measure, rank)
-
-
-def measure_title(measure: Measure) -> str:
-    """A measure as people read it: `exact match`, `validation loss`."""
-    return _TITLES.get(measure.name) or measure.name.removeprefix("eval/").replace("_", " ").replace("/", " ")
-
-
-def _title(verdict: Verdict) -> str:
-    ids = ", ".join(sweep.id for sweep in verdict.sweeps)
-    held_out = "" if verdict.held_out == "validation" else f", on the {verdict.held_out} set"
-    return f"{verdict.sweep.experiment}: {'sweep' if len(verdict.sweeps) == 1 else 'sweeps'} {ids}{held_out}"
-
-
-# Rows
-
-
-def _point_row(verdict: Verdict, point: PointResult, columns: _Columns) -> Row:
+def _point_row(verdict: Verdict, point: PointResult, columns: Sequence[Column]) -> Row:
     trials = [verdict.trials[place] for place in point.trials]
-    is_advised = point.number == verdict.decision.advised
     against = next((each for each in point.against if each.baseline == verdict.decision.against), None)
+    means: dict[str, Cell] = {}
+    for measure in (column.measure for column in columns):
+        if measure is not None and measure not in verdict.measures:  # no estimate of these was made
+            values = [trial.metrics[measure.name] for trial in trials if measure.name in trial.metrics]
+            spread = stdev(values) if len(values) > 1 else None
+            means[measure.name] = Estimate(fmean(values), spread=spread, seeds=len(values)) if values else None
     cells: dict[str, Cell] = {
         "point": point.number,
         "sweep": ", ".join(dict.fromkeys(_short_id(verdict, trial) for trial in trials)),
@@ -384,7 +310,7 @@ def _point_row(verdict: Verdict, point: PointResult, columns: _Columns) -> Row:
         **point.overrides,
         "state": _states(trials),
         "seeds": sum(trial.state is JobState.SUCCEEDED for trial in trials),
-        **{measure.name: _mean(measure, trials) for measure in columns.aside},
+        **means,
         **point.estimates,
         "difference": against,
         "p": None if against is None else against.p,
@@ -393,42 +319,8 @@ def _point_row(verdict: Verdict, point: PointResult, columns: _Columns) -> Row:
         "tokens": point.tokens,
         "curve": ", ".join(dict.fromkeys(trial.advice.summary for trial in trials if trial.advice)),
     }
-    return Row(RowKind.POINT, cells, point.number, None, is_advised, point.is_tied, point.tied_p)
-
-
-def _trial_row(verdict: Verdict, place: int, columns: _Columns) -> Row:
-    trial = verdict.trials[place]
-    point = verdict.points[trial.point]
-    cells: dict[str, Cell] = {
-        "point": trial.point,
-        "sweep": _short_id(verdict, trial),
-        "trials": (place,),
-        **point.overrides,
-        "state": _states([trial]),
-        "seed": trial.record.settings.seed,
-        **{m.name: Estimate(trial.metrics[m.name]) for m in columns.measures if m.name in trial.metrics},
-        "tokens": trial.record.tokens,
-        "curve": trial.advice.summary if trial.advice else "",
-    }
-    is_advised = trial.point == verdict.decision.advised
-    return Row(RowKind.TRIAL, cells, trial.point, place, is_advised, point.is_tied)
-
-
-def _baseline_row(baseline: BaselineResult) -> Row:
-    cells: dict[str, Cell] = {
-        "point": baseline.name,
-        "trials": baseline.trials,
-        **baseline.estimates,
-        "curve": "not tuned",
-    }
-    return Row(RowKind.BASELINE, cells)
-
-
-def _mean(measure: Measure, trials: Sequence[TrialResult]) -> Estimate | None:
-    values = [trial.metrics[measure.name] for trial in trials if measure.name in trial.metrics]
-    if not values:
-        return None
-    return Estimate(fmean(values), spread=stdev(values) if len(values) > 1 else None, seeds=len(values))
+    is_advised = point.number == verdict.decision.advised
+    return Row(RowKind.POINT, cells, point.number, is_advised, point.is_tied, point.tied_p)
 
 
 def _short_id(verdict: Verdict, trial: TrialResult) -> str:
@@ -456,18 +348,6 @@ def _ranges(places: Sequence[int]) -> str:
     return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
-def _rank(row: Row, measure: Measure | None) -> tuple[bool, bool, float, int]:
-    """The advised point first, then what cannot be told from the best, then by the measure that decides."""
-    estimate = row.cells.get(measure.name) if measure else None
-    merit = float("inf")
-    if measure is not None and isinstance(estimate, Estimate) and estimate.value == estimate.value:  # not NaN
-        merit = -estimate.value if measure.higher_is_better else estimate.value
-    return not row.is_advised, not row.is_tied, merit, row.point or 0
-
-
-# Cells
-
-
 def _estimate_text(estimate: Estimate, unit: Unit, rows: int) -> str:
     if estimate.rows is not None:
         whole = _estimate_text(replace(estimate, rows=None), unit, estimate.rows)
@@ -478,27 +358,3 @@ def _estimate_text(estimate: Estimate, unit: Unit, rows: int) -> str:
     if unit is Unit.SHARE:
         return f"{value} ± {numbers.spread(100 * estimate.spread, value)} %"
     return f"{value} ± {numbers.spread(estimate.spread, value)}"
-
-
-def _flat_estimate(key: str, estimate: Estimate | None) -> dict[str, Scalar]:
-    parts: tuple[tuple[str, Callable[[Estimate], Scalar]], ...] = (
-        (key, lambda e: e.value),
-        (f"{key} low", lambda e: e.low),
-        (f"{key} high", lambda e: e.high),
-        (f"{key} spread", lambda e: e.spread),
-        (f"{key} rows", lambda e: e.rows),
-    )
-    return {name: None if estimate is None else read(estimate) for name, read in parts}
-
-
-def _flat_difference(key: str, found: Difference | None) -> dict[str, Scalar]:
-    if found is None:
-        return dict.fromkeys((f"{key} against", key, f"{key} low", f"{key} high", f"{key} holm_p", f"{key} outcome"))
-    return {
-        f"{key} against": found.baseline,
-        key: found.value,
-        f"{key} low": found.low,
-        f"{key} high": found.high,
-        f"{key} holm_p": found.holm_p,
-        f"{key} outcome": found.outcome.value,
-    }

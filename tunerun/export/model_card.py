@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tunerun.comparison import labels, numbers
+from tunerun.comparison.columns import measure_title
 from tunerun.comparison.results import Measure, TrialResult, Verdict
-from tunerun.comparison.table import measure_title
 from tunerun.export.front_matter import front_matter
 from tunerun.export.subject import ExportSubject
 from tunerun.export.usage import Call, Usage, usage_of

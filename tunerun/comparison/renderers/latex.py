@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tunerun.comparison.table import ColumnKind, ComparisonTable, RowKind
+from tunerun.comparison.columns import ColumnKind
+from tunerun.comparison.table import ComparisonTable, RowKind
 from tunerun.ledger import Ledger
 
 FILE = "results.tex"

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from tunerun import markdown
 from tunerun.comparison import labels
-from tunerun.comparison.table import ColumnKind, ComparisonTable, Row
+from tunerun.comparison.columns import ColumnKind
+from tunerun.comparison.table import ComparisonTable, Row
 
 MAX_POINTS = 20
 MAX_CHARACTERS = 7_000

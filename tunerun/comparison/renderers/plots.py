@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from tunerun.comparison import labels
+from tunerun.comparison.columns import ColumnKind
 from tunerun.comparison.results import LOSS, Difference
-from tunerun.comparison.table import ColumnKind, ComparisonTable
+from tunerun.comparison.table import ComparisonTable
 from tunerun.ledger import Ledger
 from tunerun.metrics import Unit
 

@@ -12,7 +12,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from tunerun.comparison.table import ColumnKind, ComparisonTable, Row, RowKind
+from tunerun.comparison.columns import ColumnKind
+from tunerun.comparison.table import ComparisonTable, Row, RowKind
 
 MAX_POINTS = 60
 """Points in the table; the best of more."""

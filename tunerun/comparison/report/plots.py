@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from tunerun.comparison import numbers
+from tunerun.comparison.columns import measure_title
 from tunerun.comparison.labels import label, short_names, text
 from tunerun.comparison.report.sources import LossCurve, ReportSources
 from tunerun.comparison.results import Difference, Estimate, Measure, PointResult, Verdict
-from tunerun.comparison.table import measure_title
 from tunerun.job import Scalar
 from tunerun.metrics import Unit
 

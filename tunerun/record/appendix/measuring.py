@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tunerun import __version__
+from tunerun.comparison.columns import ColumnKind
 from tunerun.comparison.judgement import VALIDATION
 from tunerun.comparison.numbers import counted, p_value
-from tunerun.comparison.table import ColumnKind, ComparisonTable
+from tunerun.comparison.table import ComparisonTable
 from tunerun.metrics import Unit
 from tunerun.metrics.judged_metric import JudgedMetric
 from tunerun.record.appendix.document import AppendixTable, Block, Bullets, Paragraph, Topic
