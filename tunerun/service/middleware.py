@@ -10,9 +10,12 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 from urllib.parse import parse_qsl
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 
 from tunerun.errors import ConfigError
 from tunerun.service.core.credentials import Key, KeyFile
@@ -29,35 +32,34 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 MAX_BODY_BYTES = 16 * 2**20
-"""Limit of a request. 4 MiB of examples are up to three times as large where JSON escapes their characters."""
+"""Limit of a request: 4 MiB of examples are up to three times as large where JSON escapes their characters."""
 
 BODY_TIMEOUT_S = 60.0
 """Seconds until a request has to be complete."""
 
 LEAST_BYTES_PER_S = 16 * 2**10
-"""The lowest rate of a body that its route reads, after `BODY_TIMEOUT_S`: 512 MB may take nine hours."""
+"""The lowest average rate of an upload after `BODY_TIMEOUT_S`: 512 MB may take nine hours."""
 
 MAX_FORM_BYTES = 512 * 2**10
 """Limit of a form without a file: the longest prompt, with every character escaped."""
 
 MAX_SIGN_IN_BYTES = 4 * 2**10
-"""Limit of the form that signs in: the only body that is read from a caller with neither a key nor a session."""
+"""Limit of the sign-in form, the only body that is read from a caller with neither a key nor a session."""
 
 COOKIE = "tunerun_session"
 UPLOAD_PATH = "/files"
 SIGN_IN_PATH = "/sign-in"
 
-_CLOSE = (b"connection", b"close")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 log = logging.getLogger("tunerun.service")
 
 
 class JsonLines(logging.Formatter):
-    """Log records as one JSON object a line."""
+    """Formats each log record as a JSON object in one line."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Time, level and event, and what is in `fields`; a traceback where there is one."""
+        """Return the time, the level, the message as `event`, and the record's `fields`; with its traceback, if any."""
         line: dict[str, Any] = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03}Z",
             "level": record.levelname.lower(),
@@ -70,13 +72,17 @@ class JsonLines(logging.Formatter):
 
 
 class Middleware:
-    """ASGI middleware.
+    """ASGI middleware: screens, authenticates and limits each request, and records it in the log and the metrics.
 
     Args:
-        is_signed_in: tells whether the value of the page's cookie is an open session.
-        hosts: the host names that requests may have.
-        origins: the origins whose pages may call the wires.
-        max_body_bytes, body_timeout_s: limits of each request.
+        app: the application.
+        keys: the API keys.
+        metrics: counts the requests.
+        is_signed_in: whether the value of the page's cookie is an open session.
+        hosts: host names that requests may have; None: addresses and localhost only.
+        origins: origins whose pages may call the wires; None: no others.
+        max_body_bytes: limit of a request's body.
+        body_timeout_s: seconds until a body has to be complete.
     """
 
     def __init__(
@@ -104,104 +110,116 @@ class Middleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        started, statuses = time.perf_counter(), []
+        started, status = time.perf_counter(), 0
         # After a request whose framing is refused, its body and the next request cannot be told apart (RFC 9112, 6.3).
         # The unread body of any other refused request is discarded as it arrives: a client whose connection is closed
         # while it sends is reset, and loses the response. `Connection` ends that after half a minute.
         closes = True
-
-        async def noted(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                statuses.append(message["status"])
-                request = scope["state"]["request_id"].encode()
-                more = [(b"x-content-type-options", b"nosniff"), (b"x-request-id", request)]
-                more += [_CLOSE] if closes else []
-                more += [] if wire is None else self._origins.headers(scope)
-                message = {**message, "headers": [*message.get("headers", ()), *more]}
-            await send(message)
-
         wire = wire_taking(scope)
         scope["state"] = {**scope.get("state", {}), "request_id": secrets.token_hex(8), "wire": wire}
+
+        async def send_noted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                request_id = scope["state"]["request_id"].encode()
+                headers = [(b"x-content-type-options", b"nosniff"), (b"x-request-id", request_id)]
+                headers += [(b"connection", b"close")] if closes else []
+                headers += [] if wire is None else self._origins.headers(scope)
+                message = {**message, "headers": [*message.get("headers", ()), *headers]}
+            await send(message)
+
+        async def refuse(error: ServiceError) -> None:
+            if not status:  # else the application has sent a response, and logged the error
+                code, body, headers = refusal(scope, error)
+                await JSONResponse(body, code, headers)(scope, receive, send_noted)
+
         try:
             check_headers(scope["headers"])
             self._hosts.check(header(scope, b"host"))
             parameters = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
             check_parameters(parameters)
-            closes = header(scope, b"expect") is not None  # its body may never come
+            closes = header(scope, b"expect") is not None  # such a client may never send the body
             if wire is not None and (allowed := self._origins.preflight(scope)) is not None:
-                await _allow(allowed, noted)
+                response = Response(status_code=204)
+                response.raw_headers.extend(allowed)
+                await response(scope, receive, send_noted)
                 return
             if wire is not None:
                 scope["state"]["key"] = self._key(wire.secret_of(scope, dict(parameters)))
-            limit = self._limit(scope)
-            if wire is not None and wire.reads_body_itself(scope):
-                await self._app(scope, _patient(receive, self._body_timeout_s), noted)
-            elif limit is None:
-                scope["headers"] = [pair for pair in scope["headers"] if not pair[0].startswith(b"content-")]
-                await self._app(scope, _replayed(b"", receive), noted)
-            else:
-                await self._app(scope, _replayed(await self._body(scope, receive, limit), receive), noted)
+            await self._app(scope, await self._body(scope, receive), send_noted)
         except ServiceError as error:
             closes = closes or error.code is Code.DEADLINE_EXCEEDED
-            await _refuse(scope, error, noted)
+            await refuse(error)
         except ConfigError:
             log.exception("the keys cannot be read")
-            if not statuses:
-                words = "the service cannot read its keys; its log says why"
-                await _refuse(scope, ServiceError(Code.UNAVAILABLE, words), noted)
+            await refuse(ServiceError(Code.UNAVAILABLE, "the service cannot read its keys; its log says why"))
         except ConnectionError:
-            return  # the client is gone
+            return  # the client has disconnected
         except Exception:
-            if not statuses:  # else the application has answered and logged it
+            if not status:
                 log.exception("request failed", extra={"fields": {"request": scope["state"]["request_id"]}})
-                await _refuse(scope, ServiceError(Code.INTERNAL, "an error of the service; its log has it"), noted)
+            await refuse(ServiceError(Code.INTERNAL, "an error of the service; its log has it"))
         finally:
-            self._note(scope, statuses[0] if statuses else 0, time.perf_counter() - started)
+            self._record(scope, status, time.perf_counter() - started)
 
     def _key(self, secret: str | None) -> Key:
         if not secret:
             raise ServiceError(Code.UNAUTHENTICATED, "the request has no key", reason="CREDENTIALS_MISSING")
         key = self._keys.find(secret)
         if key is None:
-            raise ServiceError(
-                Code.UNAUTHENTICATED,
-                "API key not valid; `tunerun serve keys list` shows whose keys there are",
-                reason="API_KEY_INVALID",
-            )
+            words = "API key not valid; `tunerun serve keys list` shows whose keys there are"
+            raise ServiceError(Code.UNAUTHENTICATED, words, reason="API_KEY_INVALID")
         return key
 
-    async def _body(self, scope: Scope, receive: Receive, limit: int) -> bytes:
-        content = bytearray()
+    async def _body(self, scope: Scope, receive: Receive) -> Receive:
+        """Return what gives the application the body: whole, or as it arrives where the route reads it itself."""
+        wire: Wire | None = scope["state"]["wire"]
+        if wire is not None and wire.reads_body_itself(scope):
+            return _while_fast(receive, self._body_timeout_s)
+        if "key" in scope["state"]:
+            limit = self._max_body_bytes
+        elif self._is_signed_in(Request(scope).cookies.get(COOKIE, "")):
+            limit = self._max_body_bytes if scope["path"] == UPLOAD_PATH else min(MAX_FORM_BYTES, self._max_body_bytes)
+        elif scope["path"] == SIGN_IN_PATH:
+            limit = MAX_SIGN_IN_BYTES
+        else:  # the caller is not authenticated, so the application does not get the body
+            scope["headers"] = [pair for pair in scope["headers"] if not pair[0].startswith(b"content-")]
+            return _replayed(b"", receive)
+
+        length = header(scope, b"content-length") or b""
+        size = int(length) if length.isdigit() and len(length) < 20 else 0
+        content, is_whole = bytearray(), False
         try:
             async with asyncio.timeout(self._body_timeout_s):
-                _check_size(_stated_length(scope), limit)
-                while True:
+                while size <= limit and not is_whole:
                     message = await receive()
                     if message["type"] == "http.disconnect":
-                        raise ConnectionError("the client is gone")
+                        raise ConnectionError("the client has disconnected")
                     content += message.get("body", b"")
-                    _check_size(len(content), limit)
-                    if not message.get("more_body", False):
-                        return bytes(content)
+                    size, is_whole = len(content), not message.get("more_body", False)
         except TimeoutError:
-            raise ServiceError(
-                Code.DEADLINE_EXCEEDED, f"the request was not here within {self._body_timeout_s:g} s; send it faster"
-            ) from None
+            words = f"the request did not arrive within {self._body_timeout_s:g} s; send it faster"
+            raise ServiceError(Code.DEADLINE_EXCEEDED, words) from None
+        if size > limit:
+            raise ServiceError(Code.INVALID_ARGUMENT, f"Request payload size exceeds the limit: {limit} bytes.")
+        return _replayed(bytes(content), receive)
 
-    def _limit(self, scope: Scope) -> int | None:
-        """The most bytes to read of a body; None: it is not read, because the caller is not authenticated."""
-        if "key" in scope["state"]:
-            return self._max_body_bytes
-        if self._is_signed_in(_session(scope)):
-            return self._max_body_bytes if scope["path"] == UPLOAD_PATH else min(MAX_FORM_BYTES, self._max_body_bytes)
-        return MAX_SIGN_IN_BYTES if scope["path"] == SIGN_IN_PATH else None
-
-    def _note(self, scope: Scope, status: int, seconds: float) -> None:
+    def _record(self, scope: Scope, status: int, seconds: float) -> None:
+        """Count a request in the metrics, and write its line to the log."""
+        wire: Wire | None = scope["state"]["wire"]
+        wire_name = "page" if wire is None else wire.name
+        # Methods and routes are labels, and each value of a label is a series that is kept: only known ones are.
         method = scope["method"] if scope["method"] in _METHODS else "other"
-        self._metrics.answered(_wire_name(scope), method, _route(scope), status, seconds)
+        route = getattr(scope.get("route"), "path", "other")
+        version = scope["path"].strip("/").partition("/")[0]
+        if wire is not None and route != "other" and not route.startswith(f"/{version}/"):
+            route = f"/{version}{route}"  # FastAPI omits the prefix of an included router
+        self._metrics.answered(wire_name, method, route, status, seconds)
+
         key = scope["state"].get("key")
         fields = {
-            "wire": _wire_name(scope),
+            "wire": wire_name,
             "method": scope["method"],
             "path": scope["path"],
             "status": status,
@@ -210,38 +228,6 @@ class Middleware:
             "request": scope["state"]["request_id"],
         }
         log.info("request", extra={"fields": fields})
-
-
-def _check_size(size: int, limit: int) -> None:
-    if size > limit:
-        raise ServiceError(Code.INVALID_ARGUMENT, f"Request payload size exceeds the limit: {limit} bytes.")
-
-
-def _session(scope: Scope) -> str:
-    """The value of the page's cookie; empty: the request has none."""
-    text = (header(scope, b"cookie") or b"").decode("latin-1")
-    cookies = (part.strip().partition("=") for part in text.split(";"))
-    return next((value for name, _, value in cookies if name == COOKIE), "")
-
-
-def _wire_name(scope: Scope) -> str:
-    """The name of a request's wire; `page` for everything else."""
-    wire: Wire | None = scope["state"]["wire"]
-    return "page" if wire is None else wire.name
-
-
-def _route(scope: Scope) -> str:
-    """The path with parameter names instead of values; `other` where no route matches."""
-    path: str | None = getattr(scope.get("route"), "path", None)
-    if path is None:
-        return "other"
-    version = scope["path"].strip("/").partition("/")[0]  # which FastAPI leaves out of the path of an included router
-    return path if scope["state"]["wire"] is None or path.startswith(f"/{version}/") else f"/{version}{path}"
-
-
-def _stated_length(scope: Scope) -> int:
-    text = header(scope, b"content-length") or b"0"
-    return int(text) if text.isdigit() and len(text) < 20 else 0
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:
@@ -256,8 +242,12 @@ def _replayed(body: bytes, receive: Receive) -> Receive:
     return replay
 
 
-def _patient(receive: Receive, timeout_s: float) -> Receive:
-    """Return a body as it arrives while it is fast enough; then wait until the client disconnects."""
+def _while_fast(receive: Receive, timeout_s: float) -> Receive:
+    """Return a body as it arrives while it is fast enough; then wait until the client disconnects.
+
+    Raises:
+        ServiceError: when called, if after `timeout_s` fewer than `LEAST_BYTES_PER_S` have arrived on average.
+    """
     started, size, is_whole = time.monotonic(), 0, False
 
     async def next_message() -> Message:
@@ -268,31 +258,10 @@ def _patient(receive: Receive, timeout_s: float) -> Receive:
             async with asyncio.timeout(started + timeout_s + size / LEAST_BYTES_PER_S - time.monotonic()):
                 message = await receive()
         except TimeoutError:
-            raise ServiceError(
-                Code.DEADLINE_EXCEEDED,
-                f"the request came too slowly: {size:,} bytes in {time.monotonic() - started:.0f} s; send it faster",
-            ) from None
+            words = f"the request came too slowly: {size:,} bytes in {time.monotonic() - started:.0f} s; send it faster"
+            raise ServiceError(Code.DEADLINE_EXCEEDED, words) from None
         size += len(message.get("body", b""))
         is_whole = message["type"] == "http.disconnect" or not message.get("more_body", False)
         return message
 
     return next_message
-
-
-async def _allow(headers: Sequence[tuple[bytes, bytes]], send: Send) -> None:
-    await send({"type": "http.response.start", "status": 204, "headers": [*headers]})
-    await send({"type": "http.response.body", "body": b""})
-
-
-async def _refuse(scope: Scope, error: ServiceError, send: Send) -> None:
-    status, body, more = refusal(scope, error)
-    content = json.dumps(body).encode()
-    headers: Mapping[str, str] = {"content-type": "application/json", "content-length": str(len(content)), **more}
-    await send(
-        {
-            "type": "http.response.start",
-            "status": status,
-            "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
-        }
-    )
-    await send({"type": "http.response.body", "body": content})

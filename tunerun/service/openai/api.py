@@ -10,7 +10,7 @@ from fastapi.security import APIKeyHeader, HTTPBearer
 from pydantic import BaseModel
 
 from tunerun.service.core.problems import Code
-from tunerun.service.openai.method import Operation
+from tunerun.service.openai.method import JsonRoute
 from tunerun.service.openai.problems import WITHOUT_VERSION, no_such_path
 from tunerun.service.openai.wire import OPENAI, PREFIXES
 
@@ -70,7 +70,7 @@ def routes(operations: Sequence[APIRouter], deployed: Sequence[APIRouter] = ()) 
         router.include_router(one, prefix="/openai/deployments/{deployment}", include_in_schema=False)
 
     paths = {f"/v1/{name}{rest}": advice for name, advice in _NOT_HERE.items() for rest in ("", "/{rest:path}")}
-    absent = APIRouter(route_class=Operation)
+    absent = APIRouter(route_class=JsonRoute)
     for path, advice in (paths | dict.fromkeys(_UNPREFIXED, WITHOUT_VERSION)).items():
         _refuse(absent, path, advice)
     router.include_router(absent, include_in_schema=False)

@@ -19,13 +19,13 @@ from tunerun.service.openai.answers import (
     new_id,
 )
 from tunerun.service.openai.chat_request import ChatCompletion, read_prompts
-from tunerun.service.openai.method import Operation
+from tunerun.service.openai.method import JsonRoute
 from tunerun.service.routes import Caller
 
 
 def router(answerer: CompletionAnswerer) -> APIRouter:
     """Return the route of chat completions."""
-    routes = APIRouter(route_class=Operation, tags=["chat"])
+    routes = APIRouter(route_class=JsonRoute, tags=["chat"])
 
     @routes.post("/chat/completions")
     async def create_chat_completion(body: ChatCompletion, caller: Caller, request: Request) -> Response:

@@ -26,7 +26,7 @@ from tunerun.service.openai.answers import (
     logprob,
     new_id,
 )
-from tunerun.service.openai.method import Operation
+from tunerun.service.openai.method import JsonRoute
 from tunerun.service.openai.problems import wrong
 from tunerun.service.openai.sampling import MAX_CHOICES, TEXTS, Int32, Sampling, check_texts, not_offered
 from tunerun.service.routes import Caller
@@ -47,7 +47,7 @@ class Completion(Sampling):
 
 def router(answerer: CompletionAnswerer) -> APIRouter:
     """Return the route of legacy completions."""
-    routes = APIRouter(route_class=Operation, tags=["completions"])
+    routes = APIRouter(route_class=JsonRoute, tags=["completions"])
 
     @routes.post("/completions")
     async def create_completion(body: Completion, caller: Caller, request: Request) -> Response:

@@ -19,7 +19,7 @@ from tunerun.service.openai import names, training_rows
 from tunerun.service.openai.checkpoints import FILE_NAME, step_metrics
 from tunerun.service.openai.form import UploadForm, read_form
 from tunerun.service.openai.jobs import NOTED, is_job
-from tunerun.service.openai.method import After, Limit, Operation, TuningCaller, UploadRoute, not_of_list, page, size_of
+from tunerun.service.openai.method import After, JsonRoute, Limit, TuningCaller, UploadRoute, not_of_list, page, size_of
 from tunerun.service.openai.models import Models
 from tunerun.service.openai.problems import OpenAiError, wrong
 
@@ -253,7 +253,7 @@ def _life_s(fields: dict[str, str]) -> int | None:
 def routes(files: FilesApi) -> list[APIRouter]:
     """Return the routes of files."""
     forms = APIRouter(route_class=UploadRoute, tags=["files"])
-    router = APIRouter(route_class=Operation, tags=["files"])
+    router = APIRouter(route_class=JsonRoute, tags=["files"])
 
     @forms.post("/files", openapi_extra=_FORM)
     async def create_file(request: Request, caller: TuningCaller) -> Json:

@@ -23,7 +23,7 @@ from tunerun.service.openai.files import FilesApi
 from tunerun.service.openai.hyperparameters import resolve
 from tunerun.service.openai.job_request import MAX_SEED, CreateJob
 from tunerun.service.openai.jobs import FineTuningStatus, Notes, Pace, notes_of, status_of
-from tunerun.service.openai.method import After, Limit, Operation, TuningCaller, not_of_list, page, size_of
+from tunerun.service.openai.method import After, JsonRoute, Limit, TuningCaller, not_of_list, page, size_of
 from tunerun.service.openai.models import Models
 from tunerun.service.openai.problems import OpenAiError, wrong
 
@@ -293,7 +293,7 @@ def _metadata_of(request: Request) -> Mapping[str, str] | None:
 
 def routes(tuning: FineTuning) -> APIRouter:
     """Return the routes of fine-tuning jobs."""
-    router = APIRouter(prefix="/fine_tuning/jobs", route_class=Operation, tags=["fine_tuning"])
+    router = APIRouter(prefix="/fine_tuning/jobs", route_class=JsonRoute, tags=["fine_tuning"])
 
     @router.post("")
     def create_job(

@@ -94,7 +94,7 @@ class UploadRoute(WireRoute):
     wire = "openai"
 
 
-class Operation(WireRoute):
+class JsonRoute(WireRoute):
     """An operation with a JSON body or none; the content type is not checked.
 
     A route for a multipart form declares `route_class=UploadRoute` instead.

@@ -13,7 +13,7 @@ from tunerun.service.core.problems import Code, Json, ServiceError
 from tunerun.service.core.records import ModelState, Role, TunedModelRow
 from tunerun.service.core.state import State
 from tunerun.service.openai import names
-from tunerun.service.openai.method import Operation, TuningCaller
+from tunerun.service.openai.method import JsonRoute, TuningCaller
 from tunerun.service.openai.problems import no_such_model, wrong
 from tunerun.service.routes import Caller
 
@@ -157,7 +157,7 @@ def routes(models: Models) -> APIRouter:
 
     They are not in the OpenAPI document: it allows one operation per path, and has the Gemini wire's at these paths.
     """
-    router = APIRouter(prefix="/models", route_class=Operation, tags=["models"], include_in_schema=False)
+    router = APIRouter(prefix="/models", route_class=JsonRoute, tags=["models"], include_in_schema=False)
 
     @router.get("")
     def list_models(caller: Caller) -> Json:
