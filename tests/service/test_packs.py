@@ -109,7 +109,7 @@ def test_a_packed_job_has_the_losses_of_alone(packed: Wires, number: int) -> Non
     rows = [row for row in service.library.newest(service.keys.keys()[0], 99) if row.id != "cancelled"]
     row = sorted(rows, key=lambda one: one.number)[number]
     request = replace(
-        service.tuner._request(row, service.library.catalogue.offered["tiny"]),
+        service.tuner._request(row),
         key="alone",
         tuned_model_id=f"alone-{number}",
     )

@@ -41,7 +41,7 @@ def test_a_row_goes_before_its_file(state: State) -> None:
     files = StoredFiles(state)
     with files.draft() as draft:
         file = files.keep(draft, OWNER, "a", "batch")
-    state.drop_stored_file(file.id)
+    state.database.write("DELETE FROM stored_file")
     assert StoredFiles(state).find(OWNER, file.id) is None
     assert not files.path_of(file).exists()
 

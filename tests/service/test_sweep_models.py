@@ -24,7 +24,7 @@ from tunerun.job import BaseModelRef, Prompt
 from tunerun.ledger import Ledger
 from tunerun.planning import ledger_path
 from tunerun.service.app import Settings
-from tunerun.service.core.columns import ColumnTemplate
+from tunerun.service.core.column_template import ColumnTemplate
 from tunerun.service.core.credentials import CLOUD_SCOPE
 from tunerun.service.core.library import Library
 from tunerun.service.core.model_calls import ServedModels

@@ -19,8 +19,9 @@ from tests.service.client import Client, body, prompt
 from tests.service.visitor import Visitor, table, text_of
 from tunerun.job import Snapshot
 from tunerun.service.app import Settings
+from tunerun.service.core.database import FILE_NAME
 from tunerun.service.core.records import FileRow, ModelState
-from tunerun.service.core.state import FILE_NAME, State
+from tunerun.service.core.state import State
 from tunerun.service.middleware import COOKIE
 from tunerun.service.page.view_models import MAX_CARDS
 from tunerun.testing.waiting import wait_until
@@ -56,7 +57,7 @@ def check_refused_for_now(response: httpx.Response) -> None:
 
 def test_a_locked_database_is_a_refusal_for_now(own: RunningService, client: Client, visitor: Visitor) -> None:
     """503 with Retry-After, in JSON and as a page; what only reads is answered, and later all is."""
-    own.service.state._file._connection.execute("PRAGMA busy_timeout = 100")
+    own.service.state.database.rows("PRAGMA busy_timeout = 100")
     with closing(sqlite3.connect(own.state / FILE_NAME, isolation_level=None)) as another:
         another.execute("BEGIN IMMEDIATE")
         response = client.call("POST", "/tunedModels", body(epochCount=1), tunedModelId="locked")
@@ -73,12 +74,12 @@ def test_a_full_disk_is_a_refusal_for_now(own: RunningService, client: Client, v
     """Nothing is lost: a job under way continues when there is room again, with every step recorded."""
     client.good("POST", "/tunedModels", body(epochCount=400), tunedModelId="full")
     wait_until(lambda: client.steps("full") > 2, "steps are taken")
-    connection = own.service.state._file._connection
-    connection.execute(f"PRAGMA max_page_count = {connection.execute('PRAGMA page_count').fetchone()[0]}")
+    database = own.service.state.database
+    database.rows(f"PRAGMA max_page_count = {database.rows('PRAGMA page_count')[0][0]}")
     check_refused_for_now(visitor.send(table([["x" * 4000, "2"]] * 100)))
     check_refused_for_now(client.call("POST", "/tunedModels", body([{"textInput": "1" * 90, "output": "2"}] * 5000)))
     assert client.good("GET", "/tunedModels")["tunedModels"][0]["state"] == "CREATING"
-    connection.execute("PRAGMA max_page_count = 1000000")
+    database.rows("PRAGMA max_page_count = 1000000")
     assert client.finished("full")["state"] == "ACTIVE"
     assert client.steps("full") == 1200
     client.good("DELETE", "/tunedModels/full")
@@ -105,14 +106,14 @@ def test_ten_thousand_tuned_models(own: RunningService, client: Client, visitor:
     """All are in the list once, the page shows the newest ones with links to the rest, a new job begins at once."""
     client.tuned("first", epochCount=1)
     names = ", ".join(n for n in columns_of(own.service.state) if n not in ("number", "id", "key", "folder", "state"))
-    with own.service.state._writing():
-        own.service.state._file.write(
+    with own.service.state.database.transaction() as file:
+        file.write(
             f"INSERT INTO tuned_model (id, key, folder, state, {names}) WITH RECURSIVE n(i) AS "
             f"(SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {MANY}) SELECT 'many-' || i, 'k' || i, 'f' || i, "
             f"iif(i % 2, 'ACTIVE', 'CREATING'), {names} FROM n, tuned_model WHERE id = 'first' ORDER BY i"
         )
-        own.service.state._file.write("UPDATE tuned_model SET base_model = 'gone' WHERE state = 'CREATING'")
-        own.service.state._file.write(
+        file.write("UPDATE tuned_model SET base_model = 'gone' WHERE state = 'CREATING'")
+        file.write(
             "INSERT INTO permission SELECT m.id, 'p', p.grantee, p.email, p.role, p.created_at "
             "FROM tuned_model m, permission p WHERE p.tuned_model = 'first' AND m.id != 'first'"
         )
@@ -139,24 +140,23 @@ def test_ten_thousand_tuned_models(own: RunningService, client: Client, visitor:
     assert client.tuned("new", epochCount=1)["state"] == "ACTIVE"
     for odd in ("-1", "x", "9" * 30):
         assert visitor.http.get(f"/?before={odd}").status_code == 400
-    own.service.state._file._connection.execute("DELETE FROM tuned_model")
+    own.service.state.database.write("DELETE FROM tuned_model")
 
 
 def columns_of(state: State) -> list[str]:
-    return [row["name"] for row in state._file.rows("PRAGMA table_info(tuned_model)")]
+    return [row["name"] for row in state.database.rows("PRAGMA table_info(tuned_model)")]
 
 
 def test_a_clock_that_is_set_back(own: RunningService, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     """No time is before one that it follows, and what is newer stays newer."""
     state = own.service.state
     for number in range(3):
-        state.add_file(FileRow(f"f{number}", "a@b", "rows.csv", b""))
+        state.add_file(FileRow(f"f{number}", "a@b", "rows.csv", b""), 3)
     client.good("POST", "/tunedModels", body(epochCount=1_000_000), tunedModelId="back")
     wait_until(lambda: client.steps("back") > 1, "steps are taken")
     back = time.time() - 86_400
     monkeypatch.setattr(time, "time", lambda: back)
-    state.add_file(FileRow("newest", "a@b", "rows.csv", b""))
-    state.drop_files("a@b", keep=2)
+    state.add_file(FileRow("newest", "a@b", "rows.csv", b""), 2)
     assert [state.file(name, "a@b") is not None for name in ("f0", "f1", "f2", "newest")] == [False, False, True, True]
     client.good("PATCH", "/tunedModels/back", {"displayName": "New"})
     client.good("POST", "/tunedModels/back:cancel", {})

@@ -177,8 +177,7 @@ def test_a_file_goes_when_it_is_deleted_or_its_time_is_over(sdk: OpenAI, running
     other = sdk.files.create(file=("a.bin", b"x"), purpose="batch", expires_after=lasting)  # type: ignore[arg-type]
     assert other.expires_at == pytest.approx(other.created_at + 3600, abs=1)
     assert sdk.files.delete(one.id).deleted
-    with running.service.state._writing():
-        running.service.state._file.write("UPDATE stored_file SET expires_at = 1 WHERE id = ?", [other.id])
+    running.service.state.database.write("UPDATE stored_file SET expires_at = 1 WHERE id = ?", [other.id])
     for identifier in (one.id, other.id, "file-r" + "0" * 23, "../keys.json", "..%2Fkeys.json"):
         for ask in (sdk.files.retrieve, sdk.files.content, sdk.files.delete):
             with pytest.raises(NotFoundError):

@@ -49,18 +49,14 @@ class Catalogue:
     """
 
     def __init__(self, models: Sequence[BaseModelRef], cache: Path) -> None:
-        self.offered = {
-            model.name: OfferedModel(model, token_counter(model, cache), _context_tokens(model, cache))
-            for model in models
-        }
+        self.offered: dict[str, OfferedModel] = {}
+        for model in models:
+            # The smaller of the limits in the config and in the model's own files.
+            limit = base_model.find(model, cache).context_tokens(model)
+            self.offered[model.name] = OfferedModel(model, token_counter(model, cache), limit)
         if len(self.offered) < len(models):
             raise ConfigError("--model: two base models have the same name; give each its own")
 
     def find(self, name: str) -> OfferedModel | None:
         """Return a base model by its name, with or without `models/`; None: it is not offered."""
         return self.offered.get(name.removeprefix("models/"))
-
-
-def _context_tokens(model: BaseModelRef, cache: Path) -> int | None:
-    """The smaller of the limits in the config and in the model's own files."""
-    return base_model.find(model, cache).context_tokens(model)

@@ -14,9 +14,9 @@ from typing import Any
 
 from tunerun.errors import ConfigError
 from tunerun.job import Example, Snapshot
-from tunerun.service.core.catalogue import Catalogue, OfferedModel
+from tunerun.service.core.catalogue import Catalogue
 from tunerun.service.core.credentials import Key
-from tunerun.service.core.new_model import NewModel, check, row_of
+from tunerun.service.core.new_model import NewModel, checked_row
 from tunerun.service.core.problems import Code, ServiceError, invalid, not_found
 from tunerun.service.core.records import EpochRow, Grantee, Listing, ModelState, PermissionRow, Role, TunedModelRow
 from tunerun.service.core.state import State
@@ -73,7 +73,7 @@ class Library:
                 raise one.refusal
             return one.row
         row = self._state.tuned_model(identifier)
-        permissions = self._state.permissions(identifier)
+        permissions = self._state.permissions.of(identifier)
         own = [p for p in permissions if p.grantee is Grantee.EVERYONE or p.email == caller.owner]
         # A model that the caller may not see is answered like one that does not exist.
         if row is None or not own:
@@ -104,9 +104,19 @@ class Library:
         Raises:
             ServiceError: the request is invalid, or the id is taken.
         """
-        base, source = self._start(caller, new)
-        check(new, base)
-        row = row_of(new, base, source)
+        source = self.get(caller, new.source) if new.source else None
+        base = self.catalogue.find(new.base_model if source is None else source.base_model)
+        if source is not None and source.state is not ModelState.ACTIVE:
+            words = f"tunedModels/{new.source} is {source.state.value}; it has to be ACTIVE"
+            raise invalid("source", words, Code.FAILED_PRECONDITION)
+        if source is not None and base is None:
+            origin = f"models/{source.base_model}, which tunedModels/{new.source} was tuned from,"
+            raise invalid("source", f"{origin} is not offered any more", Code.FAILED_PRECONDITION)
+        if base is None:
+            words = f"{new.base_model!r} cannot be tuned here; there is {', '.join(self.catalogue.offered)}"
+            raise invalid("base_model", words, Code.NOT_FOUND)
+
+        row = checked_row(new, base, source)
         owner = PermissionRow(row.id, secrets.token_hex(8), Grantee.USER, caller.owner, Role.OWNER)
         created = None if row.id in self.sweep_models else self._state.create(row, new.training, owner, new.validation)
         if created is None:
@@ -115,25 +125,6 @@ class Library:
             )
         self._tuner.look()
         return created
-
-    def _start(self, caller: Key, new: NewModel) -> tuple[OfferedModel, TunedModelRow | None]:
-        """Return the base model, and the tuned model that training starts from, if any."""
-        if bool(new.source) == bool(new.base_model):
-            raise invalid("base_model", "give either a base model or a tuned model to start from")
-        source = self.get(caller, new.source) if new.source else None
-        base = self.catalogue.find(new.base_model if source is None else source.base_model)
-        if source is not None and source.state is not ModelState.ACTIVE:
-            words = f"tunedModels/{new.source} is {source.state.value}; it has to be ACTIVE"
-            raise ServiceError(Code.FAILED_PRECONDITION, f"source: {words}", fields={"source": words})
-        if source is not None and base is None:
-            words = (
-                f"models/{source.base_model}, which tunedModels/{new.source} was tuned from, is not offered any more"
-            )
-            raise ServiceError(Code.FAILED_PRECONDITION, f"source: {words}", fields={"source": words})
-        if base is None:
-            words = f"{new.base_model!r} cannot be tuned here; there is {', '.join(self.catalogue.offered)}"
-            raise ServiceError(Code.NOT_FOUND, f"base_model: {words}", fields={"base_model": words})
-        return base, source
 
     def listed(self, listing: Listing, size: int) -> Sequence[TunedModelRow]:
         """Return up to `size` tuned models that match a query: the service's own and those of sweeps."""
@@ -188,7 +179,7 @@ class Library:
 
     def roles(self, caller: Key, rows: Sequence[TunedModelRow]) -> dict[str, set[Role]]:
         """Return the caller's roles on tuned models, by id."""
-        return self._state.roles([row.id for row in rows], caller.owner)
+        return self._state.permissions.roles([row.id for row in rows], caller.owner)
 
     def curves(self, rows: Sequence[TunedModelRow]) -> dict[str, list[Snapshot]]:
         """Return the loss curves of tuned models, by key."""
@@ -234,10 +225,17 @@ class Library:
         return row
 
     def cancel(self, caller: Key, identifier: str, operation: str | None = None) -> None:
-        """Cancel the job of a tuned model; it ends within one step. No effect on a job that has ended."""
-        row = self.get(caller, identifier, Role.WRITER)
-        if operation is not None and row.operation != operation:
-            raise not_found(f"tunedModels/{identifier}/operations/{operation}")
+        """Cancel the job of a tuned model; it ends within one step. No effect on a job that has ended.
+
+        Args:
+            caller: the key of the request.
+            identifier: the id, without `tunedModels/`.
+            operation: the last part of the name of the operation that has to be the job's; None: not checked.
+        """
+        if operation is None:
+            self.get(caller, identifier, Role.WRITER)
+        else:
+            self.of_operation(caller, identifier, operation, Role.WRITER)
         self._state.request_cancel(identifier)
         self._tuner.look()
 
@@ -275,7 +273,7 @@ class Library:
         """Return the permissions for a tuned model, oldest first."""
         self.get(caller, identifier)
         one = self.sweep_models.get(identifier)
-        return self._state.permissions(identifier) if one is None else [one.permission]
+        return self._state.permissions.of(identifier) if one is None else [one.permission]
 
     def permission(self, caller: Key, identifier: str, permission: str) -> PermissionRow:
         """Return one permission for a tuned model, by its id."""
@@ -298,7 +296,7 @@ class Library:
         email = None if grantee is Grantee.EVERYONE else _email(email)
         identity = "everyone" if email is None else secrets.token_hex(8)
         row = PermissionRow(identifier, identity, grantee, email, role)
-        if not self._state.grant(row):
+        if not self._state.permissions.grant(row):
             self.get(caller, identifier)  # it may have been deleted meanwhile
             raise ServiceError(
                 Code.ALREADY_EXISTS,
@@ -311,7 +309,7 @@ class Library:
         self.get(caller, identifier, Role.WRITER)
         row = self.permission(caller, identifier, permission)
         _check_role(row.grantee, Role.OWNER if row.role is Role.OWNER else role)
-        self._state.change_role(identifier, permission, role)
+        self._state.permissions.change_role(identifier, permission, role)
         return replace(row, role=role)
 
     def revoke(self, caller: Key, identifier: str, permission: str) -> None:
@@ -322,7 +320,7 @@ class Library:
                 Code.FAILED_PRECONDITION,
                 "the owner's permission stays; a transfer of the ownership gives it to another user",
             )
-        self._state.revoke(identifier, permission)
+        self._state.permissions.revoke(identifier, permission)
 
     def transfer(self, caller: Key, identifier: str, given_email: str | None) -> None:
         """Transfer ownership of a tuned model; the previous owner becomes a writer."""
@@ -330,7 +328,7 @@ class Library:
         email = _email(given_email)
         if email == caller.owner:
             raise invalid("email", f"{email} already owns it")
-        self._state.transfer(
+        self._state.permissions.transfer(
             identifier, PermissionRow(identifier, secrets.token_hex(8), Grantee.USER, email, Role.OWNER)
         )
 

@@ -14,7 +14,7 @@ from tunerun.errors import BackendError, BaseModelError, InputError, NotFoundErr
 from tunerun.job import Answer, AnswerPart, Prompt
 from tunerun.service.core.answerer import Answerer
 from tunerun.service.core.catalogue import OfferedModel
-from tunerun.service.core.columns import ColumnTemplate
+from tunerun.service.core.column_template import ColumnTemplate
 from tunerun.service.core.credentials import Key
 from tunerun.service.core.library import Library
 from tunerun.service.core.problems import Code, ServiceError, invalid, log, not_found

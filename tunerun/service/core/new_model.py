@@ -38,7 +38,7 @@ class NewModel:
     Attributes:
         base_model: a name of the catalogue; empty: the base model of `source`.
         source: id of the tuned model whose adapter training starts from; empty: a new adapter.
-        training, validation: the examples; `check` requires each to fit the base model's context.
+        training, validation: the examples; each has to fit the base model's context.
         identifier: id for the tuned model; empty: one is generated.
         display_name, description: free text, only shown.
         epoch_count, batch_size, learning_rate: effective values, the wire's defaults filled in.
@@ -73,13 +73,56 @@ class NewModel:
         return math.ceil(len(self.training) / self.batch_size) * self.epoch_count
 
 
-def check(new: NewModel, base: OfferedModel) -> None:
-    """Check that the engine can train a job.
+def checked_row(new: NewModel, base: OfferedModel, source: TunedModelRow | None) -> TunedModelRow:
+    """Check that the engine can train a job, and build the row of its tuned model.
+
+    Args:
+        new: the job; without an identifier, one is made from the display name or suffix and random digits.
+        base: the base model.
+        source: the tuned model that training starts from; None: a new adapter.
 
     Raises:
-        ServiceError: a hyperparameter is out of range, there are no examples, or an example exceeds the base model's
-            context, so that the job would fail at its first step.
+        ServiceError: a hyperparameter is out of range, there are no examples, an example exceeds the base model's
+            context, so that the job would fail at its first step, or the given identifier is not a valid id.
     """
+    _check(new, base)
+    now = time.time()
+    identifier = new.identifier or _identifier(new.display_name or new.suffix)
+    if not TUNED_MODEL_ID.fullmatch(identifier):
+        raise invalid("identifier", f"{identifier[:60]!r} is not an id; {_ID_RULE}")
+    key = digest([identifier, now, secrets.token_hex(16)])
+    return TunedModelRow(
+        number=0,  # assigned when the row is inserted
+        id=identifier,
+        key=key,
+        folder=f"{identifier[:27].rstrip('-')}-{key[:12]}",  # its own, also if the id is used again after a deletion
+        display_name=new.display_name,
+        description=new.description,
+        base_model=base.name,
+        source=source.id if source else None,
+        source_folder=source.folder if source else None,
+        temperature=new.temperature,
+        top_p=new.top_p,
+        top_k=new.top_k,
+        reader_projects=new.reader_projects,
+        state=ModelState.CREATING,
+        created_at=now,
+        updated_at=now,
+        epoch_count=new.epoch_count,
+        batch_size=new.batch_size,
+        learning_rate=new.learning_rate,
+        learning_rate_multiplier=new.learning_rate_multiplier,
+        total_steps=new.total_steps,
+        operation=secrets.token_hex(6),
+        seed=new.seed,
+        suffix=new.suffix,
+        metadata=new.metadata,
+        notes=new.notes,
+        keeps_epochs=new.keeps_epochs,
+    )
+
+
+def _check(new: NewModel, base: OfferedModel) -> None:
     for name in ("epoch_count", "batch_size"):
         value = getattr(new, name)
         if value < 1:
@@ -93,16 +136,24 @@ def check(new: NewModel, base: OfferedModel) -> None:
         raise invalid("training", "at least one example is needed")
     if new.total_steps > MAX_STEPS:
         raise invalid("epoch_count", f"{new.total_steps:,} steps; the limit is {MAX_STEPS:,}")
-    refuse([*_too_long("training", new.training, base), *_too_long("validation", new.validation, base)])
-
-
-def _too_long(field_name: str, examples: Sequence[Example], base: OfferedModel) -> list[tuple[str, str]]:
     limit = base.context_tokens
     if limit is None or not base.counter.exact:
-        return []
+        return
     words = f"tokens including the chat format; the limit of models/{base.name} is {limit:,}; shorten it"
-    counts = enumerate(base.counter.count_all(examples))
-    return [(f"{field_name}[{number}]", f"has {tokens:,} {words}") for number, tokens in counts if tokens > limit]
+    refuse(
+        [
+            (f"{name}[{number}]", f"has {tokens:,} {words}")
+            for name, examples in (("training", new.training), ("validation", new.validation))
+            for number, tokens in enumerate(base.counter.count_all(examples))
+            if tokens > limit
+        ]
+    )
+
+
+def _identifier(words: str) -> str:
+    """Make an id as Google does: the words of a display name, followed by random digits."""
+    slug = re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-0123456789")[:27].strip("-")
+    return f"{slug or 'tuned'}-{secrets.token_hex(6)}"
 
 
 def refuse(problems: Sequence[tuple[str, str]]) -> None:
@@ -118,62 +169,3 @@ def refuse(problems: Sequence[tuple[str, str]]) -> None:
         first, text = problems[0]
         more = f", and {len(problems) - 1:,} more" if len(problems) > 1 else ""
         raise ServiceError(Code.INVALID_ARGUMENT, f"{first}: {text}{more}", fields=dict(problems[:MAX_PROBLEMS]))
-
-
-def row_of(new: NewModel, base: OfferedModel, source: TunedModelRow | None) -> TunedModelRow:
-    """Build the row of a job's tuned model.
-
-    Args:
-        new: the job; without an identifier, one is made from the display name or suffix and random digits.
-        base: the base model.
-        source: the tuned model that training starts from; None: a new adapter.
-
-    Raises:
-        ServiceError: the given identifier is not a valid id.
-    """
-    now = time.time()
-    identifier = new.identifier or _identifier(new.display_name or new.suffix)
-    if not TUNED_MODEL_ID.fullmatch(identifier):
-        raise invalid("identifier", f"{identifier[:60]!r} is not an id; {_ID_RULE}")
-    key = digest([identifier, now, secrets.token_hex(16)])
-    return TunedModelRow(
-        number=0,
-        id=identifier,
-        key=key,
-        folder=f"{identifier[:27].rstrip('-')}-{key[:12]}",
-        display_name=new.display_name,
-        description=new.description,
-        base_model=base.name,
-        source=source.id if source else None,
-        source_folder=source.folder if source else None,
-        temperature=new.temperature,
-        top_p=new.top_p,
-        top_k=new.top_k,
-        reader_projects=new.reader_projects,
-        state=ModelState.CREATING,
-        created_at=now,
-        updated_at=now,
-        started_at=None,
-        completed_at=None,
-        epoch_count=new.epoch_count,
-        batch_size=new.batch_size,
-        learning_rate=new.learning_rate,
-        learning_rate_multiplier=new.learning_rate_multiplier,
-        total_steps=new.total_steps,
-        operation=secrets.token_hex(6),
-        is_cancelling=False,
-        can_answer=False,
-        error_code=None,
-        error_message=None,
-        seed=new.seed,
-        suffix=new.suffix,
-        metadata=new.metadata,
-        notes=new.notes,
-        keeps_epochs=new.keeps_epochs,
-    )
-
-
-def _identifier(words: str) -> str:
-    """Make an id as Google does: the words of a display name, followed by random digits."""
-    slug = re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-0123456789")[:27].strip("-")
-    return f"{slug or 'tuned'}-{secrets.token_hex(6)}"

@@ -94,9 +94,9 @@ class ServiceError(TunerunError):
         return ServiceError(self.code, message, fields=fields, reason=self.reason, retry_after_s=self.retry_after_s)
 
 
-def invalid(field: str, text: str) -> ServiceError:
+def invalid(field: str, text: str, code: Code = Code.INVALID_ARGUMENT) -> ServiceError:
     """Return the error for one invalid field of a request."""
-    return ServiceError(Code.INVALID_ARGUMENT, f"{field}: {text}", fields={field: text})
+    return ServiceError(code, f"{field}: {text}", fields={field: text})
 
 
 def not_found(name: str) -> ServiceError:

@@ -90,27 +90,27 @@ class TunedModelRow:
     display_name: str
     description: str
     base_model: str
-    source: str | None
-    source_folder: str | None
-    temperature: float | None
-    top_p: float | None
-    top_k: int | None
-    reader_projects: tuple[int, ...]
     state: ModelState
     created_at: float
     updated_at: float
-    started_at: float | None
-    completed_at: float | None
     epoch_count: int
     batch_size: int
     learning_rate: float
-    learning_rate_multiplier: float | None
     total_steps: int
     operation: str
-    is_cancelling: bool
-    can_answer: bool
-    error_code: int | None
-    error_message: str | None
+    source: str | None = None
+    source_folder: str | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    reader_projects: tuple[int, ...] = ()
+    started_at: float | None = None
+    completed_at: float | None = None
+    learning_rate_multiplier: float | None = None
+    is_cancelling: bool = False
+    can_answer: bool = False
+    error_code: int | None = None
+    error_message: str | None = None
     validation_loss: float | None = None
     base_validation_loss: float | None = None
     seed: int = 0

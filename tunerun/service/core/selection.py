@@ -16,7 +16,7 @@ from tunerun.ledger import JobRecord, Ledger, SweepRecord, TrialRecord
 from tunerun.planning import ledger_path
 from tunerun.prediction import CallableModel, checked_model, job_and_trial
 from tunerun.service.core.catalogue import WIRE_NAME
-from tunerun.service.core.columns import ColumnTemplate
+from tunerun.service.core.column_template import ColumnTemplate
 from tunerun.service.core.new_model import MAX_DISPLAY_NAME
 from tunerun.service.core.records import ModelState, TunedModelRow
 from tunerun.service.core.sweep_models import FIRST_NUMBER, SweepModel

@@ -1,4 +1,4 @@
-"""The service's database, one SQLite file: tuned models with operations, curves and permissions, and uploaded files.
+"""Tuned models and their jobs, with training data and curves, and tables uploaded on the page, in the database.
 
 Guarantees, whenever the process is killed:
 
@@ -9,41 +9,23 @@ Guarantees, whenever the process is killed:
 5. Order comes from sequence numbers, not from the clock, which may be set back; no event has a time before an earlier
    event's.
 
-Safe to use from any thread: one connection, one transaction at a time, each of a few milliseconds.
+Safe to use from any thread.
 """
 
 from __future__ import annotations
 
 import json
 import sqlite3
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from tunerun.database import DatabaseFile
-from tunerun.errors import LedgerError
 from tunerun.job import Example, Snapshot, Turn
-from tunerun.service.core.migrations import FORMAT
-from tunerun.service.core.records import (
-    EpochRow,
-    FileRow,
-    Grantee,
-    Listing,
-    ModelState,
-    PermissionRow,
-    Role,
-    StoredFile,
-    TunedModelRow,
-)
-
-FILE_NAME = "service.db"
-
-BUSY_TIMEOUT_S = 5.0
-"""Seconds that a request waits if another program, such as a backup, locks the file; then it fails as UNAVAILABLE."""
+from tunerun.service.core import permissions
+from tunerun.service.core.database import ServiceDatabase, marks
+from tunerun.service.core.records import EpochRow, FileRow, Listing, ModelState, PermissionRow, Role, TunedModelRow
 
 _INSERTED = [f.name for f in fields(TunedModelRow) if f.name != "number"]
 _BOOLEANS = ("is_cancelling", "can_answer", "keeps_epochs", "is_paused")
@@ -51,44 +33,27 @@ _AS_JSON = ("reader_projects", "metadata", "notes")
 
 
 class State:
-    """The database; it and its folder are created if they do not exist. Every method may raise LedgerError.
+    """The stored state of the service. Every method may raise LedgerError.
 
     Args:
-        folder: the folder of all stored state.
+        folder: the folder of all stored state; created if it does not exist.
+
+    Attributes:
+        database: for the tables that other modules own.
+        permissions: who may use the tuned models.
 
     Raises:
-        LedgerError: the file belongs to another program or a newer tunerun, is damaged, or cannot be written.
+        LedgerError: the database belongs to another program or a newer tunerun, is damaged, or cannot be written.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._file = DatabaseFile(folder / FILE_NAME, FORMAT, any_thread=True, busy_timeout_s=BUSY_TIMEOUT_S)
-        self._file.function("casefold", str.casefold)
-        self._lock = threading.RLock()
+        self.database = ServiceDatabase(folder)
+        self.permissions = permissions.Permissions(self.database)
 
     def close(self) -> None:
         """Close the connection."""
-        with self._lock:
-            self._file.close()
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Hold this process's lock. The wait is limited too, or waits of several threads for the file would add up."""
-        if not self._lock.acquire(timeout=BUSY_TIMEOUT_S):
-            raise LedgerError(f"{self._file.path}: busy for more than {BUSY_TIMEOUT_S:g} s; retry")
-        try:
-            yield
-        finally:
-            self._lock.release()
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        with self._alone(), self._file.transaction():
-            yield
-
-    def _rows(self, query: str, parameters: Sequence[object] = ()) -> list[sqlite3.Row]:
-        with self._alone():
-            return self._file.rows(query, parameters)
+        self.database.close()
 
     # Tuned models
 
@@ -112,36 +77,35 @@ class State:
         """
         values = asdict(model)
         values |= {name: json.dumps(values[name], ensure_ascii=False) for name in _AS_JSON}
-        marks = ", ".join("?" * len(_INSERTED))
-        with self._writing():
-            added = self._file.write(
-                f"INSERT OR IGNORE INTO tuned_model ({', '.join(_INSERTED)}) VALUES ({marks})",
+        texts = [json.dumps([*map(_written, each)], ensure_ascii=False) for each in (examples, held_out)]
+        with self.database.transaction() as file:
+            added = file.write(
+                f"INSERT OR IGNORE INTO tuned_model ({', '.join(_INSERTED)}) VALUES ({marks(_INSERTED)})",
                 [values[name] for name in _INSERTED],
             )
             if not added:
                 return None
-            texts = (json.dumps([*map(_written, each)], ensure_ascii=False) for each in (examples, held_out))
-            self._file.write(
-                "INSERT INTO training_data (key, examples, validation) VALUES (?, ?, ?)", [model.key, *texts]
-            )
-            self._grant(owner)
-            return _tuned_model(self._file.rows("SELECT * FROM tuned_model WHERE id = ?", [model.id])[0])
+            file.write("INSERT INTO training_data (key, examples, validation) VALUES (?, ?, ?)", [model.key, *texts])
+            permissions.insert(file, owner)
+            return _tuned_model(file.rows("SELECT * FROM tuned_model WHERE id = ?", [model.id])[0])
 
     def tuned_model(self, identifier: str) -> TunedModelRow | None:
         """Return a tuned model by its id; None: it does not exist."""
-        rows = self._rows("SELECT * FROM tuned_model WHERE id = ?", [identifier])
+        rows = self.database.rows("SELECT * FROM tuned_model WHERE id = ?", [identifier])
         return _tuned_model(rows[0]) if rows else None
 
     def of_key(self, beginning: str) -> TunedModelRow | None:
         """Return the tuned model whose key has a prefix; None: no key has it, or several do."""
-        rows = self._rows("SELECT * FROM tuned_model WHERE key >= ? AND key < ? LIMIT 2", [beginning, f"{beginning}~"])
+        rows = self.database.rows(
+            "SELECT * FROM tuned_model WHERE key >= ? AND key < ? LIMIT 2", [beginning, f"{beginning}~"]
+        )
         return _tuned_model(rows[0]) if len(rows) == 1 else None
 
     def tuned_models(self, listing: Listing, size: int) -> list[TunedModelRow]:
         """Return up to `size` tuned models that match a query, in its order; a negative size: all."""
         allowed = [role for role in Role if role.includes(listing.role)]
         who = "grantee = 'EVERYONE'" if listing.everyone else "email = ?"
-        where = f"id IN (SELECT tuned_model FROM permission WHERE {who} AND role IN ({_marks(allowed)}))"
+        where = f"id IN (SELECT tuned_model FROM permission WHERE {who} AND role IN ({marks(allowed)}))"
         parameters: list[object] = [*([] if listing.everyone else [listing.reader]), *allowed]
         for word in listing.words:
             where += " AND instr(casefold(display_name || ' ' || description), ?) > 0"
@@ -157,13 +121,14 @@ class State:
             parameters.append(listing.noted)
         if listing.metadata is None:
             where += " AND metadata = '{}'"
-        for name, value in (
-            listing.metadata or {}
-        ).items():  # a path in `json_extract` cannot name a key that holds a quote
+        for name, value in (listing.metadata or {}).items():
+            # Not `json_extract`: its paths cannot name a key that contains a quote.
             where += " AND EXISTS (SELECT 1 FROM json_each(metadata) WHERE key = ? AND value = ?)"
             parameters += [name, value]
         order = "number DESC" if listing.newest_first else "number"
-        rows = self._rows(f"SELECT * FROM tuned_model WHERE {where} ORDER BY {order} LIMIT ?", [*parameters, size])
+        rows = self.database.rows(
+            f"SELECT * FROM tuned_model WHERE {where} ORDER BY {order} LIMIT ?", [*parameters, size]
+        )
         return [_tuned_model(row) for row in rows]
 
     def waiting(self, base_models: Sequence[str], running: Sequence[str], size: int) -> list[TunedModelRow]:
@@ -174,9 +139,9 @@ class State:
             running: keys of jobs to exclude.
             size: the most to return; negative: all.
         """
-        rows = self._rows(
+        rows = self.database.rows(
             "SELECT * FROM tuned_model WHERE state = ? AND NOT is_cancelling AND NOT is_paused "
-            f"AND base_model IN ({_marks(base_models)}) AND key NOT IN ({_marks(running)}) ORDER BY number LIMIT ?",
+            f"AND base_model IN ({marks(base_models)}) AND key NOT IN ({marks(running)}) ORDER BY number LIMIT ?",
             [ModelState.CREATING, *base_models, *running, size],
         )
         return [_tuned_model(row) for row in rows]
@@ -187,8 +152,8 @@ class State:
         Args:
             running: keys of the submitted jobs.
         """
-        rows = self._rows(
-            f"SELECT * FROM tuned_model WHERE state = ? AND is_cancelling AND key NOT IN ({_marks(running)})",
+        rows = self.database.rows(
+            f"SELECT * FROM tuned_model WHERE state = ? AND is_cancelling AND key NOT IN ({marks(running)})",
             [ModelState.CREATING, *running],
         )
         return [_tuned_model(row) for row in rows]
@@ -196,11 +161,11 @@ class State:
     def is_source(self, folder: str) -> bool:
         """Whether an unfinished job starts from the adapter in a folder."""
         found = "SELECT 1 FROM tuned_model WHERE state = ? AND source_folder = ? LIMIT 1"
-        return bool(self._rows(found, [ModelState.CREATING, folder]))
+        return bool(self.database.rows(found, [ModelState.CREATING, folder]))
 
     def counts(self) -> dict[ModelState, int]:
         """Return the number of tuned models in each state."""
-        rows = self._rows("SELECT state, count(*) AS count FROM tuned_model GROUP BY state")
+        rows = self.database.rows("SELECT state, count(*) AS count FROM tuned_model GROUP BY state")
         return dict.fromkeys(ModelState, 0) | {ModelState(row["state"]): row["count"] for row in rows}
 
     def examples(self, key: str) -> tuple[Example, ...]:
@@ -212,12 +177,12 @@ class State:
         return self._examples("validation", key)
 
     def _examples(self, column: str, key: str) -> tuple[Example, ...]:
-        rows = self._rows(f"SELECT {column} AS pairs FROM training_data WHERE key = ?", [key])
+        rows = self.database.rows(f"SELECT {column} AS pairs FROM training_data WHERE key = ?", [key])
         return tuple(map(_read_example, json.loads(rows[0]["pairs"]))) if rows else ()
 
     def snapshots(self, keys: Sequence[str]) -> dict[str, list[Snapshot]]:
         """Return the loss curves of tuned models by key, each in the order of steps."""
-        rows = self._rows(f"SELECT * FROM snapshot WHERE key IN ({_marks(keys)}) ORDER BY key, step", keys)
+        rows = self.database.rows(f"SELECT * FROM snapshot WHERE key IN ({marks(keys)}) ORDER BY key, step", keys)
         found: dict[str, list[Snapshot]] = {key: [] for key in keys}
         for row in rows:
             found[row["key"]].append(_snapshot(row))
@@ -225,85 +190,80 @@ class State:
 
     def steps(self, key: str, before: int, size: int) -> list[Snapshot]:
         """Return up to `size` steps of a curve before a given step, newest first."""
-        rows = self._rows(
+        rows = self.database.rows(
             "SELECT * FROM snapshot WHERE key = ? AND step < ? ORDER BY step DESC LIMIT ?", [key, before, size]
         )
         return [_snapshot(row) for row in rows]
 
     def epochs(self, key: str) -> list[EpochRow]:
         """Return the state of a job after each epoch, by epoch."""
-        return [EpochRow(**row) for row in self._rows("SELECT * FROM epoch WHERE key = ? ORDER BY epoch", [key])]
+        return [
+            EpochRow(**row) for row in self.database.rows("SELECT * FROM epoch WHERE key = ? ORDER BY epoch", [key])
+        ]
 
     def change(self, identifier: str, values: Mapping[str, Any]) -> None:
         """Update columns of a tuned model, and its `updated_at`."""
         values = {name: json.dumps(value) if name in _AS_JSON else value for name, value in values.items()}
-        with self._writing():
-            self._file.write(
-                f"UPDATE tuned_model SET {', '.join(f'{name} = ?' for name in values)}{',' if values else ''} "
-                "updated_at = max(updated_at, ?) WHERE id = ?",
-                [*values.values(), time.time(), identifier],
-            )
+        self.database.write(
+            f"UPDATE tuned_model SET {', '.join(f'{name} = ?' for name in values)}{',' if values else ''} "
+            "updated_at = max(updated_at, ?) WHERE id = ?",
+            [*values.values(), time.time(), identifier],
+        )
 
     def delete(self, identifier: str) -> None:
         """Delete a tuned model; its folder stays in `leftovers` until `cleared` is called."""
-        with self._writing():
-            self._file.write("INSERT INTO leftover SELECT folder FROM tuned_model WHERE id = ?", [identifier])
-            self._file.write("DELETE FROM tuned_model WHERE id = ?", [identifier])
+        with self.database.transaction() as file:
+            file.write("INSERT INTO leftover SELECT folder FROM tuned_model WHERE id = ?", [identifier])
+            file.write("DELETE FROM tuned_model WHERE id = ?", [identifier])
 
     def leftovers(self) -> list[str]:
         """Return the folders of deleted tuned models that are not removed yet."""
-        return [row["folder"] for row in self._rows("SELECT folder FROM leftover")]
+        return [row["folder"] for row in self.database.rows("SELECT folder FROM leftover")]
 
     def cleared(self, folder: str) -> None:
         """Record that the folder of a deleted tuned model was removed."""
-        with self._writing():
-            self._file.write("DELETE FROM leftover WHERE folder = ?", [folder])
+        self.database.write("DELETE FROM leftover WHERE folder = ?", [folder])
 
     # Jobs
 
     def request_cancel(self, identifier: str) -> None:
         """Record a request to cancel a job; no effect if it has ended."""
-        with self._writing():
-            self._file.write(
-                "UPDATE tuned_model SET is_cancelling = 1 WHERE id = ? AND state = ?", [identifier, ModelState.CREATING]
-            )
+        self.database.write(
+            "UPDATE tuned_model SET is_cancelling = 1 WHERE id = ? AND state = ?", [identifier, ModelState.CREATING]
+        )
 
     def set_paused(self, identifier: str, *, is_paused: bool) -> None:
         """Record whether a job is paused; no effect if it has ended."""
-        with self._writing():
-            self._file.write(
-                "UPDATE tuned_model SET is_paused = ?, updated_at = max(updated_at, ?) "
-                "WHERE id = ? AND state = ? AND is_paused != ?",
-                [is_paused, time.time(), identifier, ModelState.CREATING, is_paused],
-            )
+        self.database.write(
+            "UPDATE tuned_model SET is_paused = ?, updated_at = max(updated_at, ?) "
+            "WHERE id = ? AND state = ? AND is_paused != ?",
+            [is_paused, time.time(), identifier, ModelState.CREATING, is_paused],
+        )
 
     def interrupted(self) -> None:
         """Mark all unfinished jobs as not running, after the process that ran them has ended."""
-        with self._writing():
-            self._file.write("UPDATE tuned_model SET started_at = NULL WHERE state = ?", [ModelState.CREATING])
+        self.database.write("UPDATE tuned_model SET started_at = NULL WHERE state = ?", [ModelState.CREATING])
 
     def started(self, key: str) -> None:
         """Record that a job is running; keeps an earlier start time."""
-        with self._writing():
-            self._file.write(
-                "UPDATE tuned_model SET started_at = coalesce(started_at, max(created_at, ?)) WHERE key = ?",
-                [time.time(), key],
-            )
+        self.database.write(
+            "UPDATE tuned_model SET started_at = coalesce(started_at, max(created_at, ?)) WHERE key = ?",
+            [time.time(), key],
+        )
 
     def stopped(self, key: str) -> None:
         """Record that a job is no longer running, and will be resumed."""
-        with self._writing():
-            self._file.write("UPDATE tuned_model SET started_at = NULL WHERE key = ?", [key])
+        self.database.write("UPDATE tuned_model SET started_at = NULL WHERE key = ?", [key])
 
     def record(self, key: str, snapshots: Sequence[Snapshot], epochs: Sequence[EpochRow] = ()) -> None:
         """Append steps to a curve, and states after epochs; known ones are ignored, and so are deleted jobs."""
-        with self._writing():
-            if self._file.rows("SELECT 1 FROM tuned_model WHERE key = ?", [key]):
-                self._file.write_many(
+        with self.database.transaction() as file:
+            if file.rows("SELECT 1 FROM tuned_model WHERE key = ?", [key]):
+                file.write_many(
                     "INSERT OR IGNORE INTO snapshot VALUES (?, ?, ?, ?, ?)",
                     ((key, s.step, s.epoch, s.mean_loss, s.compute_time) for s in snapshots),
                 )
-                self._file.write_many(
+                file.write_many(
                     "INSERT OR IGNORE INTO epoch VALUES (?, ?, ?, ?, ?, ?)",
                     ((key, e.epoch, e.step, e.validation_loss, e.folder, e.created_at) for e in epochs),
                 )
@@ -330,153 +290,37 @@ class State:
         """
         code, message = error if error is not None else (None, None)
         now = time.time()
-        with self._writing():
-            self._file.write(
-                "UPDATE tuned_model SET state = ?, can_answer = ?, is_paused = 0, error_code = ?, error_message = ?, "
-                "validation_loss = ?, base_validation_loss = ?, trained_tokens = ?, "
-                "completed_at = max(?, coalesce(started_at, created_at)), updated_at = max(?, updated_at) "
-                "WHERE key = ? AND state = ?",
-                [state, can_answer, code, message, *losses, trained_tokens, now, now, key, ModelState.CREATING],
-            )
-
-    # Permissions
-
-    def _grant(self, permission: PermissionRow) -> int:
-        return self._file.write(
-            "INSERT OR IGNORE INTO permission SELECT id, ?, ?, ?, ?, ? FROM tuned_model WHERE id = ?",
-            [
-                permission.id, permission.grantee, permission.email, permission.role, time.time(),
-                permission.tuned_model,
-            ],
-        )  # fmt: skip
-
-    def grant(self, permission: PermissionRow) -> bool:
-        """Add a permission; False: the grantee already has one, or the tuned model was deleted."""
-        same = [p for p in self.permissions(permission.tuned_model) if p.grantee == permission.grantee]
-        if any(p.email == permission.email for p in same):
-            return False
-        with self._writing():
-            return self._grant(permission) == 1
-
-    def permissions(self, identifier: str) -> list[PermissionRow]:
-        """Return the permissions for a tuned model, oldest first."""
-        rows = self._rows("SELECT * FROM permission WHERE tuned_model = ? ORDER BY rowid", [identifier])
-        return [
-            PermissionRow(r["tuned_model"], r["id"], Grantee(r["grantee"]), r["email"], Role(r["role"])) for r in rows
-        ]
-
-    def roles(self, identifiers: Sequence[str], email: str) -> dict[str, set[Role]]:
-        """Return a user's roles on tuned models by id, including roles granted to everyone."""
-        rows = self._rows(
-            f"SELECT tuned_model, role FROM permission WHERE tuned_model IN ({_marks(identifiers)}) "
-            "AND (email = ? OR grantee = ?)",
-            [*identifiers, email, Grantee.EVERYONE],
+        self.database.write(
+            "UPDATE tuned_model SET state = ?, can_answer = ?, is_paused = 0, error_code = ?, error_message = ?, "
+            "validation_loss = ?, base_validation_loss = ?, trained_tokens = ?, "
+            "completed_at = max(?, coalesce(started_at, created_at)), updated_at = max(?, updated_at) "
+            "WHERE key = ? AND state = ?",
+            [state, can_answer, code, message, *losses, trained_tokens, now, now, key, ModelState.CREATING],
         )
-        found: dict[str, set[Role]] = {identifier: set() for identifier in identifiers}
-        for row in rows:
-            found[row["tuned_model"]].add(Role(row["role"]))
-        return found
 
-    def change_role(self, identifier: str, permission: str, role: Role) -> None:
-        """Change the role of a permission."""
-        with self._writing():
-            self._file.write(
-                "UPDATE permission SET role = ? WHERE tuned_model = ? AND id = ?", [role, identifier, permission]
-            )
+    # Tables that were uploaded on the page
 
-    def revoke(self, identifier: str, permission: str) -> None:
-        """Delete a permission."""
-        with self._writing():
-            self._file.write("DELETE FROM permission WHERE tuned_model = ? AND id = ?", [identifier, permission])
+    def add_file(self, file: FileRow, keep: int) -> None:
+        """Store an uploaded table, and delete all but the newest ones of its owner.
 
-    def transfer(self, identifier: str, new: PermissionRow) -> None:
-        """Make a user the owner; the previous owner becomes a writer."""
-        with self._writing():
-            self._file.write(
-                "UPDATE permission SET role = ? WHERE tuned_model = ? AND role = ?",
-                [Role.WRITER, identifier, Role.OWNER],
-            )
-            self._file.write("DELETE FROM permission WHERE tuned_model = ? AND email = ?", [identifier, new.email])
-            self._grant(new)
-
-    # Files
-
-    def add_file(self, file: FileRow) -> None:
-        """Store an uploaded file."""
-        with self._writing():
-            self._file.write(
+        Args:
+            file: the table.
+            keep: how many of the owner's tables to keep.
+        """
+        with self.database.transaction() as database:
+            database.write(
                 "INSERT INTO file VALUES (?, ?, ?, ?, ?)", [file.id, file.owner, file.name, file.content, time.time()]
+            )
+            database.write(
+                "DELETE FROM file WHERE owner = ? AND id NOT IN "
+                "(SELECT id FROM file WHERE owner = ? ORDER BY rowid DESC LIMIT ?)",
+                [file.owner, file.owner, keep],
             )
 
     def file(self, identifier: str, owner: str) -> FileRow | None:
         """Return a user's uploaded table; None: it does not exist."""
-        rows = self._rows("SELECT * FROM file WHERE id = ? AND owner = ?", [identifier, owner])
+        rows = self.database.rows("SELECT * FROM file WHERE id = ? AND owner = ?", [identifier, owner])
         return FileRow(*(rows[0][name] for name in ("id", "owner", "name", "content"))) if rows else None
-
-    def add_stored_file(self, file: StoredFile) -> StoredFile:
-        """Insert the row of a file on disk."""
-        values = asdict(file)
-        del values["number"]
-        with self._writing():
-            number = self._file.insert(
-                f"INSERT INTO stored_file ({', '.join(values)}) VALUES ({_marks([*values])})", [*values.values()]
-            )
-        return replace(file, number=number)
-
-    def stored_file(self, identifier: str, owner: str, now: float) -> StoredFile | None:
-        """Return a user's file; None: it does not exist, or has expired.
-
-        Args:
-            identifier: the file's id.
-            owner: the user.
-            now: in seconds since 1970 (UTC).
-        """
-        rows = self._rows(
-            "SELECT * FROM stored_file WHERE id = ? AND owner = ? AND coalesce(expires_at > ?, 1)",
-            [identifier, owner, now],
-        )
-        return StoredFile(**rows[0]) if rows else None
-
-    def stored_files(self, owner: str, purpose: str | None, now: float) -> list[StoredFile]:
-        """Return a user's files that have not expired, oldest first.
-
-        Args:
-            owner: the user.
-            purpose: required purpose; None: any.
-            now: in seconds since 1970 (UTC).
-        """
-        rows = self._rows(
-            "SELECT * FROM stored_file WHERE owner = ? AND coalesce(purpose = ?, 1) AND coalesce(expires_at > ?, 1) "
-            "ORDER BY number",
-            [owner, purpose, now],
-        )
-        return [StoredFile(**row) for row in rows]
-
-    def expired_files(self, now: float) -> list[StoredFile]:
-        """Return the expired files of all users."""
-        return [StoredFile(**row) for row in self._rows("SELECT * FROM stored_file WHERE expires_at <= ?", [now])]
-
-    def stored_file_ids(self) -> set[str]:
-        """Return the ids of all users' files."""
-        return {row["id"] for row in self._rows("SELECT id FROM stored_file")}
-
-    def drop_stored_file(self, identifier: str) -> None:
-        """Delete the row of a file on disk."""
-        with self._writing():
-            self._file.write("DELETE FROM stored_file WHERE id = ?", [identifier])
-
-    def drop_files(self, owner: str, *, keep: int) -> None:
-        """Delete all uploaded tables of a user except the newest `keep`."""
-        with self._writing():
-            self._file.write(
-                "DELETE FROM file WHERE owner = ? AND id NOT IN "
-                "(SELECT id FROM file WHERE owner = ? ORDER BY rowid DESC LIMIT ?)",
-                [owner, owner, keep],
-            )
-
-
-def _marks(values: Sequence[object]) -> str:
-    return ", ".join("?" * len(values))
 
 
 def _snapshot(row: sqlite3.Row) -> Snapshot:

@@ -15,8 +15,10 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from tunerun.files import private_folder
+from tunerun.service.core.database import marks
 from tunerun.service.core.problems import Code, ServiceError
 from tunerun.service.core.records import StoredFile
 from tunerun.service.core.state import State
@@ -80,7 +82,7 @@ class StoredFiles:
     """
 
     def __init__(self, state: State) -> None:
-        self._state = state
+        self._database = state.database
         self._folder = state.folder / FOLDER
         private_folder(self._folder)
         self.clear()
@@ -108,7 +110,7 @@ class StoredFiles:
         Args:
             draft: the file.
             owner: the user.
-            name: the client's file name.
+            name: the client's file name; only shown.
             purpose: the purpose that the client stated.
             life_s: seconds until the file expires; None: never.
 
@@ -118,23 +120,41 @@ class StoredFiles:
         draft.flush()
         # "u" distinguishes uploads from result files, whose ids begin with file-r (`service.openai.names`).
         identifier, now = f"file-u{secrets.token_hex(12)[:23]}", time.time()
-        file = StoredFile(
-            0, identifier, owner, name, purpose, draft.size, now, None if life_s is None else now + life_s
-        )
+        expires_at = None if life_s is None else now + life_s
+        values: list[Any] = [identifier, owner, name, purpose, draft.size, now, expires_at]
         try:
             draft.path.rename(self._folder / identifier)
-            _sync_folder(self._folder)
+            descriptor = os.open(self._folder, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)  # the new name is on disk only once its folder is synced
+            finally:
+                os.close(descriptor)
         except OSError as error:
             raise _unwritten(error) from error
-        return self._state.add_stored_file(file)
+        with self._database.transaction() as database:
+            number = database.insert(
+                "INSERT INTO stored_file (id, owner, name, purpose, size, created_at, expires_at) "
+                f"VALUES ({marks(values)})",
+                values,
+            )
+        return StoredFile(number, *values)
 
     def find(self, owner: str, identifier: str) -> StoredFile | None:
         """Return a user's file; None: it does not exist, or has expired."""
-        return self._state.stored_file(identifier, owner, time.time())
+        rows = self._database.rows(
+            "SELECT * FROM stored_file WHERE id = ? AND owner = ? AND coalesce(expires_at > ?, 1)",
+            [identifier, owner, time.time()],
+        )
+        return StoredFile(**rows[0]) if rows else None
 
     def of(self, owner: str, purpose: str | None = None) -> Sequence[StoredFile]:
         """Return all files of a user, oldest first; with `purpose`, only those that have it."""
-        return self._state.stored_files(owner, purpose, time.time())
+        rows = self._database.rows(
+            "SELECT * FROM stored_file WHERE owner = ? AND coalesce(purpose = ?, 1) AND coalesce(expires_at > ?, 1) "
+            "ORDER BY number",
+            [owner, purpose, time.time()],
+        )
+        return [StoredFile(**row) for row in rows]
 
     def path_of(self, file: StoredFile) -> Path:
         """Return the path of a file's content."""
@@ -142,31 +162,23 @@ class StoredFiles:
 
     def delete(self, file: StoredFile) -> None:
         """Delete a file; jobs that were created from it have copied its examples."""
-        self._state.drop_stored_file(file.id)
+        self._database.write("DELETE FROM stored_file WHERE id = ?", [file.id])
         self.path_of(file).unlink(missing_ok=True)
 
     def clear(self) -> None:
         """Remove leftovers of a crash, and expired files."""
-        for file in self._state.expired_files(time.time()):
-            self.delete(file)
-        known = self._state.stored_file_ids()
+        for row in self._database.rows("SELECT * FROM stored_file WHERE expires_at <= ?", [time.time()]):
+            self.delete(StoredFile(**row))
+        stored = {row["id"] for row in self._database.rows("SELECT id FROM stored_file")}
         for path in self._folder.iterdir():
-            if path.name not in known:
+            if path.name not in stored:
                 path.unlink(missing_ok=True)
 
 
-def file_name(given: str | None) -> str:
+def file_name(sent: str | None) -> str:
     """Return a file's name to show: without folders, which some browsers send, and without unprintable characters."""
-    last = (given or "").replace("\\", "/").rpartition("/")[2]
+    last = (sent or "").replace("\\", "/").rpartition("/")[2]
     return "".join(c for c in last if c.isprintable())[-MAX_NAME:].strip(" .") or "file"
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _unwritten(error: OSError) -> ServiceError:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tunerun.engine import tuned_model
 from tunerun.job import Snapshot
-from tunerun.service.core.columns import ColumnTemplate
+from tunerun.service.core.column_template import ColumnTemplate
 from tunerun.service.core.problems import Code, ServiceError
 from tunerun.service.core.records import Grantee, Listing, PermissionRow, Role, Serving, TunedModelRow
 

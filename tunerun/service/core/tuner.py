@@ -30,7 +30,7 @@ from tunerun.job import (
     TuningHyperparameters,
     TuningRequest,
 )
-from tunerun.service.core.catalogue import Catalogue, OfferedModel
+from tunerun.service.core.catalogue import Catalogue
 from tunerun.service.core.problems import Code
 from tunerun.service.core.records import EpochRow, ModelState, TunedModelRow
 from tunerun.service.core.state import State
@@ -118,17 +118,17 @@ class Tuner:
         self._changed.set()
 
     def end(self, timeout_s: float) -> None:
-        """Stop the thread after the current step of each running job; start no further job.
+        """Stop the thread after the current step of each running job, start no further job, and close the backend.
 
         Args:
             timeout_s: the most seconds to wait for these steps.
         """
-        self._deadline = time.monotonic() + timeout_s
-        self._ending.set()
-        self._changed.set()
-        if self._thread.is_alive():
-            self._thread.join()
-        self._engines.__exit__(None, None, None)
+        with self._engines:
+            self._deadline = time.monotonic() + timeout_s
+            self._ending.set()
+            self._changed.set()
+            if self._thread.is_alive():
+                self._thread.join()
 
     @property
     def is_alive(self) -> bool:
@@ -136,10 +136,20 @@ class Tuner:
         return self._thread.is_alive()
 
     def _work(self) -> None:
+        """Do everything that is due, again and again; at the end, wait until each running job has taken its step."""
         while not self._ending.is_set():
-            pause_s = self._turn()
+            try:
+                self._watch()
+                self._clean_up()
+                self._submit_waiting()
+                # None: wait until `look` is called.
+                pause_s = _PAUSE_S if self._submitted or self._is_untidy else None
+            except Exception:  # a full disk, for example: the queue waits until there is room
+                log.exception("a turn of the queue failed; trying again")
+                pause_s = _TROUBLE_PAUSE_S
             self._changed.wait(pause_s)
             self._changed.clear()
+
         for job in self._submitted.values():
             if not job.is_running:
                 self._engines.pause(job.ref)
@@ -150,51 +160,35 @@ class Tuner:
             time.sleep(_PAUSE_S)
             self._watch()
 
-    def _turn(self) -> float | None:
-        """Do everything that is due; return the seconds until the next turn, None: wait until `look` is called."""
-        try:
-            self._watch()
-            self._clear()
-            self._assign()
-            self._tidy()
-        except Exception:  # a full disk, for example: the queue waits until there is room
-            log.exception("a turn of the queue failed; trying again")
-            return _TROUBLE_PAUSE_S
-        return _PAUSE_S if self._submitted else None
-
-    # The queue
-
-    def _assign(self) -> None:
-        """Submit queued jobs up to the backend's capacity, and end queued jobs that were cancelled."""
+    def _submit_waiting(self) -> None:
+        """End queued jobs that were cancelled, and submit others up to the backend's capacity, in order of creation."""
         submitted = list(self._submitted)
         for model in self._state.cancelled(submitted):
-            self._finish(model, Code.CANCELLED, self._cancelled_idle(model))
+            self._fail(model, Code.CANCELLED, self._cancelled_idle(model))
         free = self._engines.jobs_at_once - len(submitted)
-        if free > 0:
-            # A job whose base model is not offered stays queued until the service is started with that model.
-            for model in self._state.waiting([*self._catalogue.offered], submitted, free):
-                self._submit(model)
+        # A job whose base model is not offered stays queued until the service is started with that model.
+        for model in self._state.waiting([*self._catalogue.offered], submitted, free) if free > 0 else ():
+            try:
+                ref = self._engines.submit(self._request(model))
+            except AccessError:  # the cluster cannot be reached: the job stays queued
+                raise
+            except (InputError, BackendError, ValueError):
+                log.exception("job refused", extra={"fields": {"tuned_model": model.id}})
+                self._fail(model, Code.INTERNAL, "the job cannot be started; see the service's log")
+            else:
+                self._submitted[model.key] = _Submitted(model, ref)
 
-    def _submit(self, model: TunedModelRow) -> None:
-        """Submit a job; if the backend rejects it, it has failed, and the next turn submits the next one."""
-        try:
-            request = self._request(model, self._catalogue.offered[model.base_model])
-            ref = self._engines.submit(request)
-        except AccessError:  # the cluster cannot be reached: the job stays queued
-            raise
-        except (InputError, BackendError, ValueError):
-            log.exception("job refused", extra={"fields": {"tuned_model": model.id}})
-            self._finish(model, Code.INTERNAL, "the job cannot be started; see the service's log")
-            self._changed.set()
-            return
-        self._submitted[model.key] = _Submitted(model, ref)
-
-    def _request(self, model: TunedModelRow, offered: OfferedModel) -> TuningRequest:
+    def _request(self, model: TunedModelRow) -> TuningRequest:
         return TuningRequest(
             key=model.key,
             tuned_model_id=model.folder,
-            model=offered.model,
-            hyperparameters=hyperparameters_of(model),
+            model=self._catalogue.offered[model.base_model].model,
+            # Hyperparameters that no wire supports keep their defaults.
+            hyperparameters=TuningHyperparameters(
+                epoch_count=model.epoch_count,
+                batch_size=model.batch_size,
+                learning_rate=model.learning_rate,
+            ),
             seed=model.seed,
             template=TemplateText(),
             training=self._state.examples(model.key),
@@ -207,28 +201,38 @@ class Tuner:
         """Return the path of a tuned model or checkpoint from the `folder` of its row."""
         return self._state.folder / TUNED_MODELS / name
 
-    # Submitted jobs
-
     def _watch(self) -> None:
-        """Stop jobs that were deleted, cancelled or paused, and record the progress of all."""
+        """Stop submitted jobs that were deleted, cancelled or paused, and record the progress of all."""
         for job in self._submitted.values():
-            self._stop_unwanted(job)
+            now = self._stored(job.model)
+            if job.is_stopped or (now is not None and not (now.is_cancelling or now.is_paused)):
+                continue
+            if now is not None and not now.is_cancelling:
+                self._engines.pause(job.ref)
+            else:
+                self._engines.cancel(job.ref)
+            job.is_stopped = True
+
         cursors = {job.ref: job.steps for job in self._submitted.values()}
         statuses = self._engines.poll([*cursors], cursors) if cursors else {}
         for job in list(self._submitted.values()):
-            self._note(job, statuses[job.ref])
+            status = statuses[job.ref]
+            self._record_progress(job, status)
+            if status.state.is_finished:
+                if self._is_to_continue(job.model, status):
+                    self._state.stopped(job.model.key)
+                else:
+                    self._record_end(job.model, status)
+                    del self._losses[job.model.key]
+                self._engines.forget(job.ref)
+                del self._submitted[job.model.key]
 
-    def _stop_unwanted(self, job: _Submitted) -> None:
-        """Ask the backend to stop a job if it was deleted, cancelled or paused."""
-        now = self._state.tuned_model(job.model.id)
-        is_there = now is not None and now.key == job.model.key
-        if job.is_stopped or (now is not None and is_there and not (now.is_cancelling or now.is_paused)):
-            return
-        pauses = now is not None and is_there and not now.is_cancelling
-        (self._engines.pause if pauses else self._engines.cancel)(job.ref)
-        job.is_stopped = True
+    def _stored(self, model: TunedModelRow) -> TunedModelRow | None:
+        """Return the current row of a tuned model; None: it was deleted, even if another one has its id now."""
+        now = self._state.tuned_model(model.id)
+        return now if now is not None and now.key == model.key else None
 
-    def _note(self, job: _Submitted, status: JobStatus) -> None:
+    def _record_progress(self, job: _Submitted, status: JobStatus) -> None:
         """Record a job's progress since the last poll."""
         key = job.model.key
         # A job may start and end between two polls, so steps also show that it has started.
@@ -243,14 +247,6 @@ class Tuner:
             self._state.record(key, status.snapshots, epochs[job.epochs :])
             job.epochs = len(epochs)
             job.steps, self.steps = job.steps + len(status.snapshots), self.steps + len(status.snapshots)
-        if status.state.is_finished:
-            if self._is_to_continue(job.model, status):
-                self._state.stopped(key)
-            else:
-                self._ended(job.model, status)
-                del self._losses[key]
-            self._engines.forget(job.ref)
-            del self._submitted[key]
 
     def _epochs(self, model: TunedModelRow, status: JobStatus) -> list[EpochRow]:
         """Return the state of a job after each complete epoch.
@@ -269,68 +265,58 @@ class Tuner:
 
     def _is_to_continue(self, model: TunedModelRow, status: JobStatus) -> bool:
         """Whether to submit a stopped job again: it was paused, or its engine was lost."""
-        now = self._state.tuned_model(model.id)
-        if now is None or now.key != model.key or now.is_cancelling:
+        now = self._stored(model)
+        if now is None or now.is_cancelling:
             return False
         if status.failure is not None and status.failure.kind is FailureKind.LOST:
             self._losses[model.key] += 1
             return self._losses[model.key] < _MAX_ATTEMPTS
         return status.state is JobState.CANCELLED
 
-    def _ended(self, model: TunedModelRow, status: JobStatus) -> None:
+    def _record_end(self, model: TunedModelRow, status: JobStatus) -> None:
         if status.state is JobState.SUCCEEDED:
-            losses = (status.metrics.get("validation/loss"), status.metrics.get("validation/base_loss"))
             tokens = status.metrics.get("tokens/train")
-            trained_tokens = None if tokens is None else int(tokens)
             self._state.finish(
-                model.key, ModelState.ACTIVE, can_answer=True, losses=losses, trained_tokens=trained_tokens
+                model.key,
+                ModelState.ACTIVE,
+                can_answer=True,
+                losses=(status.metrics.get("validation/loss"), status.metrics.get("validation/base_loss")),
+                trained_tokens=None if tokens is None else int(tokens),
             )
         elif status.state is JobState.CANCELLED:
             is_kept = status.tuned_model is not None
-            self._finish(
+            self._fail(
                 model, Code.CANCELLED, _CANCELLED if is_kept else self._cancelled_idle(model), can_answer=is_kept
             )
         else:
             failure = status.failure or Failure(FailureKind.CRASHED, "the engine gave no reason")
-            code = _CODES.get(failure.kind, Code.INTERNAL)
             lost = f"the engine that trained it was lost {_MAX_ATTEMPTS} times; create it again"
             words = lost if failure.kind is FailureKind.LOST else failure.message
-            self._finish(model, code, f"{failure.kind}: {words}")
+            self._fail(model, _CODES.get(failure.kind, Code.INTERNAL), f"{failure.kind}: {words}")
 
     def _cancelled_idle(self, model: TunedModelRow) -> str:
         """Return the message for a job that was cancelled while it was not training."""
         has_steps = bool(self._state.snapshots([model.key])[model.key])  # before a pause, or of an earlier process
         return f"cancelled on request, {'while it was not being tuned' if has_steps else 'before its first step'}"
 
-    def _finish(self, model: TunedModelRow, code: Code, message: str, *, can_answer: bool = False) -> None:
+    def _fail(self, model: TunedModelRow, code: Code, message: str, *, can_answer: bool = False) -> None:
         self._state.finish(model.key, ModelState.FAILED, can_answer=can_answer, error=(code.number, message))
         self._is_untidy = True
 
-    def _clear(self) -> None:
-        """Remove the folders of deleted tuned models that no job writes to or starts from."""
+    def _clean_up(self) -> None:
+        """Remove folders of deleted tuned models, and saved training states of jobs that have ended."""
         busy = {job.model.folder for job in self._submitted.values()}
         for folder in self._state.leftovers():
+            # A running job may still write to the folder, and an unfinished one may start from the adapter in it.
             if folder not in busy and not self._state.is_source(folder):
                 for each in (self.folder_of(folder), epochs_folder(self.folder_of(folder))):
                     shutil.rmtree(each, ignore_errors=True)
                 self._state.cleared(folder)
                 self._is_untidy = True
-
-    def _tidy(self) -> None:
-        """Remove the saved training states of jobs that have ended or whose tuned models were deleted."""
         if self._is_untidy:
             tuned_models = self._state.folder / TUNED_MODELS
-            for name, keys in states.keys(tuned_models).items():
+            for name, keys in states.keys(tuned_models).items():  # a pack's state belongs to several jobs
                 rows = [self._state.of_key(key) for key in keys]
                 if all(row is None or row.state is not ModelState.CREATING for row in rows):
                     states.drop(tuned_models, name)
             self._is_untidy = False
-
-
-def hyperparameters_of(model: TunedModelRow) -> TuningHyperparameters:
-    """Return the hyperparameters of a tuned model's job; those that no wire supports keep their defaults."""
-    return TuningHyperparameters(
-        epoch_count=model.epoch_count,
-        batch_size=model.batch_size,
-        learning_rate=model.learning_rate,
-    )

@@ -235,8 +235,7 @@ def _files(methods: Methods, state: State, views: ViewModels) -> APIRouter:
         except DatasetError as error:
             return _library_page(views, caller, 0, 400, error.problems)
         identifier = secrets.token_hex(8)
-        state.add_file(FileRow(identifier, caller.owner, name, content))
-        state.drop_files(caller.owner, keep=KEPT_FILES)
+        state.add_file(FileRow(identifier, caller.owner, name, content), KEPT_FILES)
         return to(f"/files/{identifier}")
 
     @router.get("/files/{identifier}")

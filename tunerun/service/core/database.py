@@ -1,8 +1,20 @@
-"""The schema of the service's database, one script for each format; see `tunerun.database`."""
+"""The service's database file: its schema, and a connection that all threads share."""
 
 from __future__ import annotations
 
-from tunerun.database import DatabaseFormat
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from tunerun.database import DatabaseFile, DatabaseFormat
+from tunerun.errors import LedgerError
+
+FILE_NAME = "service.db"
+
+BUSY_TIMEOUT_S = 5.0
+"""Seconds that a request waits if another program, such as a backup, locks the file; then it fails as UNAVAILABLE."""
 
 MIGRATIONS = (
     """
@@ -49,5 +61,58 @@ CREATE TABLE stored_file (
     purpose TEXT NOT NULL, size INTEGER NOT NULL, created_at REAL NOT NULL, expires_at REAL);
 CREATE INDEX stored_file_owner ON stored_file (owner)""",
 )
+"""One script for each format; see `tunerun.database`."""
 
-FORMAT = DatabaseFormat(table="tuned_model", migrations=MIGRATIONS, place="--state")
+_FORMAT = DatabaseFormat(table="tuned_model", migrations=MIGRATIONS, place="--state")
+
+
+class ServiceDatabase:
+    """One connection, one transaction at a time, each of a few milliseconds. Every method may raise LedgerError.
+
+    Args:
+        folder: the folder of the file; both are created if they do not exist.
+
+    Raises:
+        LedgerError: the file belongs to another program or a newer tunerun, is damaged, or cannot be written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._file = DatabaseFile(folder / FILE_NAME, _FORMAT, any_thread=True, busy_timeout_s=BUSY_TIMEOUT_S)
+        self._file.function("casefold", str.casefold)
+        self._lock = threading.RLock()
+
+    def close(self) -> None:
+        """Close the connection."""
+        with self._lock:
+            self._file.close()
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        # The wait for this lock is limited too, or waits of several threads for the file would add up.
+        if not self._lock.acquire(timeout=BUSY_TIMEOUT_S):
+            raise LedgerError(f"{self._file.path}: busy for more than {BUSY_TIMEOUT_S:g} s; retry")
+        try:
+            yield
+        finally:
+            self._lock.release()
+
+    @contextmanager
+    def transaction(self) -> Iterator[DatabaseFile]:
+        """Return a context whose statements take effect together, or not at all if it raises."""
+        with self._alone(), self._file.transaction():
+            yield self._file
+
+    def write(self, statement: str, parameters: Sequence[object] = ()) -> int:
+        """Execute one statement as a transaction, and return how many rows it changed."""
+        with self.transaction() as file:
+            return file.write(statement, parameters)
+
+    def rows(self, query: str, parameters: Sequence[object] = ()) -> list[sqlite3.Row]:
+        """Return all rows of a query."""
+        with self._alone():
+            return self._file.rows(query, parameters)
+
+
+def marks(values: Sequence[object]) -> str:
+    """Return a placeholder for each value, for a list in a statement."""
+    return ", ".join("?" * len(values))
