@@ -11,8 +11,9 @@ from typing import Any, Self
 import uvicorn
 
 from tunerun.service.app import Service, Settings
+from tunerun.service.connection import Connection
 from tunerun.service.core.credentials import Key
-from tunerun.service.server import Connection, address_of, configuration, listening
+from tunerun.service.server import address_of, configuration, listening
 from tunerun.testing.waiting import wait_until
 
 

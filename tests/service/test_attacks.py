@@ -21,8 +21,8 @@ from tunerun.backends.engine_calls import Batch
 from tunerun.engine.messages import Answers
 from tunerun.job import Answer
 from tunerun.service.app import Settings
+from tunerun.service.connection import Connection
 from tunerun.service.core.credentials import TUNING_SCOPE
-from tunerun.service.server import Connection
 from tunerun.testing.waiting import wait_until
 
 LONG = 1_000_000
@@ -211,10 +211,9 @@ def test_the_queue_continues_after_a_fault(own: Settings, caplog: pytest.LogCapt
     with RunningService(own) as running, Client(running.address, running.key.secret) as client:
         client.good("POST", "/tunedModels", body(epochCount=400), tunedModelId="a")
         wait_until(lambda: client.steps("a") > 2, "steps are taken")
-        broken = running.service.state._file
-        running.service.state._file = None  # type: ignore[assignment]
+        running.service.state.database.rows("PRAGMA query_only = ON")
         wait_until(lambda: "a turn of the queue failed" in caplog.text, "the trouble is logged")
-        running.service.state._file = broken
+        running.service.state.database.rows("PRAGMA query_only = OFF")
         assert client.finished("a")["state"] == "ACTIVE"
         assert client.steps("a") == 1200
         assert client.tuned("b")["state"] == "ACTIVE"

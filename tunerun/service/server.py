@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import resource
 import signal
@@ -11,11 +10,11 @@ import sys
 from collections.abc import Callable, Sequence
 
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from tunerun.errors import ConfigError
 from tunerun.schema import LOOPBACK
 from tunerun.service.app import Service
+from tunerun.service.connection import Connection
 from tunerun.service.middleware import JsonLines, Middleware, log
 
 KEEP_ALIVE_S = 30
@@ -27,6 +26,11 @@ MAX_OPEN_FILES = 65_536
 
 def listening(host: str, port: int, *, allow_remote: bool) -> socket.socket:
     """Return a listening socket.
+
+    Args:
+        host: an address or a name of this machine.
+        port: 0: any free one.
+        allow_remote: whether other machines may connect.
 
     Raises:
         ConfigError: the host is not this machine and that was not allowed, or the address is taken.
@@ -55,19 +59,20 @@ def address_of(listener: socket.socket) -> str:
 
 
 def configuration(
-    application: Middleware, proxies: Sequence[str] = (), connection: type[Connection] | None = None
+    application: Middleware, proxies: Sequence[str] = (), connection: type[Connection] = Connection
 ) -> uvicorn.Config:
     """Return uvicorn's configuration.
 
     Args:
-        proxies: addresses and networks whose X-Forwarded-For and X-Forwarded-Proto are believed; uvicorn's own default
-            believes whatever runs on this machine.
-        connection: the protocol class, which holds the timeouts.
+        application: the ASGI application.
+        proxies: addresses and networks whose X-Forwarded-For and X-Forwarded-Proto headers are trusted; none by
+            default, whereas uvicorn's own default trusts every process on this machine.
+        connection: the protocol class, which defines the timeouts.
     """
     return uvicorn.Config(
         application,
         lifespan="on",
-        http=connection or Connection,
+        http=connection,
         ws="none",
         log_config=None,
         access_log=False,
@@ -80,9 +85,11 @@ def configuration(
 
 
 def serve(service: Service, listener: socket.socket, on_ready: Callable[[], None], proxies: Sequence[str] = ()) -> None:
-    """Serve until SIGTERM or Ctrl-C; then running steps end, and queued jobs wait for the next start.
+    """Serve until SIGTERM or Ctrl-C; then let running steps end, and leave queued jobs for the next start.
 
     Args:
+        service: the service.
+        listener: the socket to accept connections on; see `listening`.
         on_ready: called once requests are answered.
         proxies: as in `configuration`.
     """
@@ -92,18 +99,22 @@ def serve(service: Service, listener: socket.socket, on_ready: Callable[[], None
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [line], False
         logger.setLevel(level)
-    _allow_open_files()
+    # Each connection is an open file; the usual soft limit of 1,024 is few for a service.
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(MAX_OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
     config = configuration(service.application(), proxies)
     server = _Server(config, on_ready, service.answerer.refuse)
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(
-            number, lambda *_: None
-        )  # uvicorn takes them while it serves, and raises them again when it is done
+        # uvicorn handles them while it serves, and raises them again afterwards: ignored, so that the exit is orderly.
+        signal.signal(number, lambda *_: None)
     server.run(sockets=[listener])
 
 
 class _Server(uvicorn.Server):
-    """Calls back when it is ready, and before it ends: waiting prompts are refused while clients are connected."""
+    """Calls back once it is ready, and before it ends: queued prompts are refused while clients are still connected."""
 
     def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None], on_ending: Callable[[], None]) -> None:
         super().__init__(config)
@@ -118,48 +129,3 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._on_ending()
         await super().shutdown(sockets)
-
-
-class Connection(H11Protocol):
-    """Closes a connection on which no request arrives; uvicorn's own timeout starts after the first response.
-
-    Attributes:
-        header_timeout_s: seconds until a request's headers have to be complete.
-    """
-
-    header_timeout_s: float = 30.0
-    _patience: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as its base does
-        """Start the timeout of the first request."""
-        super().connection_made(transport)
-        self._await_request()
-
-    def on_response_complete(self) -> None:
-        """Start the timeout of the next request."""
-        super().on_response_complete()
-        self._await_request()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Cancel the timeout."""
-        if self._patience is not None:
-            self._patience.cancel()
-        super().connection_lost(exc)
-
-    def _await_request(self) -> None:
-        if self._patience is not None:
-            self._patience.cancel()
-        self._patience = self.loop.call_later(self.header_timeout_s, self._close_unasked)
-
-    def _close_unasked(self) -> None:
-        is_asked = bool(self.cycle) and not self.cycle.response_complete
-        if not is_asked:
-            self.transport.close()
-
-
-def _allow_open_files() -> None:
-    """Raise the limit of open files as far as allowed."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(MAX_OPEN_FILES, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
