@@ -5,25 +5,20 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from itertools import chain
 
-from tunerun.dataset.checks import GUIDE
 from tunerun.dataset.conversations import conversation_columns
 from tunerun.dataset.findings import MOST_OF_A_KIND, Findings
 from tunerun.dataset.rendered_rows import RenderedRows
 from tunerun.dataset.rows import Rows, listed, nearest
 from tunerun.template import PromptTemplate
 from tunerun.template.prompt_template import SYSTEM, TEXT_INPUT
-
-FEWEST_EXAMPLES = 20
-"""The guide: start with at least 20 examples."""
-
-ADVISED_EXAMPLES = (100, 500)
-"""The guide: between 100 and 500 examples."""
-
-MOST_TRAINING_BYTES = 4_000_000
-"""The guide: the training file can be at most 4 MB; read as decimal megabytes, the smaller reading."""
-
-MOST_INPUT_CHARACTERS, MOST_OUTPUT_CHARACTERS = 40_000, 5_000
-"""The guide: the most characters of an example's text_input and of its output."""
+from tunerun.tuning_guide import (
+    ADVISED_EXAMPLES,
+    FEWEST_EXAMPLES,
+    GUIDE,
+    MOST_INPUT_CHARACTERS,
+    MOST_OUTPUT_CHARACTERS,
+    SAFE_TRAINING_BYTES,
+)
 
 MOST_PLACES = 3
 """Places that one warning names, unless the caller wants more."""
@@ -41,8 +36,8 @@ def advice_on_size(training: RenderedRows) -> Iterator[str]:
         yield f"{file}: {examples} to train on; at least {FEWEST_EXAMPLES} are advised ({GUIDE}); add more"
     elif count < few:
         yield f"{file}: {examples} to train on; {few} to {many} are advised ({GUIDE}); add more"
-    if byte_count > MOST_TRAINING_BYTES:
-        has, limit = byte_count / 1e6, MOST_TRAINING_BYTES / 1e6
+    if byte_count > SAFE_TRAINING_BYTES:
+        has, limit = byte_count / 1e6, SAFE_TRAINING_BYTES / 1e6
         yield f"{file}: {has:.1f} MB to train on; the Gemini API takes {limit:.0f} MB ({GUIDE}); dataset.limit cuts it"
 
 

@@ -20,9 +20,7 @@ from tunerun.job import Conversation, Turn
 from tunerun.template import AbsentCellError, PrintedColumn, PromptTemplate
 from tunerun.template.absent_cells import is_null
 from tunerun.template.prompt_template import OUTPUT, SYSTEM, TEXT_INPUT, system_or_none
-
-GUIDE = "Gemini API model tuning guide, as last served 2025-04-28"
-"""Source of the limits on characters (40,000 and 5,000) and of the advice in `advice.py`."""
+from tunerun.tuning_guide import GUIDE
 
 _INFINITIES = {"inf", "-inf"}
 

@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tunerun.dataset.advice import MOST_INPUT_CHARACTERS, MOST_OUTPUT_CHARACTERS, MOST_TRAINING_BYTES
-from tunerun.dataset.checks import GUIDE
 from tunerun.dataset.loading import LoadedDataset
 from tunerun.errors import InputError, LimitError
 from tunerun.job import Example, ExampleSet
+from tunerun.tuning_guide import GUIDE, MOST_INPUT_CHARACTERS, MOST_OUTPUT_CHARACTERS, SAFE_TRAINING_BYTES
 
 _GIB = 2**30
 
@@ -85,7 +84,7 @@ FORMATS = {
             has_conversations=False,
             has_weights=False,
             held_out=(),
-            max_bytes=MOST_TRAINING_BYTES,
+            max_bytes=SAFE_TRAINING_BYTES,
             max_input_characters=MOST_INPUT_CHARACTERS,
             max_output_characters=MOST_OUTPUT_CHARACTERS,
         ),

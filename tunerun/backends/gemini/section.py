@@ -9,6 +9,7 @@ from pydantic import Field
 from tunerun import schema
 from tunerun.backends.base import Capabilities
 from tunerun.backends.http import ServiceAddress
+from tunerun.tuning_guide import MOST_INPUT_CHARACTERS, MOST_OUTPUT_CHARACTERS, MOST_TRAINING_BYTES
 
 KIND = "gemini"
 IS_HOSTED = True
@@ -53,8 +54,8 @@ def capabilities(section: GeminiSection) -> Capabilities:
     return Capabilities(
         kind=KIND,
         address=section.base_url,
-        max_input_characters=40_000,
-        max_output_characters=5_000,
+        max_input_characters=MOST_INPUT_CHARACTERS,
+        max_output_characters=MOST_OUTPUT_CHARACTERS,
         source="the Gemini API's model tuning guide (as last served, 2025-04-28)",
         max_in_flight=section.max_in_flight,
         survives_runner=True,
@@ -63,7 +64,7 @@ def capabilities(section: GeminiSection) -> Capabilities:
         trains_exact_prefixes=False,  # the API promises no seed and no order
         precision="",
         poll_interval_s=section.poll_interval_s,
-        max_training_bytes=4 * 2**20,
+        max_training_bytes=MOST_TRAINING_BYTES,
         not_taken=("hyperparameters.adapter_rank", "hyperparameters.adapter_alpha"),
         warnings=(NO_TUNING,) if section.base_url == GOOGLE else (),
     )

@@ -1,9 +1,9 @@
-"""How the middleware and the application see the Gemini wire: its requests, their keys, its error envelope."""
+"""What the middleware needs of the Gemini wire: which requests are its own, their keys, and its error envelope."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping
 from typing import Any
 from urllib.parse import urlencode
 
@@ -21,16 +21,18 @@ DOMAIN = "tunerun"
 
 
 class _Gemini:
-    """The wire, as `tunerun.service.wires.Wire` describes it."""
+    """The Gemini API; see `tunerun.service.wires.Wire`."""
 
     name = "gemini"
 
     def takes(self, scope: Scope) -> bool:
-        """Every request below a version of the API; a wire that shares one of them comes before this one."""
+        """Whether a request is below a version of the API. The OpenAI wire shares `/v1`, so it is asked first."""
         return scope["path"].strip("/").partition("/")[0] in VERSIONS
 
     def secret_of(self, scope: Scope, parameters: Mapping[str, str]) -> str:
-        """The key, from a header or the query; the query then has no key, and names in lowerCamelCase.
+        """Return the key, from a header or the query.
+
+        The query is rewritten: without the key, so that no log has it, and with names in lowerCamelCase.
 
         Raises:
             ServiceError: there is no key or there are two different ones, or a parameter is given in both spellings.
@@ -43,23 +45,23 @@ class _Gemini:
         scheme, _, token = (header(scope, b"authorization") or b"").decode("latin-1").partition(" ")
         bearer = token.strip() if scheme.lower() == "bearer" else ""
         in_header = (header(scope, b"x-goog-api-key") or b"").decode("latin-1")
-        given = [text for text in dict.fromkeys((in_header, bearer, *in_query)) if text]
-        if len(given) > 1:
+        secrets = [text for text in dict.fromkeys((in_header, bearer, *in_query)) if text]
+        if len(secrets) > 1:
             raise ServiceError(Code.INVALID_ARGUMENT, "the request has different keys in different places; send one")
-        if not given:
+        if not secrets:
             raise ServiceError(
                 Code.UNAUTHENTICATED,
                 "the request has no key: send it as x-goog-api-key, as ?key=, or as Authorization: Bearer",
                 reason="CREDENTIALS_MISSING",
             )
-        return given[0]
+        return secrets[0]
 
     def reads_body_itself(self, _scope: Scope) -> bool:
-        """Never: every method has a JSON body of a bounded size."""
+        """Return False: every method has a JSON body of a bounded size."""
         return False
 
     def refusal(self, error: ServiceError) -> tuple[int, Json, dict[str, str]]:
-        """The status, google.rpc.Status in the envelope of every Google API, and the headers."""
+        """Return the status, google.rpc.Status in the envelope of every Google API, and the headers."""
         headers = {"retry-after": str(error.retry_after_s)} if error.retry_after_s is not None else {}
         if error.code is Code.UNAUTHENTICATED:
             headers["www-authenticate"] = "Bearer"
@@ -70,15 +72,26 @@ GEMINI = _Gemini()
 
 
 def envelope(error: ServiceError) -> Json:
-    """The body of the answer to a request that is refused; in a stream, its last part."""
+    """Return an error as the body of a response; in a stream, it is the last part."""
     error = error.renamed(field_name)
     status: Json = {
         "code": error.code.http_status,
         "message": in_words_of_the_api(error.message),
         "status": error.code.name,
     }
-    details = [*_info(error), *_violations(error), *_retry(error)]
+    details = []
+    if error.reason:
+        details.append(_detail("ErrorInfo", reason=error.reason, domain=DOMAIN))
+    if error.fields:
+        violations = [{"field": field, "description": text} for field, text in error.fields.items()]
+        details.append(_detail("BadRequest", fieldViolations=violations))
+    if error.retry_after_s is not None:
+        details.append(_detail("RetryInfo", retryDelay=f"{error.retry_after_s}s"))
     return {"error": status | ({"details": details} if details else {})}
+
+
+def _detail(kind: str, **values: object) -> Json:
+    return {"@type": f"type.googleapis.com/google.rpc.{kind}", **values}
 
 
 _TASK = "tuningTask."
@@ -96,11 +109,11 @@ _FIELDS = {
     "validation": f"{_TASK}validationData.examples.examples",
     "prompt": "contents",
 }
-"""The core's names of the fields of a request, and the API's paths."""
+"""The API's paths of the fields that the core's errors name."""
 
 
 def field_name(name: str) -> str:
-    """The API's path of a field that the core names, such as `training[3]`; any other name stays as it is."""
+    """Return the API's path of a field that the core names, such as `training[3]`; other names stay unchanged."""
     field, bracket, place = name.partition("[")
     return f"{_FIELDS.get(field, field)}{bracket}{place}"
 
@@ -109,22 +122,5 @@ _HYPERPARAMETER = re.compile(r"(?<![\w.])hyperparameters\.([a-z_]+)")
 
 
 def in_words_of_the_api(message: str) -> str:
-    """A message of the engine, which names the keys of an experiment, with the API's names of the fields."""
+    """Replace the keys of an experiment that a message of the engine names by the API's names of the fields."""
     return _HYPERPARAMETER.sub(lambda found: f"{_TASK}hyperparameters.{to_camel(found[1])}", message)
-
-
-def _info(error: ServiceError) -> Sequence[Json]:
-    return [_detail("ErrorInfo", reason=error.reason, domain=DOMAIN)] if error.reason else []
-
-
-def _violations(error: ServiceError) -> Sequence[Json]:
-    violations = [{"field": field, "description": text} for field, text in error.fields.items()]
-    return [_detail("BadRequest", fieldViolations=violations)] if violations else []
-
-
-def _retry(error: ServiceError) -> Sequence[Json]:
-    return [] if error.retry_after_s is None else [_detail("RetryInfo", retryDelay=f"{error.retry_after_s}s")]
-
-
-def _detail(kind: str, **values: object) -> Json:
-    return {"@type": f"type.googleapis.com/google.rpc.{kind}", **values}

@@ -17,13 +17,13 @@ from tunerun.service.core.new_model import MAX_DISPLAY_NAME, NewModel, refuse
 from tunerun.service.core.problems import Code, ServiceError, invalid
 from tunerun.service.gemini import wire
 from tunerun.service.gemini.dialect import field_name
-
-MAX_INPUT_CHARACTERS = 40_000
-MAX_OUTPUT_CHARACTERS = 5_000
-MAX_TRAINING_BYTES = 4 * 2**20
-ADVISED_EXAMPLES = 20
-"""The Gemini API's tuning guide (as last served, 2025-04-28): characters of an input and of an output, bytes of all
-examples, and the least number of examples from which a model can learn."""
+from tunerun.tuning_guide import (
+    ADVISED_EXAMPLES,
+    FEWEST_EXAMPLES,
+    MOST_INPUT_CHARACTERS,
+    MOST_OUTPUT_CHARACTERS,
+    MOST_TRAINING_BYTES,
+)
 
 MANY_EXAMPLES = 500
 DEFAULT_EPOCHS = 5
@@ -36,142 +36,142 @@ _CHANGEABLE = ("display_name", "description", "temperature", "top_p", "top_k", "
 
 def advice(examples: int) -> str | None:
     """Return a warning about the number of examples; None: there is none."""
-    if examples >= ADVISED_EXAMPLES:
+    if examples >= FEWEST_EXAMPLES:
         return None
+    few, many = ADVISED_EXAMPLES
     return (
-        f"{examples} training examples; the Gemini API's tuning guide advises at least {ADVISED_EXAMPLES}, better 100 "
-        "to 500"
+        f"{examples} training examples; the Gemini API's tuning guide advises at least {FEWEST_EXAMPLES}, better {few} "
+        f"to {many}"
     )
 
 
-def read_new_model(asked: wire.GeminiTunedModel, identifier: str, catalogue: Catalogue) -> NewModel:
+def read_new_model(body: wire.GeminiTunedModel, identifier: str, catalogue: Catalogue) -> NewModel:
     """Read a requested tuning job.
 
     Args:
-        identifier: `tunedModelId`; empty: none was given.
+        body: the tuned model to create.
+        identifier: `tunedModelId`; empty: one is generated.
+        catalogue: the base models that can be tuned.
 
     Raises:
-        ServiceError: something of it is wrong.
+        ServiceError: a field is invalid; for examples, names all that are.
     """
-    task = asked.tuning_task or wire.TuningTask()
+    task = body.tuning_task or wire.TuningTask()
     training = _examples(task.training_data, field_name("training"))
     if not training:
         raise invalid(field_name("training"), "at least one example is needed")
     validation = _examples(task.validation_data, field_name("validation"))
-    base_model, source = _start(asked, catalogue)
-    given = task.hyperparameters or wire.GeminiHyperparameters()
-    _check_rates(given)
-    check_shown(asked)
+
+    source = body.tuned_model_source.tuned_model if body.tuned_model_source else None
+    if bool(source) == bool(body.base_model):
+        raise invalid("baseModel", "set either baseModel or tunedModelSource.tunedModel")
+    base_model = "" if source else _base_model(str(body.base_model), catalogue)
+
+    hyperparameters = task.hyperparameters or wire.GeminiHyperparameters()
+    rate, multiplier = hyperparameters.learning_rate, hyperparameters.learning_rate_multiplier
+    if rate is not None and multiplier is not None:
+        words = "learningRate and learningRateMultiplier exclude each other; send one"
+        raise invalid(field_name("learning_rate"), words)
+    for name, value in (("learning_rate", rate), ("learning_rate_multiplier", multiplier)):
+        if value is not None and value <= 0:
+            raise invalid(field_name(name), f"must be greater than 0, not {value:g}")
+    check_shown(body)
+
     default_batch, default_rate = FEW_DEFAULTS if len(training) <= MANY_EXAMPLES else MANY_DEFAULTS
-    multiplier = given.learning_rate_multiplier
     return NewModel(
         base_model,
         training,
-        epoch_count=given.epoch_count or DEFAULT_EPOCHS,
-        batch_size=given.batch_size or default_batch,
-        learning_rate=given.learning_rate or default_rate * (multiplier or 1.0),
+        epoch_count=hyperparameters.epoch_count or DEFAULT_EPOCHS,
+        batch_size=hyperparameters.batch_size or default_batch,
+        learning_rate=rate or default_rate * (multiplier or 1.0),
         validation=validation,
-        source=source,
+        source=(source or "").removeprefix("tunedModels/"),
         identifier=identifier,
-        display_name=asked.display_name or "",
-        description=asked.description or "",
+        display_name=body.display_name or "",
+        description=body.description or "",
         learning_rate_multiplier=multiplier,
-        temperature=asked.temperature,
-        top_p=asked.top_p,
-        top_k=asked.top_k,
-        reader_projects=tuple(asked.reader_project_numbers or ()),
+        temperature=body.temperature,
+        top_p=body.top_p,
+        top_k=body.top_k,
+        reader_projects=tuple(body.reader_project_numbers or ()),
     )
 
 
 def _examples(data: wire.Dataset | None, where: str) -> tuple[Example, ...]:
-    given = (data.examples.examples if data and data.examples else None) or []
+    """Return the examples of a data set, checked by the limits of the guide."""
+    rows = (data.examples.examples if data and data.examples else None) or []
+    examples = tuple(Example(row.text_input or "", row.output or "") for row in rows)
     problems: list[tuple[str, str]] = []
-    for number, example in enumerate(given):
+    for number, example in enumerate(examples):
         for name, text, most in (
-            ("textInput", example.text_input, MAX_INPUT_CHARACTERS),
-            ("output", example.output, MAX_OUTPUT_CHARACTERS),
+            ("textInput", example.text_input, MOST_INPUT_CHARACTERS),
+            ("output", example.output, MOST_OUTPUT_CHARACTERS),
         ):
-            problem = _problem_of(text or "", most)
-            if problem is not None:
-                problems.append((f"{where}[{number}].{name}", problem))
-    size = sum(len(f"{e.text_input or ''}{e.output or ''}".encode()) for e in given)
-    if size > MAX_TRAINING_BYTES:
-        problems.append((where, f"{size:,} bytes of examples, the limit is {MAX_TRAINING_BYTES:,}"))
+            if not text.strip():
+                problems.append((f"{where}[{number}].{name}", "is blank; every example needs an input and an output"))
+            elif len(text) > most:
+                words = f"has {len(text):,} characters, the limit is {most:,}"
+                problems.append((f"{where}[{number}].{name}", words))
+    size = sum(len(f"{example.text_input}{example.output}".encode()) for example in examples)
+    if size > MOST_TRAINING_BYTES:
+        problems.append((where, f"{size:,} bytes of examples, the limit is {MOST_TRAINING_BYTES:,}"))
     refuse(problems)
-    return tuple(Example(e.text_input or "", e.output or "") for e in given)
+    return examples
 
 
-def _problem_of(text: str, most: int) -> str | None:
-    if not text.strip():
-        return "is blank; every example needs an input and an output"
-    return f"has {len(text):,} characters, the limit is {most:,}" if len(text) > most else None
-
-
-def _start(asked: wire.GeminiTunedModel, catalogue: Catalogue) -> tuple[str, str]:
-    """Return the base model, or the tuned model to start from; one of the two is empty."""
-    source = asked.tuned_model_source.tuned_model if asked.tuned_model_source else None
-    if bool(source) == bool(asked.base_model):
-        raise invalid("baseModel", "set either baseModel or tunedModelSource.tunedModel")
-    if source:
-        return "", source.removeprefix("tunedModels/")
-    prefix, slash, name = str(asked.base_model).partition("/")
-    if prefix + slash != "models/" or name not in catalogue.offered:
-        names = ", ".join(f"models/{offered}" for offered in catalogue.offered)
+def _base_model(name: str, catalogue: Catalogue) -> str:
+    """Return the catalogue's name of a base model: NAME of `models/NAME`."""
+    offered = name.removeprefix("models/")
+    if not name.startswith("models/") or offered not in catalogue.offered:
+        names = ", ".join(f"models/{each}" for each in catalogue.offered)
         raise ServiceError(
             Code.NOT_FOUND,
-            f"baseModel: {asked.base_model!r} cannot be tuned here; there is {names}",
+            f"baseModel: {name!r} cannot be tuned here; there is {names}",
             fields={"baseModel": f"choose {names}"},
         )
-    return name, ""
+    return offered
 
 
-def _check_rates(given: wire.GeminiHyperparameters) -> None:
-    if given.learning_rate is not None and given.learning_rate_multiplier is not None:
-        words = "learningRate and learningRateMultiplier exclude each other; send one"
-        raise invalid(field_name("learning_rate"), words)
-    for name in ("learning_rate", "learning_rate_multiplier"):
-        value = getattr(given, name)
-        if value is not None and value <= 0:
-            raise invalid(field_name(name), f"must be greater than 0, not {value:g}")
-
-
-def check_shown(asked: wire.GeminiTunedModel) -> None:
+def check_shown(body: wire.GeminiTunedModel) -> None:
     """Check the fields that may be changed later: how the model is shown, and its defaults for answers.
 
     Raises:
-        ServiceError: something of it is wrong.
+        ServiceError: a field is invalid.
     """
-    if len(asked.display_name or "") > MAX_DISPLAY_NAME:
-        raise invalid("displayName", f"has {len(asked.display_name or '')} characters, the limit is {MAX_DISPLAY_NAME}")
+    if len(body.display_name or "") > MAX_DISPLAY_NAME:
+        raise invalid("displayName", f"has {len(body.display_name or '')} characters, the limit is {MAX_DISPLAY_NAME}")
     for name in ("temperature", "top_p"):
-        value = getattr(asked, name)
+        value = getattr(body, name)
         if value is not None and not 0 <= value <= 1:
             raise invalid(to_camel(name), f"must be from 0 to 1, not {value:g}")
-    if asked.top_k is not None and asked.top_k < 0:
-        raise invalid("topK", f"must be 0 or more, not {asked.top_k}")
+    if body.top_k is not None and body.top_k < 0:
+        raise invalid("topK", f"must be 0 or more, not {body.top_k}")
 
 
-def read_change(asked: wire.GeminiTunedModel, mask: str) -> dict[str, Any]:
-    """Read the new values of a tuned model: of the fields in a mask, or of those in the request.
+def read_change(body: wire.GeminiTunedModel, mask: str) -> dict[str, Any]:
+    """Read the new values of a tuned model.
+
+    Args:
+        body: the tuned model with the new values.
+        mask: comma-separated names of the fields to change, in either spelling; empty: the fields that are set.
+
+    Returns:
+        The new values, by the names of `TunedModelRow`.
 
     Raises:
-        ServiceError: a field cannot be changed, or its new value is wrong.
+        ServiceError: a field cannot be changed, or its new value is invalid.
     """
-    names = [_snake(name) for name in mask.split(",") if name.strip()]
+    names = [re.sub(r"([A-Z])", lambda m: f"_{m[1].lower()}", name.strip()) for name in mask.split(",") if name.strip()]
     for name in names:
         if name not in _CHANGEABLE:
             changeable = ", ".join(to_camel(n) for n in _CHANGEABLE)
             raise invalid("updateMask", f"{name} cannot be changed; {changeable} can")
-    chosen = names or [name for name in _CHANGEABLE if getattr(asked, name) is not None]
-    values = {name: getattr(asked, name) for name in chosen}
-    check_shown(wire.GeminiTunedModel(**values))
+    chosen = names or [name for name in _CHANGEABLE if getattr(body, name) is not None]
+    values = {name: getattr(body, name) for name in chosen}
+    check_shown(wire.GeminiTunedModel(**values))  # not `body`: a field outside the mask is not changed
     for name in ("display_name", "description"):
         if name in values:
             values[name] = values[name] or ""
     if "reader_project_numbers" in values:
         values["reader_projects"] = tuple(values.pop("reader_project_numbers") or ())
     return values
-
-
-def _snake(name: str) -> str:
-    return re.sub(r"([A-Z])", lambda m: f"_{m[1].lower()}", name.strip())

@@ -12,10 +12,10 @@ from tunerun.dataset.formats import BINARY_MAGIC
 from tunerun.errors import DatasetError
 from tunerun.service.core.stored_files import file_name as file_name
 from tunerun.service.gemini import wire
-from tunerun.service.gemini.tuning_request import MAX_TRAINING_BYTES
 from tunerun.template.json_text import to_json
+from tunerun.tuning_guide import MOST_TRAINING_BYTES
 
-MAX_FILE_BYTES = MAX_TRAINING_BYTES
+MAX_FILE_BYTES = MOST_TRAINING_BYTES
 SHOWN_ROWS = 10
 SHOWN_COLUMNS = 30
 SHOWN_CHARACTERS = 200
