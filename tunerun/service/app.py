@@ -60,7 +60,7 @@ class Settings:
     Attributes:
         state: the folder of all its files.
         models: the base models that it offers.
-        cache: where converted base models are kept.
+        cache: the cache directory of base models.
         workers: where the engines that tune run, and how many side by side; see `backend.workers`.
         device, threads, packing: of each engine; see `backend.device`, `backend.threads` and `backend.packing`.
         allowed_hosts: host names that requests may have, besides addresses and localhost.
@@ -81,11 +81,11 @@ class Settings:
 
 
 class Service:
-    """Everything a running service consists of; makes base models ready when it is made.
+    """Everything a running service consists of; the constructor prepares the base models.
 
     Raises:
         ConfigError: an allowed host or origin is invalid, or a sweep's tuned model has the name of one that the service
-            has made.
+            has created.
         InputError: a base model cannot be found, or a package is missing.
         LedgerError: the state cannot be opened.
     """
@@ -115,7 +115,7 @@ class Service:
         self.metrics = ServiceMetrics(self.state, self.tuner, self.answerer)
 
     def _openai(self, called: ServedModels) -> APIRouter:
-        """The operations of the OpenAI wire."""
+        """Return the routes of the OpenAI wire."""
         named = models.Models(self.library, self.state)
         sent = files.FilesApi(StoredFiles(self.state), named)
         tuning = [*files.routes(sent), fine_tuning.routes(fine_tuning.FineTuning(named, sent)), models.routes(named)]
@@ -124,17 +124,17 @@ class Service:
         return openai.routes([*tuning, *asked], deployed=asked)
 
     def end(self) -> None:
-        """Let running steps end, and close everything."""
+        """Let the current step of each job end, for up to `STEP_TIMEOUT_S`, and close everything."""
         self.tuner.end(STEP_TIMEOUT_S)
         self.answerer.end()
         self.state.close()
 
     def application(self, session_life_s: float = LIFE_S, **limits: Any) -> Middleware:
-        """The ASGI application; its lifespan starts and ends the service.
+        """Return the ASGI application; its lifespan starts and ends the service.
 
         Args:
-            session_life_s: of each session of the page.
-            limits: of the middleware.
+            session_life_s: seconds until a session of the page ends.
+            limits: limits of the middleware, such as `body_timeout_s`.
         """
 
         @asynccontextmanager
@@ -147,7 +147,7 @@ class Service:
             title="tunerun: fine-tuning and answers in the words of the Gemini API and of OpenAI's",
             version=__version__,
             lifespan=lifespan,
-            docs_url=None,  # its page loads scripts from elsewhere
+            docs_url=None,  # its page loads scripts from another host
             redoc_url=None,
             redirect_slashes=False,  # a redirect would leave the key behind
         )
@@ -161,7 +161,7 @@ class Service:
 
         @app.get("/healthz", include_in_schema=False)
         def healthz() -> PlainTextResponse:
-            self.state.counts()  # the disk is there
+            self.state.counts()  # fails if the database cannot be read
             if not (self.tuner.is_alive and self.answerer.is_alive):
                 return PlainTextResponse("the queue or the answers have ended\n", Code.UNAVAILABLE.http_status)
             return PlainTextResponse("ok\n")
@@ -170,51 +170,53 @@ class Service:
         def metrics() -> PlainTextResponse:
             return PlainTextResponse(self.metrics.text(), media_type="text/plain; version=0.0.4")
 
-        app.add_exception_handler(ServiceError, _refused)
-        app.add_exception_handler(LedgerError, _unwritten)
-        app.add_exception_handler(ClientDisconnect, _left)
-        app.add_exception_handler(RequestValidationError, _misread)
-        app.add_exception_handler(HTTPException, _unrouted)
-        app.add_exception_handler(Exception, _failed)
+        for kind in (ServiceError, LedgerError, ClientDisconnect, RequestValidationError, HTTPException, Exception):
+            app.add_exception_handler(kind, _refuse)
         return Middleware(app, self.keys, self.metrics, sessions.is_open, self._hosts, self._origins, **limits)
 
 
-def _answer(request: Request, error: ServiceError, more: Mapping[str, str] | None = None) -> JSONResponse:
-    status, body, headers = refusal(request.scope, error)
-    return JSONResponse(body, status, {**headers, **(more or {})})
+def _refuse(request: Request, error: Exception) -> JSONResponse:
+    """Return the response for an error of a route, in the envelope of its wire."""
+    status, body, headers = refusal(request.scope, _translated(request, error))
+    if isinstance(error, HTTPException) and error.status_code == Code.UNIMPLEMENTED.http_status:
+        headers = {**headers, **(error.headers or {})}  # `allow`, as RFC 9110 requires with 405
+    return JSONResponse(body, status, headers)
 
 
-def _refused(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, ServiceError)  # noqa: S101 - it is registered for nothing else
-    return _answer(request, error)
-
-
-def _left(request: Request, _error: Exception) -> JSONResponse:
-    """The client disconnected while its body was read; the status only appears in the log."""
-    return _answer(request, ServiceError(Code.CANCELLED, "the client is gone"))
-
-
-def _unwritten(request: Request, error: Exception) -> JSONResponse:
-    """The state is locked by another program, or its disk is full or missing."""
-    assert isinstance(error, LedgerError)  # noqa: S101 - it is registered for nothing else
-    return _answer(request, state_unavailable(error))
-
-
-def _misread(request: Request, error: Exception) -> JSONResponse:
-    """Refuse a request that pydantic rejected, with each invalid field by its path."""
-    assert isinstance(error, RequestValidationError)  # noqa: S101 - it is registered for nothing else
-    problems = {_path(problem["loc"]): _words(problem) for problem in error.errors()}
-    first, text = next(iter(problems.items()))
-    fields = dict(list(problems.items())[:MAX_PROBLEMS])
-    return _answer(request, ServiceError(Code.INVALID_ARGUMENT, f"{first}: {text}", fields=fields))
+def _translated(request: Request, error: Exception) -> ServiceError:
+    match error:
+        case ServiceError():
+            return error
+        case LedgerError():
+            return state_unavailable(error)
+        case ClientDisconnect():  # while its body was read; the status only appears in the log
+            return ServiceError(Code.CANCELLED, "the client is gone")
+        case RequestValidationError():
+            problems = {_path(problem["loc"]): _words(problem) for problem in error.errors()}
+            first, text = next(iter(problems.items()))
+            fields = dict(list(problems.items())[:MAX_PROBLEMS])
+            return ServiceError(Code.INVALID_ARGUMENT, f"{first}: {text}", fields=fields)
+        case HTTPException():
+            path = request.url.path
+            # A name may contain a colon and a verb, as in `models/x:generateContent`: another verb is another method.
+            if error.status_code == 404 or (error.status_code == 405 and ":" in path):
+                return ServiceError(Code.NOT_FOUND, f"{request.method} {path}: there is no such method")
+            if error.status_code == 405:
+                return ServiceError(Code.UNIMPLEMENTED, str(error.detail))
+            return ServiceError(Code.INVALID_ARGUMENT, "the body is not JSON in UTF-8")
+        case _:
+            identifier = request.state.request_id
+            log.error("request failed", exc_info=error, extra={"fields": {"request": identifier}})
+            return ServiceError(Code.INTERNAL, f"an error of the service; its log has it under {identifier}")
 
 
 def _path(place: Sequence[int | str]) -> str:
+    """Return the path of a field in a body, such as `contents[0].parts`, from pydantic's."""
     parts = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place[1:])
     return parts.lstrip(".") or str(place[0])
 
 
-def _words(problem: Any) -> str:
+def _words(problem: Mapping[str, Any]) -> str:
     match problem["type"]:
         case "extra_forbidden":
             return f'Unknown name "{problem["loc"][-1]}": Cannot find field.'
@@ -222,20 +224,3 @@ def _words(problem: Any) -> str:
             return f"is not JSON: {problem.get('ctx', {}).get('error', 'it cannot be read')}"
         case _:
             return str(problem["msg"])
-
-
-def _unrouted(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, HTTPException)  # noqa: S101 - it is registered for nothing else
-    path = request.url.path
-    # A name may hold a colon and then a verb, as in `models/x:generateContent`: another verb is another method.
-    if error.status_code == 404 or (error.status_code == 405 and ":" in path):
-        return _answer(request, ServiceError(Code.NOT_FOUND, f"{request.method} {path}: there is no such method"))
-    if error.status_code == 405:
-        return _answer(request, ServiceError(Code.UNIMPLEMENTED, str(error.detail)), error.headers)
-    return _answer(request, ServiceError(Code.INVALID_ARGUMENT, "the body is not JSON in UTF-8"))
-
-
-def _failed(request: Request, error: Exception) -> JSONResponse:
-    log.error("request failed", exc_info=error, extra={"fields": {"request": request.state.request_id}})
-    words = f"an error of the service; its log has it under {request.state.request_id}"
-    return _answer(request, ServiceError(Code.INTERNAL, words))

@@ -33,43 +33,40 @@ class Origins:
         origins: as a browser sends them, such as `https://app.example.org` or `http://localhost:5173`.
 
     Raises:
-        ConfigError: some are not origins; names all of them.
+        ConfigError: some are not origins; has all problems.
     """
 
     def __init__(self, origins: Iterable[str] = ()) -> None:
-        given = list(origins)
-        wrong = [text for text in given if not _ORIGIN.fullmatch(text)]
-        if wrong:
-            raise ConfigError(
-                [
-                    f"--allow-origin {text}: give an origin as a browser sends it, scheme, host in lower case and port "
-                    "without a path, such as https://app.example.org; `*` is not taken, name each"
-                    for text in wrong
-                ]
-            )
-        self._allowed = {text.encode() for text in given}
+        allowed = list(origins)
+        problems = [
+            f"--allow-origin {text}: give an origin as a browser sends it, scheme, host in lower case and port without "
+            "a path, such as https://app.example.org; `*` is not taken, name each"
+            for text in allowed
+            if not _ORIGIN.fullmatch(text)
+        ]
+        if problems:
+            raise ConfigError(problems)
+        self._allowed = {text.encode() for text in allowed}
 
     def headers(self, scope: Scope) -> Headers:
-        """The headers that let a browser pass a response to the calling page."""
+        """Return the headers with which a browser passes a response to the page that called."""
         if not self._allowed:
             return []
-        return [(b"vary", b"origin"), *self._allowing(scope)]
-
-    def _allowing(self, scope: Scope) -> Headers:
         origin = header(scope, b"origin")
-        if origin not in self._allowed:
-            return []
-        return [(b"access-control-allow-origin", origin), (b"access-control-expose-headers", _EXPOSED)]
+        allowed = [(b"access-control-allow-origin", origin), (b"access-control-expose-headers", _EXPOSED)]
+        # `vary` also where the origin is not allowed: a cache must not give that response to an allowed one.
+        return [(b"vary", b"origin"), *(allowed if origin in self._allowed else ())]
 
     def preflight(self, scope: Scope) -> Headers | None:
-        """The headers of the response to a preflight; None: the request is not one, or the origin is not allowed."""
+        """Return the headers of the response to a preflight; None: it is not one, or its origin is not allowed."""
         if scope["method"] != "OPTIONS" or header(scope, b"access-control-request-method") is None:
             return None
         if header(scope, b"origin") not in self._allowed:
             return None
         allowed = [(b"access-control-allow-methods", _METHODS), (b"access-control-max-age", str(MAX_AGE_S).encode())]
         wanted = header(scope, b"access-control-request-headers") or b""
-        if _HEADER_NAMES.fullmatch(wanted):  # the clients send x-stainless-* and x-goog-*, each version more of them
+        # Any well-formed names: clients send x-stainless-* and x-goog-* headers, and each version sends more of them.
+        if _HEADER_NAMES.fullmatch(wanted):
             allowed.append((b"access-control-allow-headers", wanted))
         if header(scope, b"access-control-request-private-network") == b"true":
             allowed.append((b"access-control-allow-private-network", b"true"))
