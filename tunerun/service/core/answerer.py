@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import ExitStack
 
 from tunerun.backends.engine_calls import OnPart
 from tunerun.backends.local import LocalBackend
@@ -30,7 +31,8 @@ class Answerer:
     """
 
     def __init__(self, models: Sequence[BaseModelRef], open_engine: Callable[[], LocalBackend]) -> None:
-        self.engines = {model: open_engine() for model in models}
+        self._closing = ExitStack()
+        self.engines = {model: self._closing.enter_context(open_engine()) for model in models}
         self._asking = threading.Lock()
         self._is_ending = False
 
@@ -41,8 +43,9 @@ class Answerer:
             InputError: base models cannot be found, or a package is missing.
         """
         # Base models are converted into one cache, so the first engine prepares them for all.
-        for engine in [*self.engines.values()][:1]:
-            engine.prepare([*self.engines])
+        first = next(iter(self.engines.values()), None)
+        if first is not None:
+            first.prepare([*self.engines])
 
     def load(self, on_loading: Callable[[BaseModelRef], None]) -> None:
         """Load every base model into memory, so that no prompt waits for it.
@@ -90,7 +93,19 @@ class Answerer:
     def ask_together(
         self, model: BaseModelRef, prompts: Sequence[Prompt], on_part: Sequence[OnPart | None]
     ) -> list[Future[Answer]]:
-        """Queue several prompts, which may share a batch: either all are accepted or none; see `ask`."""
+        """Queue several prompts, which may share a batch: either all are accepted or none; see `ask`.
+
+        Args:
+            model: the base model of all of them.
+            prompts: the prompts.
+            on_part: for each prompt, as in `ask`.
+
+        Returns:
+            The future of each answer.
+
+        Raises:
+            ServiceError: the queue is full, or the service is shutting down.
+        """
         engine = self.engines[model]
         with self._asking:
             if self._is_ending:
@@ -117,5 +132,4 @@ class Answerer:
     def end(self) -> None:
         """Refuse queued prompts, and close the engines."""
         self.refuse()
-        for engine in self.engines.values():
-            engine.__exit__(None, None, None)
+        self._closing.close()

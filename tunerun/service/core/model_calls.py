@@ -18,7 +18,7 @@ from tunerun.service.core.column_template import ColumnTemplate
 from tunerun.service.core.credentials import Key
 from tunerun.service.core.library import Library
 from tunerun.service.core.problems import Code, ServiceError, invalid, log, not_found
-from tunerun.service.core.records import ModelState, Serving, TunedModelRow
+from tunerun.service.core.records import ModelState, Serving
 from tunerun.service.core.sweep_models import REMEDY
 from tunerun.service.core.tuner import Tuner
 
@@ -112,21 +112,30 @@ class ServedModels:
         offered = self.library.catalogue.find(row.base_model)
         name = f"tunedModels/{identifier}"
         if step is not None:
-            kept = next((one.folder for one in self.library.epochs(row) if one.step == step and one.folder), None)
-            if kept is None:
+            folders = (epoch.folder for epoch in self.library.epochs(row) if epoch.step == step and epoch.folder)
+            folder = next(folders, None)
+            if folder is None:
                 raise not_found(f"the checkpoint of step {step} of {name}")
-            row = replace(row, folder=kept, can_answer=True, state=ModelState.ACTIVE)
+            row = replace(row, folder=folder, can_answer=True, state=ModelState.ACTIVE)
         if not row.can_answer or offered is None:
-            raise ServiceError(Code.FAILED_PRECONDITION, f"{name} {_why_silent(row)}")
+            if row.can_answer:
+                words = f"was tuned from models/{row.base_model}, which is not offered any more"
+            elif row.state is ModelState.CREATING:
+                words = "is still being tuned; its operation shows the progress"
+            else:
+                words = f"cannot answer: {row.error_message}"
+            raise ServiceError(Code.FAILED_PRECONDITION, f"{name} {words}")
         adapter = str(self._tuner.folder_of(row.folder))
         warning = UNPREDICTABLE if row.state is ModelState.FAILED else None
-        one = self.library.sweep_models.get(identifier)
-        if one is None:
+        of_sweep = self.library.sweep_models.get(identifier)
+        if of_sweep is None:
             return ServedModel(name, offered, adapter, row.serving, identifier, warning)
-        if (fault := one.fault()) is not None:
+        if (fault := of_sweep.fault()) is not None:
             log.error("a sweep's tuned model cannot be used", extra={"fields": {"tuned_model": row.id, "fault": fault}})
             raise _damaged(name, REMEDY)
-        return ServedModel(name, offered, adapter, one.serving, identifier, template=one.template, remedy=REMEDY)
+        return ServedModel(
+            name, offered, adapter, of_sweep.serving, identifier, template=of_sweep.template, remedy=REMEDY
+        )
 
     def ask(
         self, called: ServedModel, prompts: Sequence[Prompt], on_part: Callable[[int, AnswerPart], None] | None = None
@@ -136,7 +145,8 @@ class ServedModels:
         Args:
             called: the model that answers.
             prompts: as returned by `ServedModel.prepared`.
-            on_part: called with a prompt's position and each new part of its answer, from another thread.
+            on_part: called with a prompt's position and each new part of its answer, from another thread; None: the
+                answers arrive whole.
 
         Returns:
             A future for each prompt.
@@ -190,8 +200,9 @@ class ServedModels:
         try:
             answer: Answer = await asyncio.wrap_future(future)
         except NotFoundError as error:
+            # Deleted while its prompt waited: answered like any model that does not exist.
             if called.tuned_model and not await run_in_threadpool(self.library.is_there, called.tuned_model):
-                raise not_found(called.name) from error  # deleted while its prompt waited
+                raise not_found(called.name) from error
             log.exception("a tuned model cannot be used")
             raise _damaged(called.name, called.remedy) from error
         except BaseModelError as error:
@@ -210,11 +221,3 @@ class ServedModels:
 def _damaged(name: str, remedy: str) -> ServiceError:
     words = f"{name}: what was stored of it is missing or damaged; {remedy}"
     return ServiceError(Code.FAILED_PRECONDITION, words)
-
-
-def _why_silent(row: TunedModelRow) -> str:
-    if row.can_answer:
-        return f"was tuned from models/{row.base_model}, which is not offered any more"
-    if row.state is ModelState.CREATING:
-        return "is still being tuned; its operation shows the progress"
-    return f"cannot answer: {row.error_message}"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -84,13 +85,21 @@ def select(
         found: list[SweepModel] = []
         for choice in _choices(ledger, tuned, sweeps, problems):
             try:
-                model = _callable(ledger, choice)
+                if choice.tuned.folder is None:
+                    kind = choice.template_of.settings.backend.get("kind")
+                    raise NotFoundError(
+                        f"{choice.tuned.name} was tuned by the backend {kind}, where its weights are; only tuned "
+                        "models whose adapter is on this machine can be served"
+                    )
+                model = checked_model(ledger, choice.tuned, choice.template_of)
                 base = bases.of(model.tuned_model)
             except InputError as error:
                 problems += [f"{choice.option}: {line}" for line in error.problems]
                 continue
             if choice.sweep.id not in verdicts:
-                verdicts[choice.sweep.id] = _verdict(ledger, choice.sweep)
+                verdicts[choice.sweep.id] = None
+                with suppress(TunerunError):  # a metric's file is missing, for example: served without a verdict
+                    verdicts[choice.sweep.id] = judge(ledger, choice.sweep)
             row = _row(choice, model, base, verdicts[choice.sweep.id], FIRST_NUMBER + len(found))
             found.append(
                 SweepModel(
@@ -108,18 +117,17 @@ def select(
         return Selection(tuple(bases.models), tuple(found))
 
 
-# Selecting tuned models
-
-
 def _choices(ledger: Ledger, tuned: Sequence[str], sweeps: Sequence[str], problems: list[str]) -> Sequence[_Choice]:
     """Return every selected tuned model once; append what cannot be found to `problems`."""
     frozen = ledger.sweeps()
     named = {sweep.experiment: sweep for sweep in frozen} | {sweep.id: sweep for sweep in frozen}
-    found: dict[str, _Choice] = {}
+    choices: list[_Choice] = []
     for reference in tuned:
-        choice = _of_name(ledger, reference)
-        if choice is not None:
-            found.setdefault(choice.tuned.name, choice)
+        job, trial = job_and_trial(ledger, reference)
+        sweep = None if job is None else ledger.newest_sweep_of_key(job.key)
+        if job is not None and job.tuned_model is not None and sweep is not None and trial is not None:
+            shown = next(each for each in ledger.trials(sweep.id) if each.key == job.key)
+            choices.append(_Choice(f"--tuned {reference}", sweep, shown, job, job.tuned_model, trial))
         elif reference in named:
             problems.append(f"--tuned {reference}: this is a sweep; use --from {reference} for all its tuned models")
         else:
@@ -128,56 +136,26 @@ def _choices(ledger: Ledger, tuned: Sequence[str], sweeps: Sequence[str], proble
                 "`tunerun status --json` shows the names"
             )
     for reference in sweeps:
-        choices = [*_of_sweep(ledger, reference, named[reference])] if reference in named else []
         if reference not in named:
             problems.append(
                 f"--from {reference}: no sweep of this id or experiment in {ledger.path}; `tunerun status` shows the "
                 "sweeps"
             )
-        elif not choices:
-            problems.append(
-                f"--from {reference}: no trial of {named[reference].id} has succeeded; to run them: "
-                f"{named[reference].command}"
-            )
-        for choice in choices:
-            found.setdefault(choice.tuned.name, choice)
-    return [*found.values()]
-
-
-def _of_name(ledger: Ledger, reference: str) -> _Choice | None:
-    job, trial = job_and_trial(ledger, reference)
-    sweep = None if job is None else ledger.newest_sweep_of_key(job.key)
-    if job is None or job.tuned_model is None or sweep is None or trial is None:
-        return None
-    shown = next(each for each in ledger.trials(sweep.id) if each.key == job.key)
-    return _Choice(f"--tuned {reference}", sweep, shown, job, job.tuned_model, trial)
-
-
-def _of_sweep(ledger: Ledger, reference: str, sweep: SweepRecord) -> Iterator[_Choice]:
-    jobs = ledger.last_jobs(sweep.id)
-    for trial in ledger.trials(sweep.id):
-        job = jobs.get(trial.key)
-        if job is not None and job.state is JobState.SUCCEEDED and job.tuned_model is not None:
-            option = f"--from {reference}: trial {trial.number}"
-            yield _Choice(option, sweep, trial, job, job.tuned_model, trial)
-
-
-def _callable(ledger: Ledger, choice: _Choice) -> CallableModel:
-    """Return what is needed to call a tuned model.
-
-    Raises:
-        InputError: its adapter is missing or has changed, or it is at a hosted service.
-    """
-    if choice.tuned.folder is None:
-        kind = choice.template_of.settings.backend.get("kind")
-        raise NotFoundError(
-            f"{choice.tuned.name} was tuned by the backend {kind}, where its weights are; only tuned models whose "
-            "adapter is on this machine can be served"
-        )
-    return checked_model(ledger, choice.tuned, choice.template_of)
-
-
-# Finding base models
+            continue
+        sweep = named[reference]
+        jobs = ledger.last_jobs(sweep.id)
+        succeeded = [
+            _Choice(f"--from {reference}: trial {trial.number}", sweep, trial, job, job.tuned_model, trial)
+            for trial in ledger.trials(sweep.id)
+            if (job := jobs.get(trial.key)) and job.state is JobState.SUCCEEDED and job.tuned_model is not None
+        ]
+        if not succeeded:
+            problems.append(f"--from {reference}: no trial of {sweep.id} has succeeded; to run them: {sweep.command}")
+        choices += succeeded
+    first: dict[str, _Choice] = {}
+    for choice in choices:
+        first.setdefault(choice.tuned.name, choice)
+    return [*first.values()]
 
 
 class _Bases:
@@ -219,17 +197,6 @@ class _Bases:
         return model
 
 
-# Building rows
-
-
-def _verdict(ledger: Ledger, sweep: SweepRecord) -> Verdict | None:
-    """Return the sweep's verdict; None: it cannot be computed, for example because a metric's file is missing."""
-    try:
-        return judge(ledger, sweep)
-    except TunerunError:
-        return None
-
-
 def _row(
     choice: _Choice, model: CallableModel, base: BaseModelRef, verdict: Verdict | None, number: int
 ) -> TunedModelRow:
@@ -244,12 +211,9 @@ def _row(
         display_name=f"{choice.sweep.experiment}, trial {trial.number}"[-MAX_DISPLAY_NAME:],
         description=_description(choice, model, verdict),
         base_model=base.name,
-        source=None,
-        source_folder=None,
         temperature=model.generation.temperature,
         top_p=model.generation.top_p,
         top_k=model.generation.top_k,
-        reader_projects=(),
         state=ModelState.ACTIVE,
         created_at=job.created_at,
         updated_at=finished_at,
@@ -258,13 +222,9 @@ def _row(
         epoch_count=settings.epoch_count,
         batch_size=settings.batch_size,
         learning_rate=settings.effective_learning_rate,
-        learning_rate_multiplier=None,
         total_steps=max(trial.steps, 1),
         operation=f"job-{job.id}",
-        is_cancelling=False,
         can_answer=True,
-        error_code=None,
-        error_message=None,
         validation_loss=job.metrics.get("validation/loss"),
         base_validation_loss=job.metrics.get("validation/base_loss"),
     )
@@ -273,16 +233,14 @@ def _row(
 def _description(choice: _Choice, model: CallableModel, verdict: Verdict | None) -> str:
     point = label(choice.trial.overrides)
     columns = ", ".join(sorted(model.template.input_columns))
-    parts = [
-        f"{choice.words[:1].upper()}{choice.words[1:]}{f': {point}' if point else ''}.",
-        "Advised by its sweep." if verdict is not None and _is_advised(verdict, choice.trial) else "",
-        f"Verdict of the sweep: {verdict.sentence}" if verdict is not None else "",
-        f"JSON with columns of its template ({columns or 'any'}) is rendered with it; other prompts are taken as text.",
-    ]
-    return " ".join(part for part in parts if part)
-
-
-def _is_advised(verdict: Verdict, trial: TrialRecord) -> bool:
-    advised = verdict.decision.advised
-    places: Sequence[int] = () if advised is None else verdict.points[advised].trials
-    return any(verdict.trials[place].record.number == trial.number for place in places)
+    parts = [f"{choice.words[:1].upper()}{choice.words[1:]}{f': {point}' if point else ''}."]
+    if verdict is not None:
+        advised = verdict.decision.advised
+        places = () if advised is None else verdict.points[advised].trials
+        if any(verdict.trials[place].record.number == choice.trial.number for place in places):
+            parts.append("Advised by its sweep.")
+        parts.append(f"Verdict of the sweep: {verdict.sentence}")
+    parts.append(
+        f"JSON with columns of its template ({columns or 'any'}) is rendered with it; other prompts are taken as text."
+    )
+    return " ".join(parts)
