@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from contextlib import nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -274,17 +274,21 @@ def test_a_token_sees_what_is_before_it_in_its_row(rows: list[EncodedExample]) -
         assert all(layout.positions[place] == len(seen[place]) - 1 for place in range(len(seen)))
 
 
+class PlainMasks(Packed):
+    """Packed rows whose masks ignore windows and kinds of layers."""
+
+    def mask(self, network: Any, ends: torch.Tensor, positions: torch.Tensor, before: int) -> masks.Mask:
+        config = SimpleNamespace(_attn_implementation=network.config.get_text_config()._attn_implementation)
+        config.get_text_config = lambda: config
+        return masks.build(SimpleNamespace(config=config, dtype=network.dtype), ends, positions, before)
+
+
 @pytest.mark.parametrize("name", ["mistral with a window", "gemma3", "mpt", "gpt_neo", "lfm2", "bamba", "qwen3_next"])
-def test_what_is_silently_wrong_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_silently_wrong_is_refused(name: str) -> None:
     """Masks without windows, distances in the sequence, states and convolutions: found by what the model computes."""
-
-    def plain(network: Any, ends: torch.Tensor, _positions: torch.Tensor, before: int = 0) -> torch.Tensor:
-        return masks._shaped(network, masks._seen(ends, before))
-
-    monkeypatch.setattr(masks, "build", plain)  # no rule about kinds of layers helps
     base = build(name)
-    assert max(differences(Packed(shares_prefix=True), base, fixed_members(1), [3])) > 2e-4, "nothing is wrong here"
-    form = forms.choose(base)
+    assert max(differences(PlainMasks(shares_prefix=True), base, fixed_members(1), [3])) > 2e-4, "nothing is wrong here"
+    form = probe.first_right(base, [PlainMasks(shares_prefix=shares) for shares in (True, False)])
     assert form.name == ("packed" if name in {"mpt", "gpt_neo"} else "padded")
     assert not form.can_follow or behind_cache(form, base) < 1e-5
 
@@ -309,12 +313,30 @@ def test_weights_of_16_bits_are_tried_in_32() -> None:
     assert {weight.dtype for weight in base.network.parameters()} == {torch.bfloat16}
 
 
+class CoarseLinear(torch.nn.Linear):
+    """A linear layer whose weight is stored in bytes and multiplies in bfloat16, as layers of 4 bits do."""
+
+    @classmethod
+    def of(cls, layer: torch.nn.Linear) -> CoarseLinear:
+        coarse = cls(layer.in_features, layer.out_features, bias=False)
+        codes = layer.weight.detach().to(torch.bfloat16).view(torch.uint8)
+        coarse.weight = torch.nn.Parameter(codes, requires_grad=False)
+        return coarse
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        weight = self.weight.view(torch.bfloat16)
+        return torch.nn.functional.linear(inputs.to(torch.bfloat16), weight).to(inputs.dtype)
+
+
 @pytest.mark.parametrize("name", ["llama", "mpt"])
-def test_coarse_numbers_are_distinguished_from_a_wrong_form(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Weights that stay as coarse as they are, as those of 4 bits do, give the same verdict."""
-    monkeypatch.setattr(probe, "_first_layers", lambda _network: nullcontext())
+def test_coarse_numbers_are_distinguished_from_a_wrong_form(name: str) -> None:
+    """Weights that cannot be used in float32 give the same verdict."""
     base = build(name)
-    base.network.to(torch.bfloat16)
+    output = base.network.get_output_embeddings()
+    for parent in list(base.network.modules()):
+        for part, layer in list(parent.named_children()):
+            if isinstance(layer, torch.nn.Linear) and layer is not output:
+                setattr(parent, part, CoarseLinear.of(layer))
     assert forms.choose(base).name == ARCHITECTURES[name][2]
 
 

@@ -14,7 +14,7 @@ import torch
 from tests.engine import chat_templates, tiny_model, training
 from tests.engine.observer import Recording
 from tests.engine.tiny_model import EXAMPLES, TOKENIZERS, request_of
-from tunerun.engine import adapters, encoding, network, shared_prefix, tuned_model
+from tunerun.engine import adapters, encoding, network, tuned_model
 from tunerun.engine.chat_encoder import ChatEncoder
 from tunerun.engine.decoding import ROWS
 from tunerun.engine.generation import Generation
@@ -353,9 +353,7 @@ def test_folder_without_a_tuned_model_is_refused(generation: Generation, tmp_pat
         texts(generation, tmp_path, INPUTS, OPTIONS)
 
 
-def test_examples_before_an_input_are_turns(
-    generation: Generation, tuned: Path, tiny: BaseModelRef, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_examples_before_an_input_are_turns(generation: Generation, tuned: Path, tiny: BaseModelRef) -> None:
     """The answers are those of transformers to the whole conversation, each alone and in a batch that shares them."""
     turns = [text for one in EXAMPLES[:2] for text in (one.text_input, one.output)]
     for adapter in (None, tuned):
@@ -365,9 +363,6 @@ def test_examples_before_an_input_are_turns(
         assert together == [generation.answer([prompt])[0] for prompt in prompts]
         answers = [answer.text for answer in together if isinstance(answer, Answer)]
         assert answers == [transformers_answer(tiny.source, adapter, text, earlier=turns) for text in INPUTS]
-        monkeypatch.setattr(shared_prefix, "LEAST_TOKENS", 1_000_000)
-        assert generation.answer(prompts) == together
-        monkeypatch.undo()
     assert answers != texts(generation, tuned, INPUTS, OPTIONS)
 
 

@@ -85,11 +85,7 @@ def test_losses_are_those_of_transformers(
 
 @pytest.mark.parametrize("examples", [(), EXAMPLES[:2]])
 def test_what_prompts_share_is_computed_once_with_the_same_numbers(
-    base: LoadedModel,
-    generation: Generation,
-    tuned: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    examples: tuple[Example, ...],
+    base: LoadedModel, generation: Generation, tuned: Path, examples: tuple[Example, ...]
 ) -> None:
     """Outputs of one prompt and prompts that begin alike have the losses of whole sequences, for less work."""
     rows = [(row.text_input, tuple(one.output for one in ROWS)) for row in ROWS]
@@ -100,9 +96,8 @@ def test_what_prompts_share_is_computed_once_with_the_same_numbers(
     for adapter in (None, tuned):
         shared = generation.measure(rows, adapter, examples)
         work = sum(tokens)
-        monkeypatch.setattr(shared_prefix, "LEAST_TOKENS", 1_000_000)
+        # A form that was not probed is not trusted to follow a cached prefix, so nothing is shared.
         whole = Generation(replace(base, form=Padded())).measure(rows, adapter, examples)
-        monkeypatch.undo()
         assert work < (sum(tokens) - work) / 2
         tokens.clear()
         for one, other in zip(shared, whole, strict=True):

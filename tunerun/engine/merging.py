@@ -114,7 +114,7 @@ def save_merged(tuned: LoadedTunedModel, options: GenerateOptions, folder: Path)
     """
     merged = merge(tuned).to(tuned.precision)
     merged.config.dtype = tuned.precision
-    merged.config._name_or_path = ""  # else the folder of the cache
+    merged.config.name_or_path = ""  # otherwise the path of the cache folder would be saved
     merged.generation_config = _manner(tuned, options)
     _written(lambda: merged.save_pretrained(folder))
     _save_tokenizer(tuned.tokenizer, folder)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from tokenizers import Tokenizer
+from torch.utils.checkpoint import checkpoint
 
-from tunerun.engine import base_model, checkpointing, loading, precision, prepared_model, tuned_model
+from tunerun.engine import base_model, loading, precision, prepared_model, tuned_model
 from tunerun.engine.chat import ChatFormat, EarlierTurns
 from tunerun.engine.settings import DEFAULT, EngineSettings
 from tunerun.engine.tuned_model import TunedModelRecord
@@ -136,12 +138,21 @@ def load(model: BaseModelRef, cache: Path, device: torch.device, settings: Engin
         network = loading.load_network(what, folder, number_format=number_format)
         network.to(device)
     if settings.gradient_checkpointing:
-        checkpointing.enable(what, network)
+        _recompute_layers(what, network)
     tokenizer = Tokenizer.from_file(str(prepared_model.tokenizer_file(found, cache)))
     tokenizer.no_padding()
     tokenizer.no_truncation()
     chat = prepared_model.chat_format(found, cache)
-    stop_ids = _stop_ids(network, tokenizer, chat)
+    # An answer ends with the chat format's end of turn, which training teaches, or the model's own end-of-text tokens.
+    eos = network.generation_config.eos_token_id
+    own_stops = list(eos) if isinstance(eos, list) else [] if eos is None else [eos]
+    end_of_turn = tokenizer.encode(chat.end, add_special_tokens=False).ids
+    stop_ids = list(dict.fromkeys([*end_of_turn[-1:], *own_stops]))
+    # Padding: the model's own token, else one that ends an answer, else 0. Some configs name one outside of the
+    # vocabulary, and an embedding of it does not exist.
+    rows = network.get_input_embeddings().weight.shape[0]
+    candidates = (getattr(network.config, "pad_token_id", None), *stop_ids, 0)
+    pad_id = next(number for number in candidates if isinstance(number, int) and 0 <= number < rows)
     # With the model's own sampling settings (repetition penalty, top-k), temperature 0 would not give the likeliest
     # token.
     network.generation_config = GenerationConfig()
@@ -153,7 +164,7 @@ def load(model: BaseModelRef, cache: Path, device: torch.device, settings: Engin
         chat=chat,
         device=device,
         stop_ids=stop_ids,
-        pad_id=_pad_id(network, stop_ids),
+        pad_id=pad_id,
         context_tokens=found.context_tokens(model),
         keeps_logits="logits_to_keep" in inspect.signature(network.forward).parameters,
         turns=prepared_model.earlier_turns_or_derived(model, found, cache),
@@ -162,19 +173,35 @@ def load(model: BaseModelRef, cache: Path, device: torch.device, settings: Engin
     )
 
 
-def _stop_ids(network: Any, tokenizer: Tokenizer, chat: ChatFormat) -> list[int]:
-    """Return the chat format's end-of-turn token, which training teaches, and the model's own end-of-text tokens."""
-    stated = network.generation_config.eos_token_id
-    stops = list(stated) if isinstance(stated, list) else [] if stated is None else [stated]
-    end = tokenizer.encode(chat.end, add_special_tokens=False).ids
-    return list(dict.fromkeys([*end[-1:], *stops]))
+def _recompute_layers(what: str, network: Any) -> None:
+    """Make a network keep only the input of each layer for the backward pass, for about a third more computation.
 
+    Args:
+        what: the model in words, for errors.
+        network: the transformers model.
 
-def _pad_id(network: Any, stop_ids: list[int]) -> int:
-    """Return the token for padding: the model's own, else one that ends an answer, else 0; it changes no result."""
-    rows = network.get_input_embeddings().weight.shape[0]
-    stated = getattr(network.config, "pad_token_id", None)
-    return next(number for number in (stated, *stop_ids, 0) if isinstance(number, int) and 0 <= number < rows)
+    Raises:
+        BaseModelError: the architecture has no layers that can be recomputed.
+    """
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    # transformers' own switch works in training mode only, which would turn dropout on; here the network is always in
+    # eval mode.
+    layers = [module for module in network.modules() if isinstance(module, GradientCheckpointingLayer)]
+    if not layers:
+        raise BaseModelError(
+            f"{what} has no layers that can be computed again; set backend.gradient_checkpointing=false, and lower "
+            "backend.micro_batch for less memory"
+        )
+
+    def recomputed(forward: Callable[..., Any], *inputs: Any, **named: Any) -> Any:
+        # Recomputing a layer that appends to a cache would append the same keys twice.
+        if not torch.is_grad_enabled() or named.get("past_key_values") is not None:
+            return forward(*inputs, **named)
+        return checkpoint(forward, *inputs, use_reentrant=False, preserve_rng_state=False, **named)
+
+    for layer in layers:
+        layer.forward = partial(recomputed, layer.forward)
 
 
 def check_base(record: TunedModelRecord, base: LoadedModel) -> None:

@@ -81,7 +81,7 @@ def prepare(model: BaseModelRef, cache: Path) -> Path:
 
 def _write_entry(entry: Path, model: BaseModelRef, found: FoundModel) -> None:
     """Write the entry under another name and rename it, so that it appears complete or not at all."""
-    from tunerun.engine import loading
+    from tunerun.engine import loading, private_names
 
     assert found.path is not None  # noqa: S101 - prepare has fetched it
     what = f"the base model {model.name!r} ({found.origin})"
@@ -95,10 +95,7 @@ def _write_entry(entry: Path, model: BaseModelRef, found: FoundModel) -> None:
         network = loading.load_network(what, folder, gguf_file)
         loading.check_vocabulary(what, network, tokenizer, chat_format)
         if gguf_file is not None:
-            # The weights are plain float32 now; transformers still calls them quantised and would refuse to save them.
-            network.hf_quantizer = None
-            if hasattr(network.config, "quantization_config"):
-                del network.config.quantization_config
+            private_names.forget_quantisation(network)
             network.save_pretrained(partial / "model")
             tokenizer.save_pretrained(partial / "model")
         tokenizer.backend_tokenizer.save(str(partial / "tokenizer.json"))

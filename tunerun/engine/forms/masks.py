@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from tunerun.engine import private_names
 from tunerun.engine.forms.base import UnfitError
 
 _FULL, _SLIDING = "full_attention", "sliding_attention"
@@ -15,9 +16,6 @@ Mask = torch.Tensor | dict[str, torch.Tensor]
 
 def build(network: Any, ends: torch.Tensor, positions: torch.Tensor, before: int = 0) -> Mask:
     """Return the attention mask of a pass.
-
-    transformers passes a mask of four dimensions to every layer unchanged (5.23, masking_utils.py). So the mask has to
-    contain the sliding window, and a model with two kinds of layers needs one mask for each kind.
 
     Args:
         network: the transformers model.
@@ -31,27 +29,25 @@ def build(network: Any, ends: torch.Tensor, positions: torch.Tensor, before: int
     Raises:
         UnfitError: some layers are neither full nor sliding-window attention.
     """
+    # transformers passes a mask of four dimensions to all layers unchanged (5.23, masking_utils.py). So the mask has to
+    # contain the sliding window, and a model with two kinds of layers needs one mask for each kind.
     config = network.config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ())
     if not kinds <= {_FULL, _SLIDING}:
         raise UnfitError
-    seen = _seen(ends, before)
+    # Which keys each token may attend to, [members, time, before + time]: those between a token and its end.
+    places = torch.arange(ends.shape[1], device=ends.device)
+    visible = (places[None, :] <= places[:, None]) & (places[:, None] < ends[:, None, :])
+    if before:
+        visible = torch.cat([visible.new_ones(*visible.shape[:2], before), visible], dim=2)
+
     if len(kinds) > 1:
         return {
-            kind: _shaped(network, _within(seen, positions, _window(config) if kind == _SLIDING else None))
+            kind: _shaped(network, _within(visible, positions, _window(config) if kind == _SLIDING else None))
             for kind in kinds
         }
     window = None if kinds == {_FULL} else _window(config)
-    return _shaped(network, _within(seen, positions, window))
-
-
-def _seen(ends: torch.Tensor, before: int) -> torch.Tensor:
-    """Return which keys each token may attend to, [members, time, before + time]; True: it may."""
-    places = torch.arange(ends.shape[1], device=ends.device)
-    seen = (places[None, :] <= places[:, None]) & (places[:, None] < ends[:, None, :])
-    if not before:
-        return seen
-    return torch.cat([seen.new_ones(*seen.shape[:2], before), seen], dim=2)
+    return _shaped(network, _within(visible, positions, window))
 
 
 def _window(config: Any) -> int | None:
@@ -62,19 +58,19 @@ def _window(config: Any) -> int | None:
     return window
 
 
-def _within(seen: torch.Tensor, positions: torch.Tensor, window: int | None) -> torch.Tensor:
+def _within(visible: torch.Tensor, positions: torch.Tensor, window: int | None) -> torch.Tensor:
     if window is None:
-        return seen
+        return visible
     # By positions within rows, not by indices in the sequence: a row's tokens need not be neighbours in it.
-    before = seen.shape[2] - positions.shape[1]
+    before = visible.shape[2] - positions.shape[1]
     first = torch.arange(before, device=positions.device).expand(len(positions), -1)
     distance = positions[:, :, None] - torch.cat([first, positions], dim=1)[:, None, :]
-    return seen & (distance < window)
+    return visible & (distance < window)
 
 
-def _shaped(network: Any, seen: torch.Tensor) -> torch.Tensor:
+def _shaped(network: Any, visible: torch.Tensor) -> torch.Tensor:
     """Return the mask as [members, 1, time, before + time], boolean or, for `eager` attention, additive."""
-    if network.config.get_text_config()._attn_implementation != "eager":
-        return seen[:, None]
+    if not private_names.is_eager(network.config.get_text_config()):
+        return visible[:, None]
     hidden = torch.finfo(network.dtype).min  # not -inf: a row of only -inf has a softmax of NaN
-    return torch.zeros_like(seen, dtype=network.dtype).masked_fill(~seen, hidden)[:, None]
+    return torch.zeros_like(visible, dtype=network.dtype).masked_fill(~visible, hidden)[:, None]

@@ -50,7 +50,7 @@ class Packed(Form):
             # Padding attends to itself: a token that attends to nothing has a softmax of NaN.
             ends = [[*one.ends, *range(len(one.ends) + 1, time + 1)] for one in layouts]
             inputs["position_ids"] = positions
-            inputs["attention_mask"] = masks.build(
+            inputs["attention_mask"] = self.mask(
                 base.network, torch.tensor(ends, device=base.device), positions, before
             )
         if behind is not None:
@@ -67,6 +67,10 @@ class Packed(Form):
             answer = logits(base.network, use_cache=behind is not None, **inputs)
         losses = cross_entropy(answer[0], label, reduction="none")
         return torch.zeros(first[-1], device=base.device).index_add(0, row, losses)
+
+    def mask(self, network: Any, ends: torch.Tensor, positions: torch.Tensor, before: int) -> masks.Mask:
+        """Return the attention mask of a pass; see `masks.build`."""
+        return masks.build(network, ends, positions, before)
 
     def size(self, rows: Sequence[EncodedExample]) -> int:
         """Return how many tokens a pass computes for some rows; see `Form`."""

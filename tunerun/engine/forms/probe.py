@@ -7,7 +7,7 @@ computed alone.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,37 +50,36 @@ def choose(base: LoadedModel) -> Form:
         base: the base model; no adapter may be attached to it at the first call.
     """
     if base.form is None:
-        base.form = _chosen(base)
+        # Both prefix sharing and packs can fail by themselves: some architectures are right with one trial only.
+        packed = [Packed(shares_prefix=shares, takes_packs=many) for shares in (True, False) for many in (True, False)]
+        base.form = first_right(base, [*packed, PrefixCache()])
     return base.form
 
 
-def _chosen(base: LoadedModel) -> Form:
-    reach = _reach(base.network.config.get_text_config())
+def first_right(base: LoadedModel, candidates: Sequence[Form]) -> Form:
+    """Try forms on a base model; return the first that is right, and `Padded` if none is.
+
+    Args:
+        base: the base model, without an adapter.
+        candidates: the cheapest first; `can_follow` of the one that is returned is set.
+    """
+    config = base.network.config.get_text_config()
+    # The largest window that is built into layers, as in GPT-Neo.
+    windows = {name: value for name, value in vars(config).items() if "window" in name and type(value) is int}
+    reach = max((value for name, value in windows.items() if name not in _AT_RUN_TIME), default=0)
     if reach > _LONGEST_REACH:
         return Padded()
-    with ExitStack() as stack:
-        stack.enter_context(_small_windows(base.network))
-        try:
-            with _first_layers(base.network):
-                return _right(base, reach)
-        except _FAILURES:
-            pass  # some architectures do not run with a part of their layers; try again with all of them
-        try:
-            return _right(base, reach)
-        except _FAILURES:
-            return Padded()
-
-
-def _right(base: LoadedModel, reach: int) -> Form:
-    """Return the first form that is right, trying the cheapest first."""
-    probe = _Probe(base, reach)
-    if not probe.can_tell:
-        return Padded()
-    # Both prefix sharing and packs can fail by themselves: some architectures are right with one trial only.
-    packed = [Packed(shares_prefix=shares, takes_packs=packs) for shares in (True, False) for packs in (True, False)]
-    form = next((form for form in (*packed, PrefixCache()) if probe.is_right(form)), Padded())
-    form.can_follow = probe.is_right_behind(form)
-    return form
+    # Windows that are read for each pass are made small, so that short rows are longer than a window.
+    readable = [name for name in ("sliding_window", "attention_chunk_size") if type(getattr(config, name, None)) is int]
+    with _changed(config, dict.fromkeys(readable, _WINDOW)):
+        # Some architectures do not run with a part of their layers; these are tried again with all of them.
+        for reduced in (_first_layers(base.network), nullcontext()):
+            with suppress(*_FAILURES), reduced:
+                probe = _Probe(base, reach)
+                form = next((form for form in candidates if probe.can_tell and probe.is_right(form)), Padded())
+                form.can_follow = probe.can_tell and probe.is_right_behind(form)
+                return form
+    return Padded()
 
 
 @dataclass(frozen=True)
@@ -108,7 +107,7 @@ class _Probe:
     def __init__(self, base: LoadedModel, reach: int) -> None:
         self._base = base
         self._members = list(_members(base, reach))
-        self._adapters = [_adapter(base, seed) for seed in (1, 2)]
+        self._adapters = [_drawn_adapter(base, seed) for seed in (1, 2)]
         self._alone = [self._one_by_one(*one) for one in zip(self._members, self._adapters, strict=True)]
         is_fine = all(weight.dtype == torch.float32 for weight in base.network.parameters())
         self._limit = TOLERANCE if is_fine else COARSE_TOLERANCE
@@ -172,7 +171,7 @@ def _members(base: LoadedModel, reach: int) -> Iterator[list[EncodedExample]]:
         yield [EncodedExample(prefix + some(_PROMPT), some(length)) for length in lengths]
 
 
-def _adapter(base: LoadedModel, seed: int) -> LearningAdapter:
+def _drawn_adapter(base: LoadedModel, seed: int) -> LearningAdapter:
     """Return an adapter with a non-zero B, so that it changes logits and every matrix has a gradient."""
     adapter = lora.fresh(base, TuningHyperparameters(adapter_rank=2), seed)
     numbers = torch.Generator().manual_seed(seed)
@@ -185,23 +184,8 @@ def _adapter(base: LoadedModel, seed: int) -> LearningAdapter:
 # The network while forms are tried
 
 
-def _reach(config: Any) -> int:
-    """Return the largest attention window that is built into layers, as in GPT-Neo, in tokens; 0: there is none."""
-    windows = {name: value for name, value in vars(config).items() if "window" in name and type(value) is int}
-    return max((value for name, value in windows.items() if name not in _AT_RUN_TIME), default=0)
-
-
 _AT_RUN_TIME = ("sliding_window", "attention_chunk_size", "max_window_layers")
 """Windows that transformers reads for each pass (5.23, masking_utils.py), and one setting that counts layers."""
-
-
-@contextmanager
-def _small_windows(network: Any) -> Iterator[None]:
-    """Reduce the windows that are read for each pass, so that short rows are longer than a window."""
-    config = network.config.get_text_config()
-    names = [name for name in ("sliding_window", "attention_chunk_size") if type(getattr(config, name, None)) is int]
-    with _changed(config, dict.fromkeys(names, _WINDOW)):
-        yield
 
 
 @contextmanager
