@@ -102,22 +102,17 @@ class Group:
     def setting(self) -> Setting:
         """Return what the baselines are built from; if no answers are needed, only the base model is measured."""
         texts = any(way != LOSSES for way in self.ways)
+        # Trials of one group may have different test sets, so one trial's training example may be another's test
+        # example: those are not drawn.
+        inputs = {_same(example) for test in self.tests.values() for example in test.examples}
         return Setting(
             model=self.model,
             identity=self.identity,
             training=self.loaded.training.examples if texts else (),
-            drawn=self._drawn(),
+            drawn=[example for example in self.loaded.drawn if _same(example) not in inputs],
             expected=[example.output for example in self.validation.examples] if self.validation else (),
             counts=[count for count in self.counts if self.ways or count == 0],
         )
-
-    def _drawn(self) -> list[Example]:
-        """Few-shot examples from the largest training set, without any input of a trial's test set.
-
-        Trials of one group may have different test sets, so one trial's training example may be another's test example.
-        """
-        inputs = {_same(example) for test in self.tests.values() for example in test.examples}
-        return [example for example in self.loaded.drawn if _same(example) not in inputs]
 
     def planned(self, is_answered: Callable[[str, str, str], bool]) -> Iterator[PlannedBaseline]:
         """Yield the baselines of these trials, named without regard to other groups.

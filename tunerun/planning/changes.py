@@ -26,7 +26,7 @@ _MISSING = object()
 
 
 @dataclass(frozen=True)
-class Difference:
+class ChangedValue:
     """An ingredient of a trial's key, or a dotted config key, with its old and new value."""
 
     name: str
@@ -49,7 +49,7 @@ class Change:
 
     number: int
     earlier: int
-    differences: tuple[Difference, ...]
+    differences: tuple[ChangedValue, ...]
 
     def to_json(self) -> dict[str, Any]:
         """Return the change as `plan --json` prints it."""
@@ -57,22 +57,7 @@ class Change:
         return {"number": self.number, "earlier": self.earlier, "differences": differences}
 
 
-@dataclass(frozen=True)
-class NewTrial:
-    """A trial with a key that is not in the earlier sweep.
-
-    Attributes:
-        number: its number.
-        ingredients: what its key hashes.
-        config: its config as it will be stored.
-    """
-
-    number: int
-    ingredients: Mapping[str, Any]
-    config: Mapping[str, Any]
-
-
-def changes(earlier: Sequence[TrialRecord], new: Sequence[NewTrial]) -> tuple[Change, ...]:
+def changes(earlier: Sequence[TrialRecord], new: Sequence[TrialRecord]) -> tuple[Change, ...]:
     """Find for each new trial the earlier trial with the fewest differences, and return these differences.
 
     Args:
@@ -96,34 +81,30 @@ def _sections(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _reasons(
-    record: TrialRecord, old: Mapping[str, Mapping[str, Any]], trial: NewTrial, new: Mapping[str, Mapping[str, Any]]
-) -> list[Difference]:
+    record: TrialRecord, old: Mapping[str, Mapping[str, Any]], trial: TrialRecord, new: Mapping[str, Mapping[str, Any]]
+) -> list[ChangedValue]:
     """Why two keys differ, in values: a digest is replaced by the config keys that differ, or by the changed file."""
-    found: dict[str, Difference] = {}
+    found: dict[str, ChangedValue] = {}
     for difference in differences(record.ingredients, trial.ingredients):
         changed = [difference]
         if difference.name in _CONTENT:
             changed = [each for name in _CONTENT[difference.name] for each in differences(old[name], new[name])]
-            content = Difference(f"content of {_content(difference.name, trial.config)}", "old", "new")
-            changed = changed or [content]
+        if not changed:  # the config is the same, so a file has other content
+            dataset = trial.config["dataset"]
+            held_out = (dataset.get("validation") or {}).get("path") if difference.name == "validation" else None
+            file = PurePath(held_out or dataset.get("path", "the dataset")).name
+            if difference.name == "model":
+                file = str(trial.config["model"].get("name", "the base model"))
+            changed = [ChangedValue(f"content of {file}", "old", "new")]
         found |= {each.name: each for each in changed}
     return list(found.values())
 
 
-def _content(ingredient: str, config: Mapping[str, Any]) -> str:
-    """The name of what changed its content although the config is the same."""
-    if ingredient == "model":
-        return str(config["model"].get("name", "the base model"))
-    dataset = config["dataset"]
-    own = (dataset.get("validation") or {}).get("path") if ingredient == "validation" else None
-    return PurePath(own or dataset.get("path", "the dataset")).name
-
-
-def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Difference]:
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[ChangedValue]:
     """Return the entries in which two nested mappings differ, by dotted key."""
     before, after = dotted_keys.leaves(old), dotted_keys.leaves(new)
     return [
-        Difference(name, before.get(name), after.get(name))
+        ChangedValue(name, before.get(name), after.get(name))
         for name in dict.fromkeys([*before, *after])
         if before.get(name, _MISSING) != after.get(name, _MISSING)
     ]

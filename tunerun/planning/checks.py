@@ -45,12 +45,24 @@ def problems_of(
     if hyperparameters.keep != "last":
         yield from _why_not_the_best(loaded, place)
     yield from place.problems
-    yield from _not_taken(hyperparameters.for_tuning(), place)
-    targets = hyperparameters.for_tuning().target_modules
+    tuning, default = hyperparameters.for_tuning(), TuningHyperparameters()
+    for name in tuning.later:
+        if name not in place.hyperparameters:
+            yield (
+                f"hyperparameters.{name}: the backend {place.kind} does not take it; leave it at "
+                f"{json.dumps(getattr(default, name))}, or choose another backend"
+            )
+    targets = tuning.target_modules
     if targets is not None and layers is not None and (problem := target_modules.problem(targets, layers)) is not None:
         yield problem
-    if hyperparameters.learning_rate is not None and not place.takes_learning_rate:
-        yield _by_multiplier(hyperparameters.learning_rate, place)
+    if (rate := hyperparameters.learning_rate) is not None and not place.takes_learning_rate:
+        multiplier = rate / BASE_LEARNING_RATE
+        yield (
+            f"hyperparameters.learning_rate: {rate:g} is absolute, and the backend {place.kind} takes only a "
+            f"multiplier of a rate of the service's own; ours would be {multiplier:g}, of the {BASE_LEARNING_RATE:g} "
+            f"that `tunerun serve` multiplies: set hyperparameters.learning_rate=null "
+            f"hyperparameters.learning_rate_multiplier={multiplier:g}, or what suits another service"
+        )
     if model.adapter_ranks is not None and hyperparameters.adapter_rank not in model.adapter_ranks:
         yield (
             f"hyperparameters.adapter_rank: {hyperparameters.adapter_rank} is not offered for {model.name}; "
@@ -124,28 +136,6 @@ def _why_not_the_best(loaded: LoadedDataset, place: Capabilities) -> list[str]:
             "dataset.validation.fraction, or keep the last epoch"
         )
     return problems
-
-
-def _not_taken(hyperparameters: TuningHyperparameters, place: Capabilities) -> list[str]:
-    """Which hyperparameters have a value that the backend would ignore."""
-    default = TuningHyperparameters()
-    return [
-        f"hyperparameters.{name}: the backend {place.kind} does not take it; leave it at "
-        f"{json.dumps(getattr(default, name))}, or choose another backend"
-        for name in hyperparameters.later
-        if name not in place.hyperparameters
-    ]
-
-
-def _by_multiplier(rate: float, place: Capabilities) -> str:
-    """Why an absolute learning rate is rejected, and the equivalent multiplier."""
-    multiplier = rate / BASE_LEARNING_RATE
-    return (
-        f"hyperparameters.learning_rate: {rate:g} is absolute, and the backend {place.kind} takes only a "
-        f"multiplier of a rate of the service's own; ours would be {multiplier:g}, of the {BASE_LEARNING_RATE:g} that "
-        f"`tunerun serve` multiplies: set hyperparameters.learning_rate=null "
-        f"hyperparameters.learning_rate_multiplier={multiplier:g}, or what suits another service"
-    )
 
 
 def check_lengths(loaded: LoadedDataset, limit: TokenLimit | None) -> None:

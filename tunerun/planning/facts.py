@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Iterable, Sequence
@@ -94,7 +95,9 @@ def _data_files(trials: Sequence[Trial]) -> Iterable[DataFile]:
         file = Path(path)
         if file.is_file():
             name = names[stored.get(path, path)]
-            yield DataFile(name, _sha256(file), file.stat().st_size, tuple(used_for), licenses[path])
+            with file.open("rb") as content:
+                sha256 = hashlib.file_digest(content, "sha256").hexdigest()
+            yield DataFile(name, sha256, file.stat().st_size, tuple(used_for), licenses[path])
 
 
 def _uses(dataset: DatasetSection) -> Iterable[tuple[str, str]]:
@@ -135,8 +138,12 @@ def _with_files(
     known: BaseModelFacts, found: base_model.FoundModel, stored: BaseModelRef, package: str | None, cache: Path
 ) -> BaseModelFacts:
     files = [FileFacts(f.name, file_digest.sha256(f, cache), f.stat().st_size) for f in base_model.files(found)]
-    carried = _carried_by(found, package)
-    if found.kind == "gguf" and carried is None:  # a single file is recorded under its stored source
+    carried = None
+    if package is not None and found.origin.startswith("package "):
+        with contextlib.suppress(PackageNotFoundError):
+            carried = version(package)
+    if found.path is not None and found.path.is_file() and carried is None:
+        # A file outside of a package is recorded under its stored source, as its name may come from the environment.
         files = [replace(each, name=known.source) for each in files]
     is_prepared = prepared_model.model_folder(found, cache) is not None
     return replace(
@@ -149,20 +156,5 @@ def _with_files(
     )
 
 
-def _carried_by(found: base_model.FoundModel, package: str | None) -> str | None:
-    """The version of the package that contains the base model; None: the model was found elsewhere."""
-    if package is None or not found.origin.startswith("package "):
-        return None
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
 def _own_name(text: str) -> str:
     return own_names([text])[text] if is_path(text) else text
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()

@@ -184,16 +184,13 @@ def notes_on_judges(judges: Sequence[PlannedJudge], trials: Sequence[Trial]) -> 
                 f"{key}: without a labelled sample it is not known whether the judge agrees with people; name a file "
                 "of rows text_input, expected, answer and label in its option examples"
             )
-        if metric.compares and not _has_base(trials):
+        has_base = all(0 in trial.config.evaluation.baselines.examples for trial in trials)
+        if metric.compares and not has_base:
             yield f"{key}: compares with the untuned base model; add 0 to evaluation.baselines.examples"
         names = {trial.config.model.name: trial.config.model for trial in trials}
         for name, model in names.items():
             if is_same_model(metric.model, name, model.source):
                 yield f"{key}: {same(metric.model, name)}"
-
-
-def _has_base(trials: Sequence[Trial]) -> bool:
-    return all(0 in trial.config.evaluation.baselines.examples for trial in trials)
 
 
 def documents_of(judges: Sequence[PlannedJudge]) -> Mapping[str, Any]:

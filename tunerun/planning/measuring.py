@@ -24,7 +24,7 @@ The largest sets of intents in use have 77 (BANKING77, Casanueva et al. 2020) an
 
 
 @dataclass(frozen=True)
-class Measuring:
+class MeasurementPlan:
     """How answers to held-out examples are obtained and scored.
 
     Attributes:
@@ -42,9 +42,9 @@ class Measuring:
     notes: tuple[str, ...]
 
 
-def measuring(
+def measurement_plan(
     evaluation: Evaluation, training: ExampleSet, validation: ExampleSet | None, capabilities: Capabilities
-) -> Measuring:
+) -> MeasurementPlan:
     """Determine how trials with these examples are measured; the user's own code is not executed.
 
     Args:
@@ -61,7 +61,8 @@ def measuring(
     require_packages(metrics)
     choices = choices_of(evaluation.choices, training) if evaluation.metrics else ()
     needs = {metric.asks for metric in metrics}
-    _check_backend(metrics, choices, capabilities)
+    if not capabilities.measures_losses:
+        _check_likelihoods(metrics, choices, capabilities)
     files = code_files(metrics)
     generation = evaluation.generation
     asked = asked_by(GenerateOptions(generation.max_output_tokens, generation.temperature), choices)
@@ -74,7 +75,7 @@ def measuring(
     ]
     if evaluation.stop_early and (reason := why_never_early(metrics)):
         notes.append(f"evaluation.stop_early: every trial answers all held-out rows, because {reason}")
-    return Measuring(asked, tuple(ways), choices, tuple(files), tuple(notes))
+    return MeasurementPlan(asked, tuple(ways), choices, tuple(files), tuple(notes))
 
 
 def choices_of(choices: Sequence[str] | None, training: ExampleSet) -> tuple[str, ...]:
@@ -132,9 +133,7 @@ def why_never_early(metrics: Sequence[Metric]) -> str:
     return ""
 
 
-def _check_backend(metrics: Sequence[Metric], choices: Sequence[str], capabilities: Capabilities) -> None:
-    if capabilities.measures_losses:
-        return
+def _check_likelihoods(metrics: Sequence[Metric], choices: Sequence[str], capabilities: Capabilities) -> None:
     cannot = f"the backend {capabilities.kind} cannot score the likelihood of an answer"
     problems = [
         f"evaluation.metrics: {metric.name} needs the loss of expected answers, and {cannot}; remove it"

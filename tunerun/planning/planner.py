@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from tunerun.dataset import LoadedDataset, Progress
 from tunerun.dataset.advice import MOST_PLACES
 from tunerun.digest import digest_of_list
 from tunerun.errors import ConfigError
-from tunerun.job import Example, ExampleSet, JobState
+from tunerun.job import JobState
 from tunerun.planning import checks
 from tunerun.planning.baselines import Group, PlannedBaseline, planned_baselines
 from tunerun.planning.history import History
@@ -66,7 +66,7 @@ class Planner:
             raise ConfigError(problems)
         for note in checks.notes_of(config, loaded, place):
             sources.warn(note)
-        measured = sources.measuring(config, loaded)
+        measured = sources.measurement(config, loaded)
         key = TrialKey.of(config, place, loaded, sources.identity(config), round_=self.round)
         first = self._numbers.setdefault(key.digest, number)
         tokens = sources.lengths(config, loaded.training).total * hyperparameters.epoch_count
@@ -77,6 +77,7 @@ class Planner:
         rate = self.history.seconds_per_token(place.kind, environment.get("model.name", config.model.name))
         batches = math.ceil(len(loaded.training.examples) / hyperparameters.batch_size)
         state = self.history.states.get(key.digest)
+        held_out = {"validation": loaded.validation, "test": loaded.test}
         trial = Trial(
             number=number,
             key=key.digest,
@@ -88,7 +89,7 @@ class Planner:
             config=frozen,
             capabilities=place,
             training=loaded.training,
-            held_out=_held_out(loaded),
+            held_out={name: each for name, each in held_out.items() if each is not None},
             tokens=tokens,
             steps=batches * hyperparameters.epoch_count,
             ingredients=key.ingredients,
@@ -126,17 +127,21 @@ class Planner:
         """Return the sweep-level document that the ledger freezes.
 
         `data` and `models` map a content digest to a readable name. Trials whose held-out sets have the same value in
-        `held_out_rows` are measured on the same rows in the same order; only these can be compared. `metrics` lists the
-        code files of the user's own metrics.
+        `held_out_rows` are measured on the same rows in the same order, whatever their templates; only these can be
+        compared. `clusters` has the cluster of each held-out row, by the digest of its set. `metrics` lists the code
+        files of the user's own metrics.
         """
         from tunerun import __version__
 
         loaded, own_metrics = self.sources.loaded, [file for each in self.sources.measured for file in each.files]
+        held_out = [s for each in loaded for s in (each.validation, each.test) if s is not None]
+        datasets = {id(trial.config.dataset): trial.config.dataset for trial in trials}.values()
+        paths = [path for d in datasets for path in (d.path, d.validation.path, d.test.path) if path is not None]
         document = {
             "version": __version__,
             "code": code_version(
                 [Path(d) for d in self.experiment.directories],
-                _data_files(trials),
+                [Path(path) for path in dict.fromkeys(paths)],
                 code=[Path(file.python.rpartition(":")[0]) for file in own_metrics],
             ),
             "varied": list(trials[0].overrides),
@@ -147,8 +152,8 @@ class Planner:
             "data": dict(map(_data, loaded)),
             "models": {t.ingredients["model"]: t.config.model.name for t in trials},
             "key_formats": {str(KEY_FORMAT): ""},
-            "held_out_rows": _held_out_rows(loaded),
-            "clusters": _clusters(loaded),
+            "held_out_rows": {each.digest: each.rows for each in held_out},
+            "clusters": {each.digest: list(each.clusters) for each in held_out if each.clusters},
             "metrics": {file.metric: {"python": file.python, "sha256": file.sha256} for file in own_metrics},
         }
         for trial in {tuple(t.environment.items()): t for t in trials}.values():
@@ -157,13 +162,14 @@ class Planner:
 
     def memory(self, trials: Sequence[Trial]) -> tuple[PlannedMemory, ...]:
         """Return the estimated memory by base model and engine settings; hosted trials are omitted."""
-        return planned_memory([self._load_of(trial) for trial in trials if trial.capabilities.engine is not None])
-
-    def _load_of(self, trial: Trial) -> Load:
-        lengths = self.sources.lengths(trial.config, trial.training)
-        found = self.sources.model(trial.config)
-        shape = None if found is None else found.facts.shape
-        return Load(trial, shape, lengths.of_longest_batch(trial.config.hyperparameters.batch_size), lengths.learned)
+        loads = []
+        for trial in (each for each in trials if each.capabilities.engine is not None):
+            lengths = self.sources.lengths(trial.config, trial.training)
+            found = self.sources.model(trial.config)
+            shape = None if found is None else found.facts.shape
+            tokens = lengths.of_longest_batch(trial.config.hyperparameters.batch_size)
+            loads.append(Load(trial, shape, tokens, lengths.learned))
+        return planned_memory(loads)
 
 
 def load_dataset(
@@ -186,40 +192,18 @@ def load_dataset(
     return replace(loaded, warnings=tuple(dict.fromkeys([*loaded.warnings, *sources.warnings])))
 
 
-def _clusters(loaded: Iterable[LoadedDataset]) -> dict[str, list[int]]:
-    """The cluster of each held-out row, by the digest of its set; sets without clusters are omitted."""
-    held_out = [s for each in loaded for s in (each.validation, each.test) if s is not None]
-    return {each.digest: list(each.clusters) for each in held_out if each.clusters}
-
-
-def _data_files(trials: Sequence[Trial]) -> list[Path]:
-    datasets = {id(trial.config.dataset): trial.config.dataset for trial in trials}.values()
-    paths = (path for d in datasets for path in (d.path, d.validation.path, d.test.path) if path is not None)
-    return [Path(path) for path in dict.fromkeys(paths)]
-
-
-def _held_out(loaded: LoadedDataset) -> dict[str, ExampleSet]:
-    sets = {"validation": loaded.validation, "test": loaded.test}
-    return {name: examples for name, examples in sets.items() if examples is not None}
-
-
-def _held_out_rows(loaded: Iterable[LoadedDataset]) -> dict[str, str]:
-    """The digest of each held-out set's rows, by the set's digest: a template changes the set but not its rows."""
-    sets = (held_out for each in loaded for held_out in (each.validation, each.test) if held_out is not None)
-    return {held_out.digest: held_out.rows for held_out in sets}
-
-
 def _data(loaded: LoadedDataset) -> tuple[str, str]:
     """A digest of all examples of a dataset, independent of how they are split, and a readable name for it."""
     sets = [s for s in (loaded.training, loaded.validation, loaded.test) if s is not None]
-    examples = {_content(example) for each in sets for example in each.examples}
+    # The content of an example as texts that can be sorted; of a conversation the whole document belongs to it.
+    examples = {
+        (
+            *(example.text_input, example.output),
+            *([json.dumps(example.document, sort_keys=True, ensure_ascii=False)] if example.is_conversation else []),
+        )
+        for each in sets
+        for example in each.examples
+    }
     content = digest_of_list(sorted(examples))
     files = " and ".join(dict.fromkeys(Path(each.source).name for each in sets))
     return content, f"{len(examples):,} different examples of {files}"
-
-
-def _content(example: Example) -> tuple[str, ...]:
-    """The content of an example as sortable texts: input and output, and for a conversation the whole document."""
-    if not example.is_conversation:
-        return example.text_input, example.output
-    return example.text_input, example.output, json.dumps(example.document, sort_keys=True, ensure_ascii=False)

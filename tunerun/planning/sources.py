@@ -19,7 +19,7 @@ from tunerun.engine.tokens import EstimatedCounter, TokenCounter, token_counter
 from tunerun.errors import BaseModelError, MissingPackageError
 from tunerun.job import Example, ExampleSet
 from tunerun.planning import checks
-from tunerun.planning.measuring import Measuring, measuring
+from tunerun.planning.measuring import MeasurementPlan, measurement_plan
 from tunerun.planning.recorded import NOTHING, Recorded
 from tunerun.schema import Experiment, Section, TrialConfig
 from tunerun.template import PromptTemplate
@@ -52,9 +52,6 @@ class Lengths:
 class Sources:
     """Looks up what trials share, each thing once.
 
-    Points that share a config section share one object, so serialised sections are cached by `id()`. That is safe only
-    because the experiment keeps the sections alive.
-
     Args:
         experiment: the experiment that is planned.
         most_places: maximum number of places that one finding in the data lists.
@@ -81,7 +78,7 @@ class Sources:
         self.warnings: list[str] = [*experiment.notes]
         self.tokens_exact = True
         self.loaded: list[LoadedDataset] = []
-        self.measured: list[Measuring] = []
+        self.measured: list[MeasurementPlan] = []
         self._cache = cache_folder(experiment.paths.cache)
         self._most_places = most_places
         self._progress = progress
@@ -91,6 +88,8 @@ class Sources:
         sections = {id(config.evaluation): config.evaluation for config in configs}.values()
         # Draw twice the number of few-shot examples needed: some may be in another trial's test set and be dropped.
         self._draws = 2 * max((k for each in sections if each.metrics for k in each.baselines.examples), default=0)
+        # Serialised sections by `id()`: points that share a section share one object. No id is used again, because the
+        # experiment keeps the sections alive.
         self._texts: dict[int, str] = {}
         self._kept: dict[tuple[str, ...], object] = {}
 
@@ -101,15 +100,18 @@ class Sources:
 
     def _once(self, parts: tuple[str | Section, ...], make: Callable[[], _T]) -> _T:
         """Return the cached result for these parts, or make it; sections are equal if their contents are."""
-        key = tuple(part if isinstance(part, str) else self._text(part) for part in parts)
+        texts: list[str] = []
+        for part in parts:
+            if isinstance(part, str):
+                texts.append(part)
+            else:
+                if id(part) not in self._texts:
+                    self._texts[id(part)] = part.model_dump_json()
+                texts.append(self._texts[id(part)])
+        key = tuple(texts)
         if key not in self._kept:
             self._kept[key] = make()
         return cast("_T", self._kept[key])
-
-    def _text(self, section: Section) -> str:
-        if id(section) not in self._texts:
-            self._texts[id(section)] = section.model_dump_json()
-        return self._texts[id(section)]
 
     # Backend and data
 
@@ -138,7 +140,17 @@ class Sources:
         def load() -> LoadedDataset:
             place = self.capabilities(config)
             if self._recorded.examples is None:
-                loaded = self._read(config, place)
+                loaded = load_examples(
+                    config.dataset,
+                    PromptTemplate(config.template),
+                    max_input_characters=place.max_input_characters,
+                    max_output_characters=place.max_output_characters,
+                    tokens=self.token_limit(config),
+                    control_tokens=None if place.is_hosted else self.counter(config).control_tokens_in,
+                    most_places=self._most_places,
+                    progress=self._progress,
+                    draws=self._draws,
+                )
             else:
                 loaded = self._recorded.examples[number]
                 checks.check_lengths(loaded, self.token_limit(config))
@@ -149,25 +161,12 @@ class Sources:
 
         return self._once(("examples", config.dataset, config.template, config.backend, config.model), load)
 
-    def _read(self, config: TrialConfig, place: Capabilities) -> LoadedDataset:
-        return load_examples(
-            config.dataset,
-            PromptTemplate(config.template),
-            max_input_characters=place.max_input_characters,
-            max_output_characters=place.max_output_characters,
-            tokens=self.token_limit(config),
-            control_tokens=None if place.is_hosted else self.counter(config).control_tokens_in,
-            most_places=self._most_places,
-            progress=self._progress,
-            draws=self._draws,
-        )
-
-    def measuring(self, config: TrialConfig, loaded: LoadedDataset) -> Measuring:
+    def measurement(self, config: TrialConfig, loaded: LoadedDataset) -> MeasurementPlan:
         """Return how the tuned models of a config are measured."""
         place = self.capabilities(config)
 
-        def look_up() -> Measuring:
-            found = measuring(config.evaluation, loaded.training, loaded.validation, place)
+        def look_up() -> MeasurementPlan:
+            found = measurement_plan(config.evaluation, loaded.training, loaded.validation, place)
             for note in found.notes:
                 self.warn(note)
             self.measured.append(found)
@@ -222,8 +221,9 @@ class Sources:
     def layers(self, config: TrialConfig) -> tuple[str, ...] | None:
         """Return the names of the layers that can have an adapter; None: the files on this machine do not list them."""
         found = self.model(config)
-        if found is None or found.facts.layers is not None or found.kind != "gguf":
+        if found is None or found.facts.layers is not None:
             return None if found is None else found.facts.layers
+        # A GGUF file names its layers in llama.cpp's words; the folder that it was converted to has the right names.
         converted = prepared_model.model_folder(found, self._cache)
         return None if converted is None else model_facts.of_folder(converted).layers
 

@@ -124,6 +124,24 @@ class Trial:
             precision=self.capabilities.precision,
         )
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the trial as `plan --json` prints it."""
+        return {
+            "number": self.number,
+            "point": self.point,
+            "key": self.key,
+            "overrides": dict(self.overrides),
+            "examples": len(self.training.examples),
+            "tokens": self.tokens,
+            "steps": self.steps,
+            "seconds": self.seconds,
+            "usd": self.usd,
+            "same_as": self.same_as,
+            "prefix_of": self.prefix_of,
+            "training_run": self.training_run,
+            "done": self.done,
+        }
+
     def record(self) -> TrialRecord:
         """Return the trial as the ledger freezes it, with interpolations instead of values from the environment."""
         config = self.config.model_dump(mode="json")

@@ -48,9 +48,6 @@ class TrialKey:
     ) -> Self:
         """Return the key of a config.
 
-        The validation set is part of the key because its losses are part of a job's result: the backend measures them
-        during training, so a job with other held-out rows has another validation curve, whichever epoch is kept.
-
         Args:
             config: of the trial.
             place: capabilities of its backend.
@@ -62,6 +59,8 @@ class TrialKey:
         ingredients = {
             "format": KEY_FORMAT,
             "training": examples.training.digest,
+            # Validation losses are part of a job's result: the backend measures them during training, so a job with
+            # other held-out rows has another validation curve, whichever epoch is kept.
             "validation": examples.validation.digest if examples.validation else None,
             "model": model_identity,
             "chat_format": chat_format(place),
@@ -74,7 +73,8 @@ class TrialKey:
             "backend": {"kind": place.kind, "address": place.address},
             "precision": place.precision,
         }
-        if not place.is_hosted and _has_conversations(examples):
+        sets = (examples.training, examples.validation)
+        if not place.is_hosted and any(each.has_conversations for each in sets if each is not None):
             ingredients["turns"] = chat.TURNS_VERSION
         if place.quantization:
             ingredients["quantization"] = place.quantization
@@ -102,9 +102,3 @@ def group_identity(place: Capabilities, examples: LoadedDataset, model_identity:
 def chat_format(place: Capabilities) -> str | None:
     """Return the chat format's part of a key; None: the service's own format, which is not known."""
     return None if place.is_hosted else chat_template.IN_KEY
-
-
-def _has_conversations(examples: LoadedDataset) -> bool:
-    """Whether any training or validation example is more than one input and one output."""
-    sets = (examples.training, examples.validation)
-    return any(each.has_conversations for each in sets if each is not None)

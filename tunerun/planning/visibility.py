@@ -86,9 +86,7 @@ class Visibility:
         return {"smallest_visible": self.smallest, "rows_for_worth": self.rows_for_worth}
 
     def __str__(self) -> str:
-        return " ".join(self._sentences())
-
-    def _sentences(self) -> list[str]:
+        """The sentences of the printed plan."""
         rows = f"{self.rows:,} held-out examples"
         if self.clusters < self.rows:
             rows += f" ({self.clusters:,} clusters of examples that belong together)"
@@ -97,23 +95,23 @@ class Visibility:
             compared = f"in the {self.comparisons:,} comparisons of points with baselines"
         worth = f"{100 * self.worth:g} percentage point{'' if self.worth == 0.01 else 's'}"
         few, many = self._rows_for_worth(_RELATED), self.rows_for_worth
+        shown = "show no difference"
+        if self.smallest_related is not None:
+            related = f"{100 * self.smallest_related:.0f} percentage points or more"
+            related += " if the models err on related examples"
+            shown = f"show differences of about {related}, and none if they do not,"
+            if self.smallest is not None:
+                points = f"{100 * self.smallest:.0f} percentage points or more"
+                shown = f"show differences of about {points}, or {related},"
         sentences = [
-            f"{rows} {self._shown()} {compared} (power 80 %).",
+            f"{rows} {shown} {compared} (power 80 %).",
             f"To show {worth}, hold out about {few:,} to {many:,}." if many > self.clusters else "",
         ]
         if self.rows_for_equality is not None and self.clusters < self.rows_for_equality:
             sentences.append(
                 f"They can call nothing equal within {worth}: that takes {self.rows_for_equality:,} at least."
             )
-        return [sentence for sentence in sentences if sentence]
-
-    def _shown(self) -> str:
-        if self.smallest_related is None:
-            return "show no difference"
-        related = f"{100 * self.smallest_related:.0f} percentage points or more if the models err on related examples"
-        if self.smallest is None:
-            return f"show differences of about {related}, and none if they do not,"
-        return f"show differences of about {100 * self.smallest:.0f} percentage points or more, or {related},"
+        return " ".join(sentence for sentence in sentences if sentence)
 
 
 def visibility(trials: Sequence[Trial], baselines: int) -> Visibility | None:
@@ -140,7 +138,8 @@ def visibility_of(sets: Sequence[ExampleSet], points: int, baselines: int, evalu
     """
     if not evaluation.metrics:
         return None
-    rows, clusters = min((len(s.examples), _clusters(s)) for s in sets)
+    # Without recorded clusters each row is one of its own.
+    rows, clusters = min((len(s.examples), len(set(s.clusters)) or len(s.examples)) for s in sets)
     return Visibility(
         rows=rows,
         clusters=clusters,
@@ -150,7 +149,3 @@ def visibility_of(sets: Sequence[ExampleSet], points: int, baselines: int, evalu
         worth=evaluation.worth or SMALL_DIFFERENCE,
         may_be_equal=evaluation.worth > 0,
     )
-
-
-def _clusters(examples: ExampleSet) -> int:
-    return len(set(examples.clusters)) or len(examples.examples)
