@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,23 +15,25 @@ from tunerun.export.model_card import FILE as CARD
 from tunerun.export.model_card import model_card
 from tunerun.export.subject import ExportSubject
 from tunerun.export.usage import usage_of
+from tunerun.files import partial_folder
 from tunerun.interpolation import resolved
-from tunerun.job import Input
 from tunerun.ledger import TrialRecord, asked_by
 from tunerun.record import OpenRecord
 
 MOST_ROWS = 24
-"""Held-out rows that an exported model is asked. Ours: SmolLM2-135M answers them in 10 s on two cores, and a model of
+"""Held-out rows that an exported model answers. Ours: SmolLM2-135M answers them in 10 s on two cores, and a model of
 7 billion parameters in minutes."""
 
 
 @dataclass(frozen=True)
 class AnswerCheck:
-    """What an exported model answered.
+    """The comparison of an exported model's answers with those of the tuned model.
 
     Attributes:
-        rows: how many inputs it was asked. different: numbers, from 1, of those with another answer than before.
-        of: what these inputs are, in words. reason: why it was not asked; empty: it was.
+        rows: number of inputs.
+        different: numbers of the inputs with another answer, from 1.
+        of: a description of the inputs.
+        reason: why the model was not asked; empty: it was.
     """
 
     rows: int = 0
@@ -43,12 +43,12 @@ class AnswerCheck:
 
     @property
     def equal(self) -> int:
-        """How many answers are those of the tuned model."""
+        """The number of equal answers."""
         return self.rows - len(self.different)
 
     @property
     def sentence(self) -> str:
-        """For the terminal and the model card."""
+        """The result in one sentence, for the terminal and the model card."""
         if self.reason:
             return f"Not asked: {self.reason}."
         which = f"; different: row {', '.join(map(str, self.different))}" if self.different else ""
@@ -57,7 +57,7 @@ class AnswerCheck:
 
 @dataclass(frozen=True)
 class ExportedModel:
-    """What was written.
+    """An exported tuned model.
 
     Attributes:
         tuned_model: its name, `tunedModels/<id>`.
@@ -94,10 +94,10 @@ class ExportedModel:
 
 
 def named_trial(record: OpenRecord) -> TrialRecord:
-    """The one trial that a reference names.
+    """Return the one trial of a record.
 
     Raises:
-        InputError: it names a sweep with several; says what to give instead.
+        InputError: it has several; the message says what to give instead.
     """
     if len(record.trials) == 1:
         return record.trials[0]
@@ -110,10 +110,10 @@ def named_trial(record: OpenRecord) -> TrialRecord:
 
 
 def best_trial(record: OpenRecord) -> TrialRecord:
-    """The first trial of the point that the sweep's verdict advises.
+    """Return the first trial of the point that the sweep's verdict advises.
 
     Raises:
-        LimitError: none is advised; with the verdict's sentence.
+        LimitError: no point is advised; the message has the verdict's sentence.
     """
     whole = OpenRecord(record.ledger, record.sweep, None, record.origin)
     verdict, reason = ExportSubject(whole, whole.trials[0]).judged
@@ -134,46 +134,55 @@ def export(
     quantization: str | None = None,
     say: Callable[[str], None] = lambda _line: None,
 ) -> ExportedModel:
-    """Write a trial's tuned model in one of the formats of `formats.FORMATS`. Heavy.
+    """Write a trial's tuned model in one of the formats of `formats.FORMATS`. Slow: it loads the model.
 
     Args:
-        target: a folder that is not there yet or is empty; of a format that is one file also that file's name.
-        say: is given a line before each part that takes time.
+        record: of the trial's sweep.
+        trial: whose tuned model is written.
+        form: name of the format.
+        target: a new or empty folder, or a new file if the format is one file.
+        quantization: of the written file; None: the format's default.
+        say: called with a line before each step that takes time.
 
     Raises:
-        NotFoundError: the trial has no tuned model on this machine, or it was changed.
-        InputError: the format does not take it, or the target cannot be written; nothing was written.
+        NotFoundError: the trial has no tuned model on this machine, or the model has changed.
+        InputError: the format does not support it, or the target cannot be written; nothing was written.
     """
     export_format = format_of(form)
-    _check_quantization(export_format, quantization)
+    if quantization is not None and quantization not in export_format.quantizations:
+        allowed = ", ".join(export_format.quantizations)
+        advice = f"choose one of {allowed}" if allowed else "it keeps the base model's precision; leave the option out"
+        raise InputError(f"--quantization {quantization}: not for --to {export_format.name}; {advice}")
     subject = ExportSubject(record, trial)
     source = _source(subject, quantization)
     export_format.check(source)
+    is_file = bool(export_format.quantizations) and target.suffix == f".{export_format.name}"
     try:
-        with _whole(target, export_format) as folder:
+        if target.exists() and (is_file or not target.is_dir() or any(target.iterdir())):
+            raise InputError(f"{target}: exists already; give a new name, or an empty folder")
+        with partial_folder(target) as folder:
             say(f"writing {subject.name} as {form}")
             file = export_format.write(source, folder)
             check = _check(subject, export_format, source, folder, say)
-            card = model_card(
-                record, trial, format=form, file=_file_name(target, file), checked=_stated(check, source, form)
-            )
+            # An adapter's answers depend on the base model, and this machine's was used.
+            where = f", on the base model {source.record.base_identity}" if usage_of(form).needs_base else ""
+            checked = f"Checked when it was exported, by transformers alone{where}: {check.sentence}"
+            name = target.name if is_file else file
+            card = model_card(record, trial, format=form, file=name, checked="" if check.reason else checked)
             (folder / CARD).write_text(card, encoding="utf-8")
             files = sorted(each.name for each in folder.iterdir())
             size = sum(each.stat().st_size for each in folder.iterdir())
+            if is_file:  # the file itself last: where it is, the card beside it is complete
+                (folder / CARD).rename(target.with_suffix(".md"))
+                (folder / file).rename(target)
+            else:
+                folder.rename(target)
     except OSError as error:
         raise InputError(
             f"{target}: cannot be written ({error.strerror or error}), and nothing was; a whole model needs 2 to 4 "
             "bytes a parameter; free space, or choose another folder"
         ) from error
     return ExportedModel(subject.name, form, target, tuple(files), size, check)
-
-
-def _check_quantization(export_format: ExportFormat, quantization: str | None) -> None:
-    if quantization is None or quantization in export_format.quantizations:
-        return
-    allowed = ", ".join(export_format.quantizations)
-    advice = f"choose one of {allowed}" if allowed else "it keeps the base model's precision; leave the option out"
-    raise InputError(f"--quantization {quantization}: not for --to {export_format.name}; {advice}")
 
 
 def _source(subject: ExportSubject, quantization: str | None) -> ExportSource:
@@ -194,86 +203,33 @@ def _source(subject: ExportSubject, quantization: str | None) -> ExportSource:
     return ExportSource(folder, found, cached, settings.generation, subject.base_name, quantization)
 
 
-# Where it is written
-
-
-@contextmanager
-def _whole(target: Path, export_format: ExportFormat) -> Iterator[Path]:
-    """A folder beside the target that takes its place at the end; after an error nothing is left of it.
-
-    Raises:
-        InputError: the target is there and not an empty folder.
-    """
-    is_file = _is_file(target, export_format)
-    if target.exists() and (is_file or not target.is_dir() or any(target.iterdir())):
-        raise InputError(f"{target}: exists already; give a new name, or an empty folder")
-    partial = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        if is_file:
-            _move_file(partial, target)
-        else:
-            partial.rename(target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _is_file(target: Path, export_format: ExportFormat) -> bool:
-    return bool(export_format.quantizations) and target.suffix == f".{export_format.name}"
-
-
-def _file_name(target: Path, written: str) -> str:
-    return target.name if written and target.suffix == Path(written).suffix else written
-
-
-def _move_file(partial: Path, target: Path) -> None:
-    """Move the one file to its place, and the model card beside it; the file last, as what was asked for."""
-    (file,) = partial.glob(f"*{target.suffix}")
-    (partial / CARD).rename(target.with_suffix(".md"))
-    file.rename(target)
-
-
-# What it answers
-
-
 def _check(
     subject: ExportSubject, export_format: ExportFormat, source: ExportSource, folder: Path, say: Callable[[str], None]
 ) -> AnswerCheck:
-    """Ask the exported model what the tuned model was asked."""
+    """Compare the answers of the exported model with those of the tuned model."""
     if source.options.temperature > 0:
         return AnswerCheck(
             reason="its answers are drawn by chance (evaluation.generation.temperature), so none is the right one"
         )
     trial, ledger = subject.trial, subject.record.ledger
-    digest = trial.validation or trial.training
-    examples = ledger.example_set(digest).examples[:MOST_ROWS]
-    inputs = [example.input for example in examples]
+    examples = ledger.example_set(trial.validation or trial.training).examples
+    inputs = [example.input for example in examples[:MOST_ROWS]]
     kind = "held-out" if trial.validation else "training"
-    total = len(ledger.example_set(digest).examples)
+    total = len(examples)
     which = f"all {total}" if total <= MOST_ROWS else f"the first {len(inputs)} of {total}"
     say(f"asking it {which} {kind} rows")
     stored = None
     if trial.validation and trial.asked == asked_by(source.options):  # else they were chosen, not generated
         stored = ledger.answers(trial.key, trial.validation, trial.asked)
-    expected = list(stored.texts[:MOST_ROWS]) if stored is not None else _asked_now(source, inputs)
+    if stored is not None:
+        expected, origin = list(stored.texts[:MOST_ROWS]), "as the ledger has them"
+    else:
+        from tunerun.engine import plain_answers
+
+        base_model = source.record.base_model
+        expected = plain_answers.of_tuned(source.folder, base_model, source.cache, inputs, source.options)
+        origin = "as it gives them now"
     answers = export_format.answers(source, folder, inputs)
     pairs = enumerate(zip(answers, expected, strict=True), start=1)
     different = tuple(number for number, (answer, before) in pairs if answer != before)
-    origin = "as the ledger has them" if stored is not None else "as it gives them now"
     return AnswerCheck(len(inputs), different, f"{which} {kind} rows, {origin}")
-
-
-def _asked_now(source: ExportSource, inputs: Sequence[Input]) -> list[str]:
-    from tunerun.engine import plain_answers
-
-    return plain_answers.of_tuned(source.folder, source.record.base_model, source.cache, inputs, source.options)
-
-
-def _stated(check: AnswerCheck, source: ExportSource, form: str) -> str:
-    """For the model card; an adapter's answers are those on the base model that this machine has."""
-    if check.reason:
-        return ""
-    where = f", on the base model {source.record.base_identity}" if usage_of(form).needs_base else ""
-    return f"Checked when it was exported, by transformers alone{where}: {check.sentence}"

@@ -1,4 +1,4 @@
-"""The YAML at the head of a model card, as the Hugging Face hub reads it (huggingface.co/docs/hub/model-cards)."""
+"""The YAML header of a model card, as the Hugging Face hub reads it (huggingface.co/docs/hub/model-cards)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from tunerun.comparison.results import Measure, TrialResult, Verdict
+from tunerun.comparison.results import Verdict
 from tunerun.export.subject import ExportSubject
 from tunerun.export.usage import Usage
 
@@ -20,14 +20,24 @@ _LICENSES = frozenset(
         "llama3.3", "mit", "mpl-2.0", "odbl", "openrail", "unlicense", "wtfpl", "zlib",
     }
 )  # fmt: skip
-"""What the hub takes as `license`, of those that models and data have; anything else is `other` with a name."""
+"""Licenses of models and data with an identifier on the hub; any other license is `other` with a name."""
 
 _NOT_IN_NAMES = re.compile(r"[^a-z0-9.]+")
 
 
 def front_matter(subject: ExportSubject, usage: Usage) -> str:
-    """The block between the two lines of dashes, which are part of it."""
-    values: dict[str, Any] = _license(subject.base.license)
+    """Return the header of a model card, including its two lines of dashes.
+
+    Args:
+        subject: the tuned model.
+        usage: of its form.
+    """
+    values: dict[str, Any] = {}
+    if subject.base.license is not None:
+        license_ = subject.base.license.strip().lower()
+        values["license"] = license_ if license_ in _LICENSES else "other"
+        if license_ not in _LICENSES:
+            values["license_name"] = _NOT_IN_NAMES.sub("-", license_).strip("-")
     if subject.base_on_hub is not None:
         values |= {"base_model": subject.base_on_hub, "base_model_relation": usage.relation}
     if usage.library is not None:
@@ -43,38 +53,30 @@ def front_matter(subject: ExportSubject, usage: Usage) -> str:
     return f"---\n{text}---\n"
 
 
-def _license(stated: str | None) -> dict[str, str]:
-    if stated is None:
-        return {}
-    known = stated.strip().lower()
-    if known in _LICENSES:
-        return {"license": known}
-    return {"license": "other", "license_name": _NOT_IN_NAMES.sub("-", known).strip("-")}
-
-
 def _results(subject: ExportSubject, verdict: Verdict) -> list[dict[str, Any]]:
-    """One entry for each measure that the trial has on a held-out set."""
-    trial = subject.result_in(verdict)
-    return [_result(subject, verdict, trial, measure) for measure in verdict.measures if measure.name in trial.metrics]
-
-
-def _result(subject: ExportSubject, verdict: Verdict, trial: TrialResult, measure: Measure) -> dict[str, Any]:
-    file = subject.data_file(verdict.held_out)
+    """One entry of the hub's model index for each measure of the trial on a held-out set."""
+    trial, file = subject.result_in(verdict), subject.data_file(verdict.held_out)
     name = subject.trial.settings.name
-    return {
-        "task": {"type": "text-generation", "name": name},
-        "dataset": {
-            "name": f"{name}: {verdict.held_out} set, {verdict.decision.rows} rows",
-            "type": name if file is None else file.name,
-            "split": verdict.held_out,
-            "revision": subject.trial.held_out.get(verdict.held_out, ""),
-        },
-        "metrics": [
-            {
-                "type": measure.name.rpartition("/")[2],
-                "name": measure.name,
-                "value": trial.metrics[measure.name],
-                "verified": False,
-            }
-        ],
+    dataset = {
+        "name": f"{name}: {verdict.held_out} set, {verdict.decision.rows} rows",
+        "type": name if file is None else file.name,
+        "split": verdict.held_out,
+        "revision": subject.trial.held_out.get(verdict.held_out, ""),
     }
+    return [
+        {
+            "task": {"type": "text-generation", "name": name},
+            # A copy for each, or YAML writes references to the first one.
+            "dataset": dict(dataset),
+            "metrics": [
+                {
+                    "type": measure.name.rpartition("/")[2],
+                    "name": measure.name,
+                    "value": trial.metrics[measure.name],
+                    "verified": False,
+                }
+            ],
+        }
+        for measure in verdict.measures
+        if measure.name in trial.metrics
+    ]

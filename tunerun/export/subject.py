@@ -24,30 +24,35 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ExportSubject:
-    """A trial of a record, and what is looked up of it."""
+    """A trial of a record with the facts that its export needs, each read once.
+
+    Attributes:
+        record: of the trial's sweep.
+        trial: whose tuned model is exported.
+    """
 
     record: OpenRecord
     trial: TrialRecord
 
     @cached_property
     def job(self) -> JobRecord | None:
-        """The job that tuned it; None: there was none."""
+        """The job that tuned it; None: it has no job."""
         return self.record.ledger.job(self.trial.key)
 
     @property
     def name(self) -> str:
-        """`tunedModels/<id>`; of a trial without a tuned model the sweep's id and its number."""
+        """`tunedModels/<id>`, or the sweep's id and the trial's number if it has no tuned model."""
         tuned = None if self.job is None else self.job.tuned_model
         return f"{self.record.sweep.id}-{self.trial.number}" if tuned is None else tuned.name
 
     @property
     def folder(self) -> Path | None:
-        """Where its adapter is; None: it has none, or a service has it."""
+        """The folder of its adapter; None: it has none, or a service has it."""
         return None if self.job is None or self.job.tuned_model is None else self.job.tuned_model.folder
 
     @cached_property
     def tuned(self) -> TunedModelRecord | None:
-        """What is stored in its folder: the chat format, the base model; None: it has no folder."""
+        """The record in its folder, with chat format and base model; None: the folder is missing."""
         if self.folder is None:
             return None
         try:
@@ -57,13 +62,13 @@ class ExportSubject:
 
     @cached_property
     def base(self) -> BaseModelFacts:
-        """Its base model, without a path of the machine."""
+        """The facts of its base model, without paths of the machine."""
         name = self.trial.settings.model
         identity = "" if self.tuned is None else self.tuned.base_identity
         for facts in self.record.facts.base_models:
             if facts.name == name and identity in ("", facts.identity):
                 return facts
-        # An earlier version froze no facts: what the trial's own config says of it.
+        # A sweep of an earlier version has no facts: take them from the trial's config.
         stated = section(self.trial.config, "model")
         return BaseModelFacts(
             name=public_name(name),
@@ -76,8 +81,9 @@ class ExportSubject:
 
     @property
     def base_on_hub(self) -> str | None:
-        """The base model's name on the Hugging Face hub; None: it has none, or is not known to have one."""
+        """The base model's name on the Hugging Face hub; None: it has none, or none is known."""
         base = self.base
+        # A folder or file of the user may have a path that looks like a name on the hub, such as `models/tiny`.
         is_file_of_its_own = base.identity.startswith("folder:") or (
             base.identity.startswith("gguf:") and base.package is None
         )
@@ -86,21 +92,28 @@ class ExportSubject:
 
     @property
     def base_name(self) -> str:
-        """The name by which others find the base model: on the hub, or of its folder or file alone."""
+        """The name by which others find the base model: its name on the hub, or else that of its folder or file."""
         return self.base_on_hub or Path(self.base.source).name
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns that its template reads."""
+        """The columns that the template's input reads."""
         return tuple(sorted(PromptTemplate(self.trial.settings.template).input_columns))
 
     def data_file(self, used_for: str) -> DataFile | None:
-        """The file that rows of a kind came from, as it was frozen; None: it was not."""
+        """Return the recorded file of a set.
+
+        Args:
+            used_for: `training`, `validation` or `test`.
+
+        Returns:
+            The file; None: it is not recorded.
+        """
         return next((file for file in self.record.facts.data_files if used_for in file.used_for), None)
 
     @cached_property
     def judged(self) -> tuple[Verdict | None, str]:
-        """The sweep's verdict, or None and why it cannot be computed here, such as the lack of a user's own metric."""
+        """The sweep's verdict; or None, and why it cannot be computed here, such as a missing metric of the user."""
         try:
             return judge(self.record.ledger, self.record.sweep), ""
         except TunerunError as error:
@@ -108,17 +121,17 @@ class ExportSubject:
 
     @cached_property
     def judged_on_test(self) -> Verdict | None:
-        """The verdict on the test set; None: it is closed, or cannot be judged here."""
+        """The verdict on the test set; None: the set was not opened, or the verdict cannot be computed here."""
         if self.judged[0] is None or not self.record.ledger.openings(self.record.sweep.id):
             return None
         return judge(self.record.ledger, self.record.sweep, held_out=TEST)
 
     def result_in(self, verdict: Verdict) -> TrialResult:
-        """What became of the trial."""
+        """Return the trial's result in a verdict of its sweep."""
         return next(result for result in verdict.trials if result.record.number == self.trial.number)
 
 
 def public_name(name: str) -> str:
-    """A base model's name for others: of a path its last part, of anything else itself."""
+    """Return a base model's name without the folders of a path; a name on the hub stays as it is."""
     is_path = name.startswith(("/", ".", "~")) or "\\" in name or name.endswith(".gguf") or name.count("/") > 1
     return Path(name.replace("\\", "/")).name if is_path else name

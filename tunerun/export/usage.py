@@ -1,6 +1,6 @@
-"""Code for a model card: how to call a tuned model in each exported form.
+"""Code for model cards that calls a tuned model, for each exported form.
 
-A new form is an entry of `USAGES`. The code is complete: it can be copied and run beside the files.
+A new form is an entry of `USAGES`. The code is complete: it runs as it is when copied into the folder of the files.
 """
 
 from __future__ import annotations
@@ -11,20 +11,22 @@ from dataclasses import dataclass
 from tunerun.engine.chat import ChatFormat
 from tunerun.errors import InputError
 from tunerun.job import GenerateOptions
+from tunerun.markdown import code_block
 
 
 @dataclass(frozen=True)
-class Call:
-    """What the code for one tuned model depends on.
+class UsageContext:
+    """The values that the code for a tuned model contains.
 
     Attributes:
         name: of the tuned model, `tunedModels/<id>`.
-        file: of a form that is one file its name, of one in a registry its URI; empty: of another, or not known.
-        columns: the columns that the template reads.
+        file: of a form that is one file its name, of one in a registry its URI; empty: another form, or not known.
+        columns: that the template reads.
         base: the name by which others find the base model.
-        revision: its commit on the hub; None: not known.
-        chat: None: a service has the weights, and knows the format.
-        has_conversations: whether it was trained behind system messages or earlier turns.
+        revision: commit of the base model on the hub; None: not known.
+        chat: the chat format; None: a service has the weights and applies its own format.
+        generation: how the tuned model was measured.
+        has_conversations: whether training examples had system messages or earlier turns.
     """
 
     name: str
@@ -39,96 +41,102 @@ class Call:
 
 @dataclass(frozen=True)
 class Usage:
-    """A form: what the hub calls it, and its code.
+    """The description of a form for the hub, and the code that calls a model of that form.
 
     Attributes:
-        title: what a reader calls it.
-        library: the hub's `library_name`; None: it has none for this form.
+        title: a phrase for readers.
+        library: the hub's `library_name`; None: the hub has none for this form.
         relation: the hub's `base_model_relation`.
-        code: a block of Markdown.
+        tags: further tags for the hub.
+        code: returns the code as Markdown.
     """
 
     title: str
     library: str | None
     relation: str
     tags: tuple[str, ...]
-    code: Callable[[Call], str]
+    code: Callable[[UsageContext], str]
 
     @property
     def needs_base(self) -> bool:
-        """Whether the base model's weights are not part of it."""
+        """Whether the form does not contain the base model's weights."""
         return self.relation == "adapter"
 
 
 def usage_of(form: str) -> Usage:
-    """Look a form up.
+    """Return the usage of a form.
 
     Raises:
-        InputError: there is none of this name; lists them.
+        InputError: the form is unknown; the message lists the forms.
     """
     if form not in USAGES:
         raise InputError(f"{form!r} is not a form of a tuned model; choose one of {', '.join(USAGES)}")
     return USAGES[form]
 
 
-def _merged(call: Call) -> str:
+def _merged(context: UsageContext) -> str:
     lines = [
         "from transformers import AutoModelForCausalLM, AutoTokenizer",
         "",
         'folder = "."  # this folder, or its name on the hub',
         "model = AutoModelForCausalLM.from_pretrained(folder)",
         "tokenizer = AutoTokenizer.from_pretrained(folder)",
-        *_ask(call, "model.generate(**prompt)"),  # its generation_config.json says how
+        *_ask(context, "model.generate(**prompt)"),  # its generation_config.json says how
     ]
     return _python(lines)
 
 
-def _adapter(call: Call) -> str:
-    revision = f", revision={call.revision!r}" if call.revision else ""
+def _adapter(context: UsageContext) -> str:
+    revision = f", revision={context.revision!r}" if context.revision else ""
     lines = [
         "from peft import PeftModel",
         "from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig",
         "",
         'folder = "."  # this folder, or its name on the hub',
-        f"base = AutoModelForCausalLM.from_pretrained({call.base!r}{revision})",
+        f"base = AutoModelForCausalLM.from_pretrained({context.base!r}{revision})",
         "model = PeftModel.from_pretrained(base, folder)",
         "tokenizer = AutoTokenizer.from_pretrained(folder)",
         "manner = GenerationConfig.from_pretrained(folder)",
-        *_ask(call, "model.generate(**prompt, generation_config=manner)"),
+        *_ask(context, "model.generate(**prompt, generation_config=manner)"),
     ]
     return _python(lines)
 
 
-def _gguf(call: Call) -> str:
+def _gguf(context: UsageContext) -> str:
+    options = context.generation
+    how = f"max_new_tokens={options.max_output_tokens}, do_sample={options.temperature > 0}"
+    if options.temperature > 0:
+        how += f", temperature={options.temperature:g}"
     lines = [
         "from transformers import AutoModelForCausalLM, AutoTokenizer",
         "",
-        f'folder, file = ".", {call.file!r}',
+        f'folder, file = ".", {context.file!r}',
         "model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file)",
         "tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file)",
-        *_ask(call, f"model.generate(**prompt, {_manner(call.generation)})"),
+        *_ask(context, f"model.generate(**prompt, {how})"),
     ]
+    server = f"llama-server -m {context.file} --jinja --temp {options.temperature:g}"
     return (
-        _python(lines) + "\n\nWith llama.cpp (the file holds the chat template; it was checked with transformers, not "
-        f"with llama.cpp):\n\n```sh\nllama-server -m {call.file} --jinja --temp {call.generation.temperature:g}\n```"
+        f"{_python(lines)}\n\nWith llama.cpp (the file holds the chat template; it was checked with transformers, not "
+        f"with llama.cpp):\n\n{code_block(server, 'sh')}"
     )
 
 
-def _mlflow(call: Call) -> str:
-    row = ", ".join(f"{column!r}: ['...']" for column in call.columns)
+def _mlflow(context: UsageContext) -> str:
+    row = ", ".join(f"{column!r}: ['...']" for column in context.columns)
     lines = [
         "import mlflow",
         "import pandas",
         "",
-        f"model = mlflow.pyfunc.load_model({call.file or 'models:/NAME@ALIAS'!r})",
+        f"model = mlflow.pyfunc.load_model({context.file or 'models:/NAME@ALIAS'!r})",
         f"print(model.predict(pandas.DataFrame({{{row}}})))",
     ]
     return _python(lines)
 
 
-def _tunerun(call: Call) -> str:
-    row = " ".join(f"{column}='...'" for column in call.columns)
-    return f"```sh\ntunerun predict --run {call.name} {row}".rstrip() + "\n```"
+def _tunerun(context: UsageContext) -> str:
+    row = " ".join(f"{column}='...'" for column in context.columns)
+    return code_block(f"tunerun predict --run {context.name} {row}".rstrip(), "sh")
 
 
 USAGES: Mapping[str, Usage] = {
@@ -138,13 +146,19 @@ USAGES: Mapping[str, Usage] = {
     "mlflow": Usage("an MLflow model", None, "adapter", ("mlflow",), _mlflow),
     "tunerun": Usage("a LoRA adapter with tunerun's record", None, "adapter", ("lora",), _tunerun),
 }
-"""By the name that `tunerun export --to` takes; the last two are what `promote` and `bundle` hand on."""
+"""By the name that `tunerun export --to` takes; `promote` and `bundle` write the last two."""
 
 
-def _ask(call: Call, generate: str) -> list[str]:
-    """A function that answers an input as the tuned model was measured."""
+def _ask(context: UsageContext, generate: str) -> list[str]:
+    """Lines of a function that answers an input as the tuned model did when it was measured."""
+    # The chat format may write text between the prompt and the answer, and after it: neither is part of the answer.
+    cuts = ""
+    if context.chat is not None:
+        cuts += f".removeprefix({context.chat.start!r})" if context.chat.start else ""
+        behind = context.chat.space_before_end
+        cuts += f".removesuffix({behind!r})" if behind else ""
     head = ["def ask(text_input):", '    turns = [{"role": "user", "content": text_input}]']
-    if call.has_conversations:
+    if context.has_conversations:
         head = [
             "def ask(turns):",
             '    """`turns` as in training: {"role": "system", "content": "..."}, then "user", "assistant", ...."""',
@@ -158,25 +172,9 @@ def _ask(call: Call, generate: str) -> list[str]:
         "    )",
         f"    tokens = {generate}",
         '    text = tokenizer.decode(tokens[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True)',
-        f"    return text{_cuts(call.chat)}",
+        f"    return text{cuts}",
     ]
 
 
-def _manner(options: GenerateOptions) -> str:
-    how = f"max_new_tokens={options.max_output_tokens}"
-    if options.temperature > 0:
-        return f"{how}, do_sample=True, temperature={options.temperature:g}"
-    return f"{how}, do_sample=False"
-
-
-def _cuts(chat: ChatFormat | None) -> str:
-    """What is taken off an answer's text: what the chat format writes between a prompt and it, and behind it."""
-    if chat is None:
-        return ""
-    before = f".removeprefix({chat.start!r})" if chat.start else ""
-    behind = chat.space_before_end
-    return before + (f".removesuffix({behind!r})" if behind else "")
-
-
 def _python(lines: list[str]) -> str:
-    return "```python\n" + "\n".join(lines) + "\n```"
+    return code_block("\n".join(lines), "python")

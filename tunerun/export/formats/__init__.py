@@ -1,4 +1,4 @@
-"""The forms that a tuned model can be exported in, by name. A new one is a file here, an entry, and its `Usage`."""
+"""The formats for exporting a tuned model. A new one is a module here, an entry in `FORMATS`, and its `Usage`."""
 
 from __future__ import annotations
 
@@ -12,16 +12,14 @@ from tunerun.export.formats.merged import MergedFormat
 
 __all__ = ["FORMATS", "ExportFormat", "ExportSource", "format_of"]
 
-_ALL: tuple[ExportFormat, ...] = (MergedFormat(), AdapterFormat(), GgufFormat())
-
-FORMATS: Mapping[str, ExportFormat] = {each.name: each for each in _ALL}
+FORMATS: Mapping[str, ExportFormat] = {each.name: each for each in (MergedFormat(), AdapterFormat(), GgufFormat())}
 
 
 def format_of(name: str) -> ExportFormat:
-    """Look a format up.
+    """Return the format of a name.
 
     Raises:
-        InputError: there is none of this name; lists them.
+        InputError: the format is unknown; the message lists the formats.
     """
     if name not in FORMATS:
         raise InputError(f"--to {name}: choose one of {', '.join(FORMATS)}")

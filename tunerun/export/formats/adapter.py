@@ -1,4 +1,4 @@
-"""The adapter alone, for PEFT on the original base model."""
+"""The adapter without the base model, for PEFT."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class AdapterFormat:
     quantizations: tuple[str, ...] = ()
 
     def check(self, source: ExportSource) -> None:
-        """Whatever trains has an adapter."""
+        """Accept every tuned model: each has an adapter."""
 
     def write(self, source: ExportSource, folder: Path) -> str:
-        """Write the adapter, the tokenizer and how it generates."""
+        """Write the adapter, the tokenizer and the generation config."""
         from tunerun.engine import merging
 
         tuned = merging.load(source.folder, source.cache)
@@ -28,7 +28,7 @@ class AdapterFormat:
         return ""
 
     def answers(self, source: ExportSource, folder: Path, inputs: Sequence[Input]) -> list[str]:
-        """Answer by transformers and PEFT, on the base model of this machine."""
+        """Answer with transformers and PEFT, on the base model of this machine."""
         from tunerun.engine import plain_answers
 
         record = source.record

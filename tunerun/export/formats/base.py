@@ -16,12 +16,12 @@ class ExportSource:
     """The tuned model to export.
 
     Attributes:
-        folder: of its adapter, checked to be the one that was made.
-        record: what that folder says of it.
-        cache: where its base model is prepared.
+        folder: of its adapter, which was checked to be the recorded one.
+        record: as stored in that folder.
+        cache: the folder of prepared base models.
         options: how it was measured.
         base_name: the name by which others find its base model.
-        quantization: None: as the format does by itself.
+        quantization: of the written file; None: the format's default.
     """
 
     folder: Path
@@ -38,26 +38,34 @@ class ExportSource:
 
 
 class ExportFormat(Protocol):
-    """A form in which other programs load a tuned model; stateless, and one object for all exports.
+    """A form in which other programs load a tuned model. Stateless: one object serves all exports.
 
-    `check` is cheap and refuses with InputError before anything is loaded. `write` fills an empty folder, which appears
-    in its place only when all is done; it raises OSError where the disk refuses. `answers` loads what was written as
-    the model card's code does and answers inputs in order.
+    `check` is cheap and refuses with InputError before anything is loaded. `write` fills an empty folder, which is
+    renamed to the target only when everything succeeded; it raises OSError if the disk is full. `answers` loads the
+    written files as the code of the model card does, and answers inputs in order.
     """
 
     @property
     def name(self) -> str:
-        """What `--to` takes, and `usage.USAGES` knows."""
+        """The value of `--to`, and the key in `usage.USAGES`."""
 
     @property
     def quantizations(self) -> tuple[str, ...]:
-        """What `--quantization` takes, the default first; empty: the format has none."""
+        """The values of `--quantization`, the default first; empty: the format has none."""
 
     def check(self, source: ExportSource) -> None:
-        """Refuse a tuned model that cannot be written."""
+        """Refuse a tuned model that cannot be written.
+
+        Raises:
+            InputError: the format does not support it.
+        """
 
     def write(self, source: ExportSource, folder: Path) -> str:
-        """Write the files; the name of the one file that it is about, or an empty text where it is the folder."""
+        """Write the files.
+
+        Returns:
+            The name of the main file, if the format is one file; else an empty text.
+        """
 
     def answers(self, source: ExportSource, folder: Path, inputs: Sequence[Input]) -> list[str]:
-        """Answer inputs from what was written."""
+        """Answer inputs with the written files."""

@@ -19,7 +19,7 @@ class GgufFormat:
     quantizations: tuple[str, ...] = ("f16", "q8_0")
 
     def check(self, source: ExportSource) -> None:
-        """Refuse architectures and tokenizers that no round trip is proven for."""
+        """Refuse architectures and tokenizers that no test has written and read back."""
         require("gguf")
         from tunerun.engine import gguf_export
 
@@ -30,7 +30,7 @@ class GgufFormat:
         gguf_export.check(config, tokenizer)
 
     def write(self, source: ExportSource, folder: Path) -> str:
-        """Write the file, which holds the tokenizer and the chat template too."""
+        """Write the file, which also contains the tokenizer and the chat template."""
         from tunerun.engine import gguf_export, merging
 
         quantization = source.quantization or self.quantizations[0]
@@ -40,7 +40,7 @@ class GgufFormat:
         return file
 
     def answers(self, source: ExportSource, folder: Path, inputs: Sequence[Input]) -> list[str]:
-        """Answer from the file, read back by transformers."""
+        """Answer with transformers, which reads the file back."""
         from tunerun.engine import plain_answers
 
         (file,) = folder.glob("*.gguf")

@@ -1,4 +1,4 @@
-"""One model: the adapter's weights added to the base model's, for transformers and programs that read its folders."""
+"""The adapter merged into the base model's weights, for transformers and programs that read its folders."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class MergedFormat:
     quantizations: tuple[str, ...] = ()
 
     def check(self, source: ExportSource) -> None:
-        """Whatever trains can be merged."""
+        """Accept every tuned model: each can be merged."""
 
     def write(self, source: ExportSource, folder: Path) -> str:
-        """Write weights, config, tokenizer and how it generates."""
+        """Write weights, config, tokenizer and generation config."""
         from tunerun.engine import merging
 
         merging.save_merged(merging.load(source.folder, source.cache), source.options, folder)
@@ -27,7 +27,7 @@ class MergedFormat:
         return ""
 
     def answers(self, source: ExportSource, folder: Path, inputs: Sequence[Input]) -> list[str]:
-        """Answer with transformers alone, as a user of the export would."""
+        """Answer with transformers alone."""
         from tunerun.engine import plain_answers
 
         return plain_answers.of_merged(folder, inputs, source.record.chat_format)
