@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.experiments import overrides as typed
 from tests.experiments import planned
-from tunerun.cli.tables import plan_table
+from tunerun.cli.plan_tables import plan_table
 from tunerun.compose import load
 from tunerun.errors import ConfigError
 from tunerun.planning import plan

@@ -10,7 +10,7 @@ import pytest
 
 from tests.experiments import HELD_OUT, planned, write_rows
 from tests.test_runner import run_on
-from tunerun.cli.tables import plan_table
+from tunerun.cli.plan_tables import plan_table
 from tunerun.dataset import TokenLimit, load_examples
 from tunerun.errors import InputError, LimitError, NoTurnsError
 from tunerun.job import BaseModelRef, Example, GenerateOptions, Input, TunedModel

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tunerun.cli.data import FormatName
 from tunerun.dataset import LoadedDataset, load_examples
 from tunerun.dataset.export import FORMATS, export
 from tunerun.errors import InputError, LimitError
@@ -82,11 +81,6 @@ def test_what_a_format_has_no_place_for(tmp_path: Path) -> None:
             {"role": "assistant", "content": "d"},
         ]
     }
-
-
-def test_every_format_can_be_chosen() -> None:
-    """The command line knows the formats by their names."""
-    assert [name.value for name in FormatName] == list(FORMATS)
 
 
 def test_rows_are_as_the_provider_documents_them(tmp_path: Path) -> None:

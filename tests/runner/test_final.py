@@ -14,7 +14,8 @@ from tests.test_runner import right_when_tuned
 from tests.troubled import Troubled, run_with
 from tunerun import schema
 from tunerun.backends.base import Backend
-from tunerun.cli import app, tables
+from tunerun.cli import app
+from tunerun.cli.plan_tables import plan_table
 from tunerun.comparison import judge
 from tunerun.comparison.results import Outcome
 from tunerun.compose import load
@@ -96,7 +97,7 @@ def test_a_plan_freezes_the_test_rows_and_a_run_does_not_ask_them(
     plan = with_test_rows(tmp_path)
     assert (plan.test_rows, plan.to_json()["test_rows"]) == (20, 20)
     assert not any("dataset.test" in warning for warning in plan.warnings)
-    tables.plan_table(plan)
+    plan_table(plan)
     assert "20 test examples frozen for the end: no run asks them" in capsys.readouterr().out
     for trial in ledger.trials(sweep.id):
         assert [e.text_input for e in ledger.example_set(trial.held_out["test"]).examples] == TESTED

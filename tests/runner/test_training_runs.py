@@ -12,7 +12,7 @@ import pytest
 from tests.experiments import planned
 from tests.troubled import run_with
 from tunerun.backends.base import NO_CURSORS, Capabilities
-from tunerun.cli import tables
+from tunerun.cli.plan_tables import plan_table
 from tunerun.job import Failure, FailureKind, JobRef, JobState, JobStatus, Snapshot
 from tunerun.ledger import Ledger
 from tunerun.planning import Trial
@@ -61,7 +61,7 @@ def test_a_plan_counts_a_training_run_once(tmp_path: Path, capsys: pytest.Captur
     }  # fmt: skip
     assert found["saved"] == {"tokens": 16 * epoch, "usd": pytest.approx(0.016 * epoch), "hours": None, "steps": 128}
     assert [trial["training_run"] for trial in found["trials"]] == [2, 3, 2, 3, 2, 3]
-    tables.plan_table(plan)
+    plan_table(plan)
     printed = " ".join(capsys.readouterr().out.split())
     assert f"6 trials to run in 2 training runs: {20 * epoch:,} training tokens" in printed
     assert (
@@ -88,7 +88,7 @@ def test_trials_share_a_training_run_only_where_that_is_exact(
     plan = planned(tmp_path, EPOCHS, *more)
     assert plan.to_json()["to_run"]["training_runs"] == runs
     assert (plan.saved(plan.trials).steps == 0) == (runs == 3)
-    tables.plan_table(plan)
+    plan_table(plan)
     printed = " ".join(capsys.readouterr().out.split())
     apart = "epoch_count or average_last" if "average_last" in more[0] else "epoch_count"
     assert (f"Trials that differ in {apart} alone are trained once" in printed) == (runs == 1)
@@ -104,7 +104,7 @@ def test_hours_are_saved_once_it_is_known_how_long_training_takes(
     assert todo.hours is not None
     assert todo.hours == pytest.approx(80 / 3600)
     assert saved.hours == pytest.approx(64 / 3600)
-    tables.plan_table(plan)
+    plan_table(plan)
     assert "training tokens and about 64 s." in " ".join(capsys.readouterr().out.split())
 
 

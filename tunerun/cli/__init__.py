@@ -1,9 +1,9 @@
-"""The commands, what they print, and their exit codes.
+"""The commands, one module each, with their output and exit codes.
 
 0: all trials succeeded, or there was nothing to do. 1: at least one failed. 2: the config, the examples or the command
-line are wrong, and nothing was submitted. 3: a limit refused, and nothing was submitted. 130: interrupted, resumable.
+line are wrong, and nothing was submitted. 3: a limit refused, and nothing was submitted. 130: interrupted; resumable.
 
-Each command is a module of its name. Every import that costs time is inside the function that needs it.
+Slow imports are inside the functions that need them, so that `tunerun --help` takes a fraction of a second.
 """
 
 from __future__ import annotations
@@ -60,11 +60,14 @@ def main() -> None:
     # MLflow's usage reports are not sent on the user's behalf.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     logging.getLogger("stamina").setLevel(logging.ERROR)  # the runner itself reports retries
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C, so that the run can be resumed
     try:
         app()
     except TunerunError as error:
-        sys.stderr.write(_problem_text(error))
+        text = f"error: {error}\n"
+        if isinstance(error, InputError) and len(error.problems) > 1:
+            text = f"{len(error.problems)} problems:\n" + "".join(f"  {problem}\n" for problem in error.problems)
+        sys.stderr.write(text)
         sys.exit(error.exit_code)
     except OSError as error:
         if not lacks_descriptors(error):
@@ -79,30 +82,18 @@ def main() -> None:
 
 
 def program() -> NoReturn:
-    """The console script: `main`, ended at once where a thread of ours is still busy, such as a slow tracker.
-
-    Python cannot stop a daemon thread that is inside of a C library: unloading it beneath the thread ended in a
-    segmentation fault, once, on a loaded machine.
-    """
+    """The console script: runs `main`, and exits at once if a thread of ours is still busy, such as a slow tracker."""
     try:
         main()
     except SystemExit as end:
         code = end.code
     else:
         code = 0
+    # Python cannot stop a daemon thread inside a C library: unloading the library beneath such a thread once ended in a
+    # segmentation fault, on a loaded machine.
     if isinstance(code, int) and any(thread.name.startswith("tunerun-") for thread in threading.enumerate()):
         leave_at_once(code)
     sys.exit(code)
-
-
-def _interrupt(_signal: int, _frame: object) -> NoReturn:
-    raise KeyboardInterrupt
-
-
-def _problem_text(error: TunerunError) -> str:
-    if not isinstance(error, InputError) or len(error.problems) == 1:
-        return f"error: {error}\n"
-    return f"{len(error.problems)} problems:\n" + "".join(f"  {problem}\n" for problem in error.problems)
 
 
 @app.callback(invoke_without_command=True)
@@ -114,7 +105,7 @@ def _version(
         raise typer.Exit
 
 
-# In the order of `--help`: as the life of a sweep has them.
+# In the order of `--help`: as a sweep goes through them.
 for each in (
     plan.plan,
     run.run,

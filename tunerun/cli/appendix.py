@@ -33,11 +33,11 @@ def appendix(
     chosen = renderer(format_)
     tracking = Tracking(uri=tracking_uri) if tracking_uri else None
     with open_record(sweep, runs=Path(runs), tracking=tracking) as record:
-        found = appendix_of(record)
+        described = appendix_of(record)
     if json_:
-        print_json(found.to_json())
+        print_json(described.to_json())
         return
-    text = chosen.render(found)
+    text = chosen.render(described)
     if output is None:
         sys.stdout.write(text)
         return

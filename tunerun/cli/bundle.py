@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from tunerun.cli.options import Json, Runs
 from tunerun.cli.printing import print_json
 from tunerun.errors import InputError
-
-if TYPE_CHECKING:
-    from tunerun.record.bundle.crate import Author
 
 
 def bundle(
@@ -31,18 +28,27 @@ def bundle(
     json_: Json = False,
 ) -> None:
     """Write a sweep into one file (RO-Crate) that needs neither this machine nor MLflow to be run again."""
-    from tunerun.cli.tables import err, out, plain
+    from tunerun.cli.tables import note, say
     from tunerun.compose import places
     from tunerun.record import open_record
+    from tunerun.record.bundle.crate import Author
     from tunerun.record.bundle.writing import write_bundle
 
-    authors = _authors(author or [], affiliation or [])
+    names: list[str] = author or []
+    affiliations: list[str | None] = [*(affiliation or ())]
+    if affiliations and len(affiliations) not in (1, len(names)):
+        raise InputError(
+            f"--affiliation: given {len(affiliations)} times for {len(names)} --author; give one for all, or one for "
+            "each"
+        )
+    organisations = affiliations if len(affiliations) == len(names) else [*affiliations, None][:1] * len(names)
+    authors = [Author(name, organisation) for name, organisation in zip(names, organisations, strict=True)]
     _, tracking = places([])
     with open_record(sweep, runs=Path(runs), tracking=tracking) as record:
         target = output or Path(f"{record.sweep.id}.zip")
         written = write_bundle(record, target, with_models=not no_models, authors=authors)
-    for note in written.notes:
-        err.print(f"[yellow]note:[/] {plain(note)}", soft_wrap=True)
+    for text in written.notes:
+        note(text)
     if json_:
         print_json(
             {
@@ -55,19 +61,5 @@ def bundle(
         )
         return
     adapters = "no adapters" if not written.tuned_models else f"{written.tuned_models} adapters"
-    out.print(
-        f"wrote {plain(str(written.path))}: {written.bytes / 1e6:.1f} MB, {written.files} files, {adapters}",
-        soft_wrap=True,
-    )
-    out.print(f"To check it anywhere: tunerun verify {plain(str(written.path))}", soft_wrap=True)
-
-
-def _authors(names: list[str], places: list[str]) -> list[Author]:
-    from tunerun.record.bundle.crate import Author
-
-    if places and len(places) not in (1, len(names)):
-        raise InputError(
-            f"--affiliation: given {len(places)} times for {len(names)} --author; give one for all, or one for each"
-        )
-    each: list[str | None] = [*places] if len(places) == len(names) else [places[0] if places else None] * len(names)
-    return [Author(name, place) for name, place in zip(names, each, strict=True)]
+    say(f"wrote {written.path}: {written.bytes / 1e6:.1f} MB, {written.files} files, {adapters}")
+    say(f"To check it anywhere: tunerun verify {written.path}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -10,9 +10,6 @@ from tunerun.cli.options import ConfigDir, Json, Overrides, SweepId
 from tunerun.cli.printing import print_json
 from tunerun.cli.sweep_choice import chosen_sweep
 from tunerun.errors import InputError
-
-if TYPE_CHECKING:
-    pass
 
 
 def cancel(

@@ -27,6 +27,14 @@ def begin(
 ) -> None:
     """Answer each line of standard input as one conversation, until its end; `/reset` starts a new one.
 
+    Args:
+        run: an MLflow run id, or `tunedModels/NAME`.
+        columns: values of the template's other columns.
+        runs: folder of the ledger.
+        system: the system message; None: that of training.
+        is_base: whether the base model answers.
+        max_output_tokens: of an answer; None: as in training.
+
     Raises:
         NotFoundError, BackendError: the model cannot be found or called.
         InputError: the template leaves no column for the message; or, unless in a terminal, a line cannot be answered.

@@ -14,8 +14,7 @@ from tunerun.cli.sweep_choice import chosen_sweep
 from tunerun.errors import InputError
 
 if TYPE_CHECKING:
-    from tunerun.ledger import Ledger, Opening
-    from tunerun.runner import SweepResult
+    from tunerun.ledger import Opening
 
 
 def compare(
@@ -34,6 +33,9 @@ def compare(
     """Compare the trials of one or several sweeps on held-out examples; write the results to files with --output."""
     from tunerun.cli import tables
     from tunerun.comparison.renderers import write_files
+    from tunerun.compose import places
+    from tunerun.engine.base_model import cache_folder
+    from tunerun.runner.final import on_test_set, open_test
 
     with chosen_sweep(overrides or [], config_dir, sweep, to_write=final, as_frozen=final, asks_judges=True) as (
         ledger,
@@ -41,7 +43,13 @@ def compare(
     ):
         earlier: Sequence[Opening] = ()
         if final:
-            result, earlier = _opened(ledger, result, config_dir)
+            cache = cache_folder(places([], config_dir)[0].cache)
+            tested, *others = result.verdict.sweeps
+            if others:
+                raise InputError("--final: opens the test set of one sweep; name one with --sweep")
+            with tables.progress_on_stderr() as progress:
+                earlier = open_test(ledger, tested, cache=cache, progress=progress)
+            result = on_test_set(ledger, result)
         if output is not None:
             for file in write_files(result.table, ledger, output):
                 tables.err.print(f"wrote {file}")
@@ -52,18 +60,3 @@ def compare(
             tables.result_table(result)
             tables.earlier_openings(earlier, result.verdict)
             tables.result_sentence(result)
-
-
-def _opened(ledger: Ledger, result: SweepResult, config_dir: list[str] | None) -> tuple[SweepResult, Sequence[Opening]]:
-    """Open the test set of a sweep; return the comparison on it, and its earlier openings."""
-    from tunerun.cli.progress import progress_on_stderr
-    from tunerun.compose import places
-    from tunerun.engine.base_model import cache_folder
-    from tunerun.runner.final import on_test_set, open_test
-
-    sweep, *others = result.verdict.sweeps
-    if others:
-        raise InputError("--final: opens the test set of one sweep; name one with --sweep")
-    with progress_on_stderr() as progress:
-        earlier = open_test(ledger, sweep, cache=cache_folder(places([], config_dir)[0].cache), progress=progress)
-    return on_test_set(ledger, result), earlier

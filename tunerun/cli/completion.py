@@ -11,9 +11,10 @@ from tunerun.errors import TunerunError
 
 
 class _Rest(str):
-    """The part after the `=`: bash splits an override into key, `=` and value, and completes the last word.
+    """The value after the `=` of an override.
 
-    Typer keeps only what begins with the last word, which is the `=` where nothing follows it yet.
+    Bash splits an override into key, `=` and value, and completes the last of these words. Typer keeps only completions
+    that begin with that word, which is the `=` itself if nothing follows it; so this text begins with everything.
     """
 
     __slots__ = ()

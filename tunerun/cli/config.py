@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from tunerun.cli.options import ConfigDir, Json, Overrides
 from tunerun.cli.printing import print_json
-
-if TYPE_CHECKING:
-    pass
 
 
 def config(

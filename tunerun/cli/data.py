@@ -4,39 +4,19 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tunerun.cli.completion import complete_override
+from tunerun.cli.options import ConfigDir, Json, Overrides
 from tunerun.errors import DatasetError, InputError, TemplateError
 
 if TYPE_CHECKING:
     from tunerun.dataset import LoadedDataset
-    from tunerun.planning.visibility import Visibility
     from tunerun.schema import Experiment
 
 app = typer.Typer(help="Check examples, or write them in a provider's format.", no_args_is_help=True)
-
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Overrides of the config.", autocompletion=complete_override),
-]
-ConfigDir = Annotated[
-    list[str] | None, typer.Option("--config-dir", "-cd", help="Directory of YAML files, searched first.")
-]
-
-
-class FormatName(StrEnum):
-    """The providers' formats; the keys of `tunerun.dataset.export.FORMATS`."""
-
-    GEMINI = "gemini"
-    VERTEX = "vertex"
-    OPENAI = "openai"
-    TOGETHER = "together"
-    MESSAGES = "messages"
 
 
 @app.command()
@@ -44,14 +24,17 @@ def check(
     overrides: Overrides = None,
     config_dir: ConfigDir = None,
     all_: Annotated[bool, typer.Option("--all", help="List every place, not only the first few.")] = False,
-    json_: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, with every place.")] = False,
+    json_: Json = False,
 ) -> None:
     """Look for duplicates, contradictions, leaks, secrets and more; exit code 2 if some rows cannot be used."""
     from tunerun.cli import tables
     from tunerun.cli.printing import print_json
     from tunerun.cli.stages import Stages
     from tunerun.dataset import yaml_line
+    from tunerun.planning.baselines import baseline_count
     from tunerun.planning.planner import load_dataset
+    from tunerun.planning.visibility import visibility_of
+    from tunerun.replicates import point_numbers
 
     places = [sys.maxsize] if all_ or json_ else []
     experiment = _experiment(overrides, config_dir)
@@ -61,13 +44,17 @@ def check(
             loaded = load_dataset(experiment, *places, progress=progress)
     except (DatasetError, TemplateError) as error:
         errors = error
-        found = _with_a_template_that_fits(experiment, places)
-        if found is None:
+        fitting = _with_a_template_that_fits(experiment, places)
+        if fitting is None:
             if json_:
                 print_json({"errors": _entries("error", error.problems), "warnings": []})
             raise
-        experiment, loaded = found
-    shown = _visibility(experiment, loaded)
+        experiment, loaded = fitting
+    shown = None  # the differences that the validation rows can show
+    if loaded.validation is not None:
+        points = len(set(point_numbers(point.overrides for point in experiment.points))) or 1
+        baselines = baseline_count(loaded, experiment.evaluation)
+        shown = visibility_of([loaded.validation], points, baselines, experiment.evaluation)
     if json_:
         warnings = [
             *({"check": finding.check, "text": finding.text} for finding in loaded.findings),
@@ -88,9 +75,11 @@ def check(
 def export(
     overrides: Overrides = None,
     config_dir: ConfigDir = None,
-    format_: Annotated[FormatName, typer.Option("--format", help="Whose format.")] = FormatName.MESSAGES,
+    format_: Annotated[
+        str, typer.Option("--format", help="gemini, vertex, openai, together or messages.")
+    ] = "messages",
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder; export/FORMAT if not given.")] = None,
-    json_: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
+    json_: Json = False,
 ) -> None:
     """Write the rendered examples in a provider's format, checked against its limits."""
     from tunerun.cli import tables
@@ -99,6 +88,8 @@ def export(
     from tunerun.dataset.export import export as write
     from tunerun.planning.planner import load_dataset
 
+    if format_ not in FORMATS:
+        raise InputError(f"--format {format_}: choose one of {', '.join(FORMATS)}")
     done = write(load_dataset(_experiment(overrides, config_dir)), FORMATS[format_], output or Path("export") / format_)
     if json_:
         print_json({"files": [str(file) for file in done.files], "notes": list(done.notes)})
@@ -113,32 +104,19 @@ def _entries(check: str, texts: Iterable[str]) -> list[dict[str, str]]:
 
 
 def _experiment(overrides: list[str] | None, config_dir: list[str] | None) -> Experiment:
-    """Return the experiment without its sweep; it needs no name, since only its examples are used."""
+    """Compose the experiment, which needs no name here because only its examples are used."""
     from tunerun.compose import compose_name, load
 
-    given = list(overrides or ())
-    if any(override.startswith("name=") for override in given) or compose_name(given, config_dir) is not None:
-        return load(given, config_dir)
-    if not given:
+    texts = list(overrides or ())
+    if any(override.startswith("name=") for override in texts) or compose_name(texts, config_dir) is not None:
+        return load(texts, config_dir)
+    if not texts:
         raise InputError("say which examples: experiment=..., dataset=... or dataset.path=FILE")
-    return load([*given, "name=unnamed"], config_dir)
-
-
-def _visibility(experiment: Experiment, loaded: LoadedDataset) -> Visibility | None:
-    """Return the differences that the validation rows can show; None: no rows, or nothing to measure."""
-    from tunerun.planning.baselines import baseline_count
-    from tunerun.planning.visibility import visibility_of
-    from tunerun.replicates import point_numbers
-
-    if loaded.validation is None:
-        return None
-    points = len(set(point_numbers(point.overrides for point in experiment.points))) or 1
-    baselines = baseline_count(loaded, experiment.evaluation)
-    return visibility_of([loaded.validation], points, baselines, experiment.evaluation)
+    return load([*texts, "name=unnamed"], config_dir)
 
 
 def _with_a_template_that_fits(experiment: Experiment, places: list[int]) -> tuple[Experiment, LoadedDataset] | None:
-    """Return the experiment with a template that fits its columns, and its examples; None: no such template."""
+    """Return the experiment with a template that fits its columns, and its examples; None: no template does."""
     from tunerun.dataset import template_that_fits
     from tunerun.planning.planner import load_dataset
     from tunerun.template import PromptTemplate

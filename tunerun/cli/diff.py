@@ -11,15 +11,15 @@ from tunerun.cli.options import Json, Runs, TrackingUri
 from tunerun.cli.printing import print_json
 
 if TYPE_CHECKING:
-    from tunerun.record.difference import DifferenceSection, RecordDifference, SideBySide
+    from tunerun.record.difference import DifferenceSection, SideBySide
 
 _ABSENT = "-"
 
 _MOST_VALUES = 40
-"""Values of one section that are printed; most differ in many trials alike and are one line."""
+"""Values that are printed of one section."""
 
 _MOST_BESIDE = 70
-"""Characters of a value beside another one; a sentence is printed below it."""
+"""Characters of a value in a column; values with a longer text are printed below each other."""
 
 
 def diff(
@@ -36,6 +36,7 @@ def diff(
     Values of the config, rows, template, base model, YAML files, code, environment, results. Exit code 0, also when
     they differ; 2: a reference is wrong.
     """
+    from tunerun.cli.tables import say
     from tunerun.record import open_record
     from tunerun.record.difference import difference
     from tunerun.schema import Tracking
@@ -48,45 +49,43 @@ def diff(
         found = difference(first, second)
     if json_:
         print_json(found.to_json())
-    else:
-        _print(found)
-
-
-def _print(found: RecordDifference) -> None:
-    from tunerun.cli.tables import out, plain
-
-    for name, origin in (("A", found.a), ("B", found.b)):
-        out.print(plain(f"{name}: {origin}"), soft_wrap=True)
+        return
+    say(f"A: {found.a}")
+    say(f"B: {found.b}")
     for section in found.sections:
-        _print_section(section)
-    out.print()
-    out.print(plain(found.key_sentence), soft_wrap=True)
+        if section.is_same:
+            say(section.summary)
+        else:
+            _print_section(section)
+    say("")
+    say(found.key_sentence)
 
 
 def _print_section(section: DifferenceSection) -> None:
-    from tunerun.cli.tables import out, plain
+    from tunerun.cli.tables import out, say
 
-    if section.is_same:
-        out.print(plain(section.summary), soft_wrap=True)
-        return
     out.print(f"[bold]{section.title}[/]")
-    long = [value for value in section.values if _is_long(value)]
-    short = [value for value in section.values if not _is_long(value)]
+    long = [
+        value
+        for value in section.values
+        if any(isinstance(side, str) and len(side) > _MOST_BESIDE for side in (value.a, value.b))
+    ]
+    short = [value for value in section.values if value not in long]
     if short:
         _print_values(short)
     for value in long:
         where = f" ({value.where})" if value.where else ""
         note = f" [{value.note}]" if value.note else ""
-        out.print(plain(f"  {value.name}{where}{note}"), soft_wrap=True)
-        for side, text in (("A", value.a), ("B", value.b)):
-            out.print(plain(f"    {side} {_text(text, most=500)}"), soft_wrap=True)
+        say(f"  {value.name}{where}{note}")
+        say(f"    A {_text(value.a, most=500)}")
+        say(f"    B {_text(value.b, most=500)}")
     for line in (*section.lines, *filter(None, [section.unknown])):
-        out.print(plain(f"  {line}"), soft_wrap=True)
+        say(f"  {line}")
 
 
 def _print_values(values: list[SideBySide]) -> None:
-    """Values in four columns; where the terminal is too narrow, below each other."""
-    from tunerun.cli.tables import out, plain
+    """Print values in four columns, or below each other if the terminal is too narrow."""
+    from tunerun.cli.tables import out, say
     from tunerun.record.difference.sections import one_line
 
     rows = [("", "A", "B", "")]
@@ -97,21 +96,23 @@ def _print_values(values: list[SideBySide]) -> None:
     if sum(widths) + max(len(row[3]) for row in rows) + 8 <= out.width:
         for row in rows:
             cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
-            out.print(plain(f"  {'  '.join(cells)}  {row[3]}".rstrip()), soft_wrap=True)
-        rows = []
-    for name, before, after, note in rows[1:]:
-        out.print(plain(f"  {name}{f'  ({note})' if note else ''}"), soft_wrap=True)
-        out.print(plain(f"    A {before}"), soft_wrap=True)
-        out.print(plain(f"    B {after}"), soft_wrap=True)
+            say(f"  {'  '.join(cells)}  {row[3]}".rstrip())
+    else:
+        for name, before, after, note in rows[1:]:
+            say(f"  {name}{f'  ({note})' if note else ''}")
+            say(f"    A {before}")
+            say(f"    B {after}")
     if len(values) > _MOST_VALUES:
-        out.print(f"  ... and {len(values) - _MOST_VALUES} more; --json has all of them")
-
-
-def _is_long(value: SideBySide) -> bool:
-    return any(isinstance(side, str) and len(side) > _MOST_BESIDE for side in (value.a, value.b))
+        say(f"  ... and {len(values) - _MOST_VALUES} more; --json has all of them")
 
 
 def _text(value: object, most: int = _MOST_BESIDE) -> str:
+    """Format a value on one line.
+
+    Args:
+        value: a JSON value.
+        most: characters of a text.
+    """
     from tunerun.record.difference.sections import one_line, shown
 
     if value is None:

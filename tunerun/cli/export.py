@@ -41,7 +41,7 @@ def export(
         raise InputError("--to is missing; give merged (transformers), adapter (PEFT) or gguf (llama.cpp)")
     if target is None:
         raise InputError("the folder to write is missing: tunerun export tunedModels/NAME --to merged DIR")
-    # Before torch and tqdm are loaded, which is done in this process.
+    # Both are read when torch and tqdm are imported, which happens in this process.
     os.environ |= {"TQDM_DISABLE": "1"} | ENVIRONMENT | dict(os.environ)
     with open_record(best or reference, runs=Path(runs)) as record:
         trial = best_trial(record) if best else named_trial(record)
@@ -52,5 +52,5 @@ def export(
         print_json(exported.to_json())
         return
     size = f"{exported.bytes / 1e6:,.1f} MB"
-    tables.out.print(tables.plain(f"wrote {exported.path} ({exported.format}, {size})"), soft_wrap=True)
-    tables.out.print(tables.plain(exported.check.sentence), soft_wrap=True)
+    tables.say(f"wrote {exported.path} ({exported.format}, {size})")
+    tables.say(exported.check.sentence)

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from tunerun.cli.options import Json
 from tunerun.cli.printing import print_json
-
-if TYPE_CHECKING:
-    pass
 
 
 def init(

@@ -1,4 +1,4 @@
-"""How this program was called, and how it ends when it is interrupted."""
+"""How this program was called, and how it exits when it is interrupted."""
 
 from __future__ import annotations
 
@@ -7,13 +7,9 @@ import shlex
 import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 from tunerun.files import remove_temporary_folders
-
-if TYPE_CHECKING:
-    pass
-
 
 INTERRUPTED = 130
 """The exit code after Ctrl-C."""

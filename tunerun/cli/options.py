@@ -25,7 +25,7 @@ SweepIds = Annotated[
 ]
 TrackingUri = Annotated[
     str | None,
-    typer.Option("--tracking-uri", envvar="MLFLOW_TRACKING_URI", help="MLflow, asked for what the ledger has not."),
+    typer.Option("--tracking-uri", envvar="MLFLOW_TRACKING_URI", help="MLflow, searched for what the ledger lacks."),
 ]
 Runs = Annotated[str, typer.Option("--runs", help="Folder of the ledger and the tuned models.")]
 

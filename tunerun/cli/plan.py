@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from tunerun.cli.options import ConfigDir, Fresh, Json, Multirun, Overrides
 from tunerun.cli.printing import print_json
 from tunerun.errors import InputError, LimitError, TunerunError
-
-if TYPE_CHECKING:
-    pass
 
 
 def plan(
@@ -20,8 +15,8 @@ def plan(
     fresh: Fresh = False,
 ) -> None:
     """Show what a run would do and cost. Sends and writes nothing; its exit code is that of a run that refuses."""
-    from tunerun.cli import tables
-    from tunerun.cli.sweeps import first_error, named_experiments
+    from tunerun.cli.named_experiments import first_error, named_experiments
+    from tunerun.cli.plan_tables import plan_table, plans_table
 
     experiments = named_experiments(overrides or (), config_dir)
     errors: list[TunerunError] = []
@@ -31,7 +26,7 @@ def plan(
             made = each.plan(config_dir, fresh=fresh)
             plans.append(made)
             if not json_:
-                tables.plan_table(made)
+                plan_table(made)
             with each.named():
                 made.check()
         except (InputError, LimitError) as error:
@@ -40,6 +35,6 @@ def plan(
         documents = [made.to_json() for made in plans]
         print_json({"experiments": documents} if len(experiments) > 1 else documents[0])
     elif len(experiments) > 1:
-        tables.plans_table(plans)
+        plans_table(plans)
     if (refused := first_error(errors)) is not None:
         raise refused

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from tunerun.cli.options import Json, Runs
 from tunerun.cli.printing import print_json
 from tunerun.errors import InputError
-
-if TYPE_CHECKING:
-    pass
 
 
 def predict(

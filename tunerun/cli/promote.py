@@ -38,7 +38,7 @@ def promote(
     json_: Json = False,
 ) -> None:
     """Register a tuned model in MLflow as one that answers rows, if its conditions hold; exit code 3 if not."""
-    from tunerun.cli.tables import err, plain
+    from tunerun.cli.tables import note
     from tunerun.comparison.conditions import parse
     from tunerun.compose import places
     from tunerun.engine.base_model import cache_folder
@@ -63,13 +63,13 @@ def promote(
         if record.runs.absolute() == runs.absolute():
             tracker.sync([record.sweep.id])  # the version names the trial's run
             if said := tracker.problem or tracker.notice:
-                err.print(f"[yellow]note:[/] {plain(said)}")
+                note(said)
         done = register(record, candidate, request, tracker.store, runs=runs, cache=cache_folder(paths.cache))
-    _show(done, tracker.name, json_=json_)
+    _print(done, tracker.name, json_=json_)
 
 
-def _show(done: Registered, tracker: str, *, json_: bool) -> None:
-    from tunerun.cli.tables import out, plain
+def _print(done: Registered, tracker: str, *, json_: bool) -> None:
+    from tunerun.cli.tables import say
 
     if json_:
         document = {
@@ -78,6 +78,5 @@ def _show(done: Registered, tracker: str, *, json_: bool) -> None:
         }  # fmt: skip
         print_json(document)
         return
-    out.print(plain(done.sentence), soft_wrap=True)
-    how = f'To load it: mlflow.pyfunc.load_model("{done.uri}") with MLFLOW_TRACKING_URI={tracker}'
-    out.print(plain(how), soft_wrap=True)
+    say(done.sentence)
+    say(f'To load it: mlflow.pyfunc.load_model("{done.uri}") with MLFLOW_TRACKING_URI={tracker}')

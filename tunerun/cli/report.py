@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import webbrowser
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from tunerun.cli.options import ConfigDir, Json, Overrides, SweepIds
 from tunerun.cli.printing import print_json
 from tunerun.cli.sweep_choice import chosen_sweep
-
-if TYPE_CHECKING:
-    pass
 
 
 def report(
@@ -27,13 +27,24 @@ def report(
 ) -> None:
     """Write the comparison of one or several sweeps as one HTML page, and open it in a browser."""
     from tunerun.cli import tables
-    from tunerun.cli.browser import open_in_browser
     from tunerun.comparison.renderers.report import write_page
 
     with chosen_sweep(overrides or [], config_dir, sweep) as (ledger, result):
         file = write_page(result.table, ledger, output)
-    is_open = open_ and not json_ and open_in_browser(file)
+    is_open = open_ and not json_ and _open_in_browser(file)
     if json_:
         print_json({"report": str(file)})
     else:
-        tables.out.print(f"{'opened' if is_open else 'wrote'} {tables.plain(str(file))}", soft_wrap=True)
+        tables.say(f"{'opened' if is_open else 'wrote'} {file}")
+
+
+def _open_in_browser(file: Path) -> bool:
+    """Open a file in the user's browser, or in the program that `BROWSER` names; return whether one was started."""
+    # Without a display Python would choose a browser for terminals, which shows no plot and takes over the terminal.
+    has_display = os.name == "nt" or sys.platform == "darwin"
+    if not has_display and not any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER")):
+        return False
+    try:
+        return webbrowser.open(file.absolute().as_uri())
+    except (webbrowser.Error, OSError):
+        return False

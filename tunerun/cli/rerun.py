@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -38,6 +38,7 @@ def rerun(
     json_: Json = False,
 ) -> None:
     """Run a sweep or a trial again from its record, and compare: the same keys, and the same bits where they can be."""
+    from tunerun.cli import tables
     from tunerun.cli.run import say_what_is_left, say_where_to_look
     from tunerun.record import open_record
     from tunerun.record.running import request_of, verified
@@ -55,9 +56,16 @@ def rerun(
             made, result = run_again(record, request)
             verification = None if made.is_new else verified(record, made)
             if json_:
-                _print_json(made, result, verification)
+                origin = made.plan.recorded.document
+                checks = {} if verification is None else {"verification": verification.to_json()}
+                print_json({**result.to_json(), **origin, "runs": str(made.runs), "notes": list(made.notes), **checks})
             else:
-                _print(record, made, result, verification)
+                tables.result_table(result)
+                tables.result_sentence(result)
+                tables.say(f"Runs folder: {made.runs}")
+                if verification is not None:
+                    tables.say(f"Compared with {record.origin}:")
+                    print_checks(verification)
                 say_where_to_look(result, overrides or [], config_dir, runs)
             say_what_is_left(result, sys.argv[1:])
     except (MismatchError, RecordError) as error:
@@ -77,14 +85,20 @@ def run_again(
     """Plan a record again, print what differs, and run it with progress on stderr.
 
     Args:
+        record: of a sweep or a trial.
+        request: what differs on this machine, and edits.
         with_baselines: whether baselines are measured again, too.
         is_kept: whether the trained models remain after the command.
 
+    Returns:
+        The rerun, and the comparison of its trials.
+
     Raises:
-        InputError: what it needs is missing. MismatchError: it would not be the same; nothing was started.
+        InputError: something that the rerun needs is missing; nothing was started.
+        MismatchError: it would not repeat the record; nothing was started.
     """
     from tunerun.cli import tables
-    from tunerun.cli.run import run_planned
+    from tunerun.cli.run import GARBAGE_THRESHOLD, run_planned
     from tunerun.cli.stages import Stages
     from tunerun.record.rerun import prepare
 
@@ -92,33 +106,16 @@ def run_again(
     with Stages() as progress:
         made = prepare(record, request, progress)
     made = made if with_baselines else made.without_baselines()
-    for note in made.notes:
-        tables.err.print(f"[yellow]note:[/] {tables.plain(note)}", soft_wrap=True)
+    for text in made.notes:
+        tables.note(text)
     made.plan.check()
     made.begin()
-    gc.set_threshold(50_000)
+    gc.set_threshold(GARBAGE_THRESHOLD)
     return made, run_planned(made.plan, sys.argv[1:], retry_failed=False, is_kept=is_kept)
 
 
-def _print_json(made: Rerun, result: SweepResult, verification: Verification | None) -> None:
-    origin: dict[str, Any] = dict(made.plan.recorded.document)
-    checked = {} if verification is None else {"verification": verification.to_json()}
-    print_json({**result.to_json(), **origin, "runs": str(made.runs), "notes": list(made.notes), **checked})
-
-
-def _print(record: OpenRecord, made: Rerun, result: SweepResult, verification: Verification | None) -> None:
-    from tunerun.cli import tables
-
-    tables.result_table(result)
-    tables.result_sentence(result)
-    tables.out.print(f"Runs folder: {tables.plain(str(made.runs))}", soft_wrap=True)
-    if verification is not None:
-        tables.out.print(f"Compared with {tables.plain(record.origin)}:", soft_wrap=True)
-        print_checks(verification)
-
-
 def print_checks(verification: Verification) -> None:
-    """One line for each trial, and one for the verdict."""
+    """Print one line for each trial, and one for the verdict."""
     from tunerun.cli import tables
 
     for check in verification.checks:

@@ -1,4 +1,4 @@
-"""`tunerun run`: plans and runs experiments, and says what is left to do."""
+"""`tunerun run`: plans and runs experiments, and prints what is left to do."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 GARBAGE_THRESHOLD = 50_000
-"""New objects between two garbage collections; Python's own 700 costs ten thousand trials a third of the time."""
+"""New objects between two garbage collections; Python's default of 700 takes a third of the time of 10,000 trials."""
 
 
 def run(
@@ -35,7 +35,7 @@ def run(
 ) -> None:
     """Plan, then run what is not done, and compare all trials. Run again, it resumes where it was interrupted."""
     from tunerun.cli import tables
-    from tunerun.cli.sweeps import first_error, named_experiments
+    from tunerun.cli.named_experiments import first_error, named_experiments
 
     gc.set_threshold(GARBAGE_THRESHOLD)
     experiments = named_experiments(overrides or (), config_dir)
@@ -88,15 +88,15 @@ def run_planned(made: Plan, arguments: list[str], *, retry_failed: bool, is_kept
         The comparison of all trials of the sweep.
     """
     from tunerun.cli import tables
-    from tunerun.cli.progress import progress_on_stderr
+    from tunerun.cli.plan_tables import run_line
     from tunerun.runner import run as run_plan
 
     gc.freeze()  # the plan lives to the end; scanning ten thousand trials at each collection takes a second
     tables.warnings(made.warnings)
-    tables.run_line(made, retry_failed=retry_failed)
+    run_line(made, retry_failed=retry_failed)
     command = command_line(arguments)
     try:
-        with progress_on_stderr() as progress:
+        with tables.progress_on_stderr() as progress:
             return run_plan(made, progress=progress, command=command, retry_failed=retry_failed)
     except KeyboardInterrupt:
         say_interrupted(made, is_kept=is_kept)
@@ -131,27 +131,33 @@ def say_what_is_missing(result: SweepResult) -> None:
     from tunerun.cli import tables
 
     for fault in result.faults:
-        tables.err.print(f"[yellow]note:[/] {tables.plain(fault)}", soft_wrap=True)
+        tables.note(fault)
 
 
 def say_what_is_left(result: SweepResult, arguments: list[str]) -> None:
-    """Print what is missing of a sweep and why, and the command that continues it."""
+    """Print what is missing of a sweep and why, and the command that continues it.
+
+    Args:
+        result: of the sweep.
+        arguments: of the command that would run it alone.
+    """
     from tunerun.cli import tables
 
     say_what_is_missing(result)
-
     if result.stopped:
         tables.err.print(f"[red]stopped:[/] {tables.plain(result.stopped)}")
         tables.err.print(f"to continue: {tables.plain(command_line(arguments))}", soft_wrap=True)
     if result.tracking_problem:
-        tables.err.print(f"[yellow]note:[/] {tables.plain(result.tracking_problem)}")
+        tables.note(result.tracking_problem)
 
 
 def say_where_to_look(result: SweepResult, overrides: list[str], config_dir: list[str] | None, runs: Path) -> None:
     """Print where MLflow shows a sweep: on the tracking server in use, or on the one that `tunerun ui` starts.
 
     Args:
-        runs: the sweep's runs folder; the command names it where the overrides that `ui` takes lead to another one.
+        result: of the sweep.
+        overrides, config_dir: of this command.
+        runs: the sweep's runs folder, which is added to the command if the overrides that `ui` accepts lead elsewhere.
     """
     from tunerun.cli import tables
     from tunerun.compose import places

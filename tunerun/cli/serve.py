@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import gc
 import itertools
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tunerun.cli.options import Runs
+from tunerun.cli.options import ConfigDir, Runs
 from tunerun.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -21,7 +19,6 @@ if TYPE_CHECKING:
     from tunerun.job import BaseModelRef
     from tunerun.service.app import Service, Settings
     from tunerun.service.core.credentials import KeyFile
-    from tunerun.service.core.selection import Selection
 
 app = typer.Typer(help="Serve tuning and answers on the embedded engine, as the Gemini API and OpenAI do.")
 keys = typer.Typer(help="Manage the keys that the service accepts.", no_args_is_help=True)
@@ -30,7 +27,7 @@ app.add_typer(keys, name="keys")
 STATE = "runs/service"
 DEFAULT_MODEL = "smollm2-135m"
 HOSTED = "models/"
-"""The prefix of a choice's source that names a hosted service's model, which is not on this machine."""
+"""The prefix of a source in conf/model that names a model of a hosted service, whose weights are not here."""
 
 _NEEDED = ("fastapi", "uvicorn", "prometheus_client", "multipart")
 
@@ -99,7 +96,7 @@ def serve(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     threads: Threads = None,
     cache: Cache = None,
-    config_dir: Annotated[str | None, typer.Option("--config-dir", "-cd", help="Directory of YAML files.")] = None,
+    config_dir: ConfigDir = None,
     allow_remote: AllowRemote = False,
     allowed_host: AllowedHost = None,
     allow_origin: AllowOrigin = None,
@@ -114,6 +111,7 @@ def serve(
 
     packages.require(*_NEEDED, extra="serve", what="tunerun serve")
     from tunerun.service.app import Settings
+    from tunerun.service.core.selection import Selection, select
     from tunerun.service.screening import check_proxies
     from tunerun.service.server import listening
     from tunerun.service.server import serve as serve_forever
@@ -121,7 +119,12 @@ def serve(
     check_proxies(proxy or [])
     engines = engines_of(workers, packing, device, threads, config_dir)
     place = cache or cache_folder(None)
-    selection = _selection(model, tuned or [], from_ or [], runs, place, config_dir)
+    sweeps, tuned = from_ or [], tuned or []
+    named = model or ([] if tuned or sweeps else [DEFAULT_MODEL])
+    models = [model_of(name, config_dir) for name in named]
+    selection = Selection(tuple(models))
+    if tuned or sweeps:
+        selection = select(tuned, sweeps, Path(runs), models, place)
     settings = Settings(
         state.absolute(),
         selection.models,
@@ -136,11 +139,22 @@ def serve(
     )
     with listening(host, port, allow_remote=allow_remote) as listener, held(settings.state, "service"):
         service = _ready(settings)
-        serve_forever(service, listener, lambda: _say(settings, listener, state), proxy or [])
+        serve_forever(service, listener, lambda: _announce(settings, listener, state), proxy or [])
 
 
-def engines_of(workers: str, packing: str, device: str, threads: int | None, config_dir: str | None) -> LocalSection:
-    """The section `backend` that the options of the engines make, checked as a sweep's is."""
+def engines_of(
+    workers: str, packing: str, device: str, threads: int | None, config_dir: list[str] | None
+) -> LocalSection:
+    """Return the engines' options as a `backend` section, checked like that of an experiment.
+
+    Args:
+        workers: a number of engines, or a section in Hydra's grammar.
+        packing, device, threads: values of the section.
+        config_dir: directories of YAML files.
+
+    Raises:
+        ConfigError: a value is not allowed.
+    """
     from tunerun.backends.local import LocalSection
     from tunerun.compose import load
 
@@ -153,38 +167,40 @@ def engines_of(workers: str, packing: str, device: str, threads: int | None, con
     return backend
 
 
-def _selection(
-    model: list[str] | None, tuned: list[str], sweeps: list[str], runs: str, cache: Path, config_dir: str | None
-) -> Selection:
-    """Select the models to serve; without --model, the default one, or those that the tuned models need."""
-    from tunerun.service.core.selection import Selection, select
-
-    named = model or ([] if tuned or sweeps else [DEFAULT_MODEL])
-    models = [model_of(name, config_dir) for name in named]
-    return select(tuned, sweeps, Path(runs), models, cache) if tuned or sweeps else Selection(tuple(models))
-
-
 def _ready(settings: Settings) -> Service:
-    """Create the service, and load every base model into memory."""
+    """Create the service and load every base model into memory, showing which one, and in a terminal for how long."""
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
     from tunerun.cli import tables
     from tunerun.service.app import Service
 
-    tables.err.print(f"making ready {_names(settings)}")
+    tables.err.print(f"making ready {', '.join(model.name for model in settings.models)}")
     service = Service(settings)
-    with _loading(len(settings.models)) as say_loading:
-        service.answerer.load(say_loading)
-    gc.freeze()
+    numbers = itertools.count(1)
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
+    with Progress(*columns, console=tables.err, transient=True, disable=not tables.err.is_terminal) as progress:
+        task = progress.add_task("")
+
+        def show(model: BaseModelRef) -> None:
+            text = f"loading {model.name} into memory ({next(numbers)} of {len(settings.models)})"
+            progress.reset(task, description=text)
+            if not tables.err.is_terminal:
+                tables.err.print(text)
+
+        service.answerer.load(show)
+    gc.freeze()  # models live to the end: no garbage collection need look at them
     return service
 
 
-def _say(settings: Settings, listener: socket.socket, state: Path) -> None:
+def _announce(settings: Settings, listener: socket.socket, state: Path) -> None:
     """Print the address, the models and where the keys are."""
     from tunerun.cli import tables
     from tunerun.service.app import KEYS_FILE
     from tunerun.service.server import address_of
 
+    names = ", ".join(model.name for model in settings.models)
     address, keys_file = address_of(listener), tables.plain(str(state / KEYS_FILE))
-    tables.out.print(f"tunerun serves {_names(settings)} at {address}")
+    tables.out.print(f"tunerun serves {names} at {address}")
     for one in settings.sweep_models:
         tables.out.print(f"tunedModels/{one.row.id} is {one.trial}", soft_wrap=True)
     tables.out.print(f"OpenAI clients take base_url={address}/v1, Gemini clients the address alone.", soft_wrap=True)
@@ -192,48 +208,30 @@ def _say(settings: Settings, listener: socket.socket, state: Path) -> None:
     tables.out.print(f"My library: {address}/   Ctrl-C ends it; the queue waits for the next start.")
 
 
-def _names(settings: Settings) -> str:
-    return ", ".join(model.name for model in settings.models)
+def model_of(text: str, config_dir: list[str] | None) -> BaseModelRef:
+    """Return the base model of NAME[=SOURCE]; each of the two may be a choice of conf/model.
 
+    NAME=SOURCE serves the source under this name, even if another model has it, so that programs written for a hosted
+    model run here. A source alone is named by its last part.
 
-@contextmanager
-def _loading(count: int) -> Iterator[Callable[[BaseModelRef], None]]:
-    """A context that shows which base model is being loaded, and in a terminal for how long."""
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    Args:
+        text: the value of --model.
+        config_dir: directories of YAML files.
 
-    from tunerun.cli import tables
-
-    numbers = itertools.count(1)
-    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
-    with Progress(*columns, console=tables.err, transient=True, disable=not tables.err.is_terminal) as progress:
-        task = progress.add_task("")
-
-        def say(model: BaseModelRef) -> None:
-            text = f"loading {model.name} into memory ({next(numbers)} of {count})"
-            progress.reset(task, description=text)
-            if not tables.err.is_terminal:
-                tables.err.print(text)
-
-        yield say
-
-
-def model_of(given: str, config_dir: str | None) -> BaseModelRef:
-    """A base model as NAME[=SOURCE]; each of the two may be a choice of conf/model.
-
-    NAME=SOURCE serves the source under that name, also where it is a choice's, so that what was written for another
-    place's model runs here; a source alone is named by its last part.
+    Raises:
+        ConfigError: the model's weights are at a service, or its name cannot be used in a URL.
     """
     from tunerun.compose import choices, load
     from tunerun.service.core.catalogue import WIRE_NAME
 
     shipped = choices("model", config_dir)
-    name, _, source = given.partition("=")
+    name, _, source = text.partition("=")
     source = source or name
     chosen = [f"model={source}"] if source in shipped else ["model=huggingface", "model.name=none"]
     model = load(["name=serve", "dataset.path=none", *chosen], config_dir).model
     if source in shipped and model.source.startswith(HOSTED):
         raise ConfigError(
-            f"--model {given}: is a hosted service's model, whose weights are not here; say what to serve under its "
+            f"--model {text}: is a hosted service's model, whose weights are not here; say what to serve under its "
             f"name, such as --model {name}=smollm2-135m"
         )
     if source not in shipped:
@@ -242,7 +240,7 @@ def model_of(given: str, config_dir: str | None) -> BaseModelRef:
         model = model.model_copy(update={"name": Path(name).name})
     if not WIRE_NAME.fullmatch(model.name):
         raise ConfigError(
-            f"--model {given}: models/{model.name} cannot be a name on the wire; use letters, digits, dots, dashes "
+            f"--model {text}: models/{model.name} cannot be a name on the wire; use letters, digits, dots, dashes "
             "and underscores, as --model my-model=SOURCE"
         )
     return model.reference()

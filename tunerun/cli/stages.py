@@ -1,4 +1,4 @@
-"""Progress of a slow plan on stderr."""
+"""Live progress of a slow plan on stderr."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ INTERVAL_S = 2.0
 
 
 class Stages:
-    """Takes the stages of a plan one by one, and prints the current one from time to time, each at most once.
+    """Prints the current stage of a plan from time to time, each stage at most once.
+
+    Called with the name of each stage as the plan reaches it.
 
     Args:
         interval_s: seconds between two lines.
@@ -42,7 +44,7 @@ class Stages:
         while not self._is_over.wait(self._interval_s):
             stage = self._stage
             if stage is not None and stage != printed:
-                # Here: a plan that is done at once needs no console for it.
+                # Imported here: a plan that is done within the interval needs no console.
                 from tunerun.cli.tables import err, plain
 
                 err.print(f"{plain(stage)} ...")

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from tunerun.cli.options import ConfigDir, Json, Overrides, SweepId
 from tunerun.cli.printing import print_json
 from tunerun.cli.sweep_choice import chosen_sweep
-
-if TYPE_CHECKING:
-    pass
 
 
 def status(
@@ -27,7 +22,7 @@ def status(
         cache = cache_folder(places([], config_dir)[0].cache)
         unwatched, problem = unwatched_jobs(ledger, shown.id, cache=cache)
         if problem:
-            tables.err.print(f"[yellow]note:[/] {tables.plain(problem)}; the ledger's own states follow")
+            tables.note(f"{problem}; the ledger's own states follow")
         if json_:
             jobs = [{"trial": job.number, "state": job.state, "step": job.last_step} for job in unwatched]
             print_json({**result.to_json(), "unwatched": jobs})
@@ -38,7 +33,7 @@ def status(
         if not result.verdict.is_complete:
             holder = holder_of(ledger.path.parent, shown.id)
             line = f"Being run by {holder}." if holder else f"Not running; to continue: {result.command}"
-            tables.out.print(tables.plain(line), soft_wrap=True)
+            tables.say(line)
         for job in unwatched:
             tables.out.print(f"trial {job.number}: {job.state} at its service, step {job.last_step}; not recorded yet")
         tables.result_sentence(result)

@@ -1,4 +1,4 @@
-"""Which sweeps of the ledger a command is about, and what they came to."""
+"""The sweeps of the ledger that a command is about, and their comparison."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from tunerun.cli.run import say_what_is_missing
 
 if TYPE_CHECKING:
     from tunerun.ledger import Ledger, SweepRecord
-    from tunerun.planning import Plan
     from tunerun.runner import SweepResult
     from tunerun.schema import Experiment
 
@@ -26,17 +25,27 @@ def chosen_sweep(
     as_frozen: bool = False,
     asks_judges: bool = False,
 ) -> Iterator[tuple[Ledger, SweepResult]]:
-    """Open the ledger, and compare its sweeps of these ids; else the one that the overrides compose; else the newest.
+    """Open the ledger and compare the sweeps with these ids, or the sweep that the overrides compose, or the newest.
 
     Args:
-        to_write: open the ledger for writing; else nothing in its folder is changed.
-        as_frozen: score as the sweep was frozen; a composed experiment that is scored differently is another sweep.
-        asks_judges: have missing judgements made, and record them.
+        overrides, config_dir: of the command.
+        sweeps: ids or names of sweeps; None: the composed one, or the newest.
+        to_write: whether the ledger is opened for writing; if not, nothing in its folder is changed.
+        as_frozen: whether answers are scored as the sweep was frozen; a composed experiment that is scored differently
+            is then another sweep.
+        asks_judges: whether judges are called for missing judgements, which are recorded.
+
+    Yields:
+        The open ledger, and the comparison.
+
+    Raises:
+        NotFoundError: there is no such sweep.
     """
-    from tunerun.compose import compose_name, places
+    from tunerun.compose import compose_name, load, places
     from tunerun.engine.base_model import cache_folder
     from tunerun.errors import NotFoundError
     from tunerun.ledger import Ledger
+    from tunerun.planning import plan
     from tunerun.runner import result_of
     from tunerun.runner.selection import existing_ledger, listed, selected, sweep_of
     from tunerun.tracking import open_tracker
@@ -44,19 +53,16 @@ def chosen_sweep(
     paths, tracking = places(overrides, config_dir)
     ids = [sweeps] if isinstance(sweeps, str) else sweeps or []
     names_no_trial = all(o.startswith(("name=", "paths", "tracking", "local")) for o in overrides)
-    composed = None if ids or names_no_trial else _composed(overrides, config_dir)
+    composed = None if ids or names_no_trial else plan(load(overrides, config_dir))
     name = None if ids else compose_name(overrides, config_dir)
     with ExitStack() as stack:
         path = existing_ledger(Path(paths.runs))
         ledger = stack.enter_context(Ledger(path, read_only=not to_write))
         known = ledger.sweeps(name)
-        found = (
-            selected(ledger, ids)
-            if ids
-            else sweep_of(composed, ledger, as_frozen=as_frozen)
-            if composed
-            else known[-1:]
-        )
+        if ids:
+            found = selected(ledger, ids)
+        else:
+            found = sweep_of(composed, ledger, as_frozen=as_frozen) if composed else known[-1:]
         if not found:
             wanted = composed.sweep if composed else name
             raise NotFoundError(
@@ -81,22 +87,14 @@ def _ask_judges(ledger: Ledger, sweeps: Sequence[SweepRecord], experiment: Exper
         experiment: decides how answers are scored, and the budget; None: as the first sweep was frozen.
     """
     from tunerun.cli import tables
-    from tunerun.cli.progress import progress_on_stderr
     from tunerun.ledger import Ledger
     from tunerun.runner.judging import has_more_to_judge, judge_unattended, judges_of
 
     judges, max_usd = judges_of(ledger, sweeps, experiment)
     if not has_more_to_judge(ledger, sweeps, judges):
         return False
-    with Ledger(ledger.path) as written, progress_on_stderr() as progress:
+    with Ledger(ledger.path) as written, tables.progress_on_stderr() as progress:
         problems = judge_unattended(written, sweeps, judges, max_usd=max_usd, progress=progress)
     for problem in problems:
-        tables.err.print(f"[yellow]note:[/] {tables.plain(problem)}", soft_wrap=True)
+        tables.note(problem)
     return True
-
-
-def _composed(overrides: list[str], config_dir: list[str] | None) -> Plan:
-    from tunerun.compose import load
-    from tunerun.planning import plan as make_plan
-
-    return make_plan(load(overrides, config_dir))

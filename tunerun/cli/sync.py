@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tunerun.cli.options import ConfigDir, Json, Overrides
 from tunerun.cli.printing import print_json
 from tunerun.errors import InputError
 
-if TYPE_CHECKING:
-    pass
-
 
 def sync(overrides: Overrides = None, config_dir: ConfigDir = None, json_: Json = False) -> None:
     """Bring MLflow up to date with the ledger."""
-    from tunerun.cli.tables import err, out, plain
+    from tunerun.cli.tables import note, out
     from tunerun.compose import places
     from tunerun.errors import TrackingError
     from tunerun.runner.selection import existing_ledger
@@ -30,7 +26,7 @@ def sync(overrides: Overrides = None, config_dir: ConfigDir = None, json_: Json 
     if tracker.problem:
         raise TrackingError(tracker.problem)
     if tracker.notice:
-        err.print(f"[yellow]note:[/] {plain(tracker.notice)}")
+        note(tracker.notice)
     if json_:
         print_json({"sweeps": report.sweeps, "runs": report.runs, "points": report.points})
     else:

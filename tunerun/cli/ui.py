@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from tunerun.cli.options import UI_PORT, ConfigDir, Overrides
 from tunerun.errors import InputError
-
-if TYPE_CHECKING:
-    pass
 
 
 def ui(
@@ -20,7 +17,7 @@ def ui(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = UI_PORT,
 ) -> None:
     """Start MLflow's server on this project's store, reachable from this machine only."""
-    from tunerun.cli.tables import err, plain
+    from tunerun.cli.tables import note
     from tunerun.compose import places
     from tunerun.ledger import FILE_NAME
     from tunerun.tracking import open_tracker, serve_ui
@@ -33,5 +30,5 @@ def ui(
         # Before the server starts: close runs that an interruption left open, and rebuild a lost or damaged store.
         tracker.sync()
         if said := tracker.problem or tracker.notice:
-            err.print(f"[yellow]note:[/] {plain(said)}")
+            note(said)
     raise typer.Exit(serve_ui(tracker.uri, port))

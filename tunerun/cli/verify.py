@@ -15,7 +15,6 @@ from tunerun.errors import InputError, MismatchError, RecordError
 from tunerun.files import temporary_folder
 
 if TYPE_CHECKING:
-    from tunerun.record.bundle.archive import CheckedFiles
     from tunerun.record.verification import Verification
 
 
@@ -37,7 +36,10 @@ def verify(
     checked = check_files(bundle)
     document: dict[str, Any] = {"files": {"count": checked.files, "problems": list(checked.problems)}}
     if not json_:
-        _print_files(checked)
+        for problem in checked.problems:
+            tables.out.print(f"[red]differs[/]  {tables.plain(problem)}", soft_wrap=True)
+        if not checked.problems:
+            tables.out.print(f"[green]same[/]  {checked.files} files, {checked.bytes / 1e6:.1f} MB, by their SHA-256")
     is_equal = not checked.problems
     if is_equal and not files:
         try:
@@ -58,16 +60,8 @@ def verify(
     raise typer.Exit(0 if is_equal else 1)
 
 
-def _print_files(checked: CheckedFiles) -> None:
-    from tunerun.cli import tables
-
-    for problem in checked.problems:
-        tables.out.print(f"[red]differs[/]  {tables.plain(problem)}", soft_wrap=True)
-    if not checked.problems:
-        tables.out.print(f"[green]same[/]  {checked.files} files, {checked.bytes / 1e6:.1f} MB, by their SHA-256")
-
-
 def _run_again(bundle: Path, trial: int | None, overrides: list[str], config_dir: list[str] | None) -> Verification:
+    """Run the trials of a bundle again, or one of them, in a temporary folder, and compare the results."""
     from tunerun.cli.rerun import run_again
     from tunerun.record import open_record
     from tunerun.record.running import request_of, verified
