@@ -61,6 +61,7 @@ class Document:
         interval_table, curve_table, axis_table: the plots in words, for readers who do not see them.
         points_table: what each point sets.
         answers: what the page's script shows row by row.
+        answer_rows: number of held-out rows, of which `answers` may have fewer.
     """
 
     title: str
@@ -87,7 +88,7 @@ class Document:
     version: str
 
     def drawn(self) -> dict[str, Any]:
-        """What the page's script reads, as JSON values."""
+        """Return what the page's script reads, as JSON values."""
         return {
             "intervals": [asdict(plot) for plot in self.intervals],
             "axes": [asdict(plot) for plot in self.axes],
@@ -97,9 +98,19 @@ class Document:
 
 
 def build(verdict: Verdict, sources: ReportSources) -> Document:
-    """Make the report of a verdict."""
+    """Make the report of a verdict.
+
+    Args:
+        sources: from `reading.read_sources`, of the same verdict.
+    """
     intervals, curves, axes = interval_plots(verdict), curve_lines(verdict, sources), axis_plots(verdict, sources)
     names = dict.fromkeys(sweep.experiment for sweep in verdict.sweeps)
+    runs = []
+    for sweep in verdict.sweeps:
+        document = sweep.document
+        code = document.get("code") or {}
+        version, commit = document.get("version", "not recorded"), code.get("commit", "no Git commit was found")
+        runs.append(RerunCommand(sweep.id, sweep.command, str(version), str(commit), tuple(code.get("changed", ()))))
     return Document(
         title=" and ".join(names),
         held_out=verdict.held_out,
@@ -121,7 +132,7 @@ def build(verdict: Verdict, sources: ReportSources) -> Document:
         findings=sources.findings,
         points_table=_points_table(verdict),
         configs=sources.configs,
-        runs=tuple(_run(sweep.id, sweep.command, sweep.document) for sweep in verdict.sweeps),
+        runs=tuple(runs),
         version=__version__,
     )
 
@@ -201,17 +212,3 @@ def _points_table(verdict: Verdict) -> WordTable:
         ("point", *(["sweep"] * has_sweeps), *(names[key] for key in keys), "trials", "seeds"),
         rows,
     )
-
-
-def _run(sweep: str, command: str, document: Any) -> RerunCommand:
-    code = document.get("code") or {}
-    return RerunCommand(
-        sweep,
-        command,
-        str(document.get("version", "not recorded")),
-        str(code.get("commit", "no Git commit was found")),
-        tuple(code.get("changed", ())),
-    )
-
-
-__all__ = ["Document", "RerunCommand", "WordTable", "build"]

@@ -41,6 +41,8 @@ def render(document: Document, table: ComparisonTable) -> str:
     """The page of a report."""
     scripts = [_SOURCE_MAP.sub("", _asset(LIBRARY)).strip(), _asset("report.js")]
     style = _asset("report.css")
+    # The library's copies have to carry its licence; two hyphens would end the comment that it is in.
+    licence = _asset(f"{LIBRARY.rpartition('/')[0]}/LICENSE.md").replace("--", "- -").strip()
     policy = "; ".join(
         [
             "default-src 'none'",
@@ -59,7 +61,7 @@ def render(document: Document, table: ComparisonTable) -> str:
             policy=policy,
             style=Markup(style),  # noqa: S704 - a file of this package
             scripts=[Markup(script) for script in scripts],  # noqa: S704 - as above
-            licence=Markup(_licence()),  # noqa: S704 - as above
+            licence=Markup(licence),  # noqa: S704 - as above
             table=Markup(visible(fragment(table))),  # noqa: S704 - its renderer escapes what is not ours
             legend=" ".join(table.legend),
             packed=Markup(pack(document.drawn())),  # noqa: S704 - base64
@@ -86,12 +88,6 @@ def _environment() -> Environment:
 @cache
 def _asset(name: str) -> str:
     return files(__package__).joinpath(*name.split("/")).read_text(encoding="utf-8")
-
-
-@cache
-def _licence() -> str:
-    """The library's licence, which its copies have to carry."""
-    return _asset(f"{LIBRARY.rpartition('/')[0]}/LICENSE.md").replace("--", "- -").strip()
 
 
 def _hash(content: str) -> str:

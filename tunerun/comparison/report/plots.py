@@ -10,7 +10,7 @@ from enum import StrEnum
 from tunerun.comparison import numbers
 from tunerun.comparison.columns import measure_title
 from tunerun.comparison.labels import label, short_names, text
-from tunerun.comparison.report.sources import LossCurve, ReportSources
+from tunerun.comparison.report.sources import ReportSources
 from tunerun.comparison.results import Difference, Estimate, Measure, PointResult, Verdict
 from tunerun.job import Scalar
 from tunerun.metrics import Unit
@@ -143,6 +143,20 @@ def interval_plots(verdict: Verdict) -> tuple[IntervalPlot, ...]:
 
 
 def _differences(verdict: Verdict, measure: Measure, baseline: str) -> IntervalPlot:
+    rows, share = verdict.decision.rows, measure.unit is Unit.SHARE
+
+    def p_value(value: float) -> str:
+        written = numbers.p_value(value)
+        return written if written.startswith("<") else f"= {written}"
+
+    def words(difference: Difference) -> str:
+        counts = "" if difference.wins is None else f"; {difference.wins} rows won, {difference.losses} lost"
+        return (
+            f"{numbers.difference(difference.value, measure.unit, rows)}{' points' if share else ''} against {baseline}; "
+            f"interval {numbers.interval(difference.low, difference.high, measure.unit, rows)}; "
+            f"p {p_value(difference.p)} (Holm {p_value(difference.holm_p)}){counts}"
+        )
+
     found = [(p, d) for p in verdict.points for d in p.against if d.baseline == baseline]
     found.sort(key=lambda pair: _merit(pair[1].value, measure), reverse=True)
     marks = tuple(
@@ -152,12 +166,12 @@ def _differences(verdict: Verdict, measure: Measure, baseline: str) -> IntervalP
             _drawn(difference.value, measure.unit),
             _drawn(difference.low, measure.unit),
             _drawn(difference.high, measure.unit),
-            _difference_words(difference, measure, verdict),
+            words(difference),
         )
         for point, difference in found
         if math.isfinite(difference.value)
     )
-    unit = "percentage points" if measure.unit is Unit.SHARE else unit_name(measure.unit)
+    unit = "percentage points" if share else _unit_name(measure.unit)
     worth = verdict.decision.worth
     lines = [ReferenceLine(baseline, 0.0)]
     if worth:
@@ -167,36 +181,21 @@ def _differences(verdict: Verdict, measure: Measure, baseline: str) -> IntervalP
     return IntervalPlot(name, unit, marks, tuple(lines))
 
 
-def _difference_words(difference: Difference, measure: Measure, verdict: Verdict) -> str:
-    rows = verdict.decision.rows
-    points = " points" if measure.unit is Unit.SHARE else ""
-    counts = "" if difference.wins is None else f"; {difference.wins} rows won, {difference.losses} lost"
-    return (
-        f"{numbers.difference(difference.value, measure.unit, rows)}{points} against {difference.baseline}; "
-        f"interval {numbers.interval(difference.low, difference.high, measure.unit, rows)}; "
-        f"p {_p(difference.p)} (Holm {_p(difference.holm_p)}){counts}"
-    )
-
-
-def _p(value: float) -> str:
-    written = numbers.p_value(value)
-    return written if written.startswith("<") else f"= {written}"
-
-
 def _values(verdict: Verdict, measure: Measure) -> IntervalPlot:
     points = [p for p in verdict.points if _is_known(p.estimates, measure)]
     points.sort(key=lambda p: _merit(p.estimates[measure.name].value, measure), reverse=True)
-    marks = [value_mark(verdict, p, measure) for p in points]
+    marks = [_point_mark(verdict, p, measure) for p in points]
     marks += [
         _mark(baseline.name, MarkKind.BASELINE, baseline.estimates[measure.name], measure, verdict)
         for baseline in verdict.baselines
         if _is_known(baseline.estimates, measure)
     ]
-    return IntervalPlot(measure_title(measure), unit_name(measure.unit), tuple(marks), baseline_lines(verdict, measure))
+    return IntervalPlot(
+        measure_title(measure), _unit_name(measure.unit), tuple(marks), _baseline_lines(verdict, measure)
+    )
 
 
-def value_mark(verdict: Verdict, point: PointResult, measure: Measure) -> PlotMark:
-    """A point's value of a measure; it is known."""
+def _point_mark(verdict: Verdict, point: PointResult, measure: Measure) -> PlotMark:
     return _mark(point_name(point), standing(verdict, point), point.estimates[measure.name], measure, verdict)
 
 
@@ -208,14 +207,14 @@ def _mark(name: str, kind: MarkKind, estimate: Estimate, measure: Measure, verdi
         _drawn(estimate.value, unit),
         None if estimate.low is None else _drawn(estimate.low, unit),
         None if estimate.high is None else _drawn(estimate.high, unit),
-        estimate_words(estimate, measure, verdict.decision.rows),
+        _estimate_words(estimate, measure, verdict.decision.rows),
     )
 
 
-def estimate_words(estimate: Estimate, measure: Measure, rows: int) -> str:
+def _estimate_words(estimate: Estimate, measure: Measure, rows: int) -> str:
     """A value with its interval and its spread over the seeds, as far as they are known, and of which rows it is."""
     if estimate.rows is not None:
-        whole = estimate_words(replace(estimate, rows=None), measure, estimate.rows)
+        whole = _estimate_words(replace(estimate, rows=None), measure, estimate.rows)
         return f"{whole}; of {numbers.counted(estimate.rows, 'row')} alone"
     parts = [f"{measure_title(measure)} {numbers.measure(estimate.value, measure.unit, rows)}"]
     if estimate.low is not None and estimate.high is not None:
@@ -226,7 +225,7 @@ def estimate_words(estimate: Estimate, measure: Measure, rows: int) -> str:
     return "; ".join(parts)
 
 
-def baseline_lines(verdict: Verdict, measure: Measure) -> tuple[ReferenceLine, ...]:
+def _baseline_lines(verdict: Verdict, measure: Measure) -> tuple[ReferenceLine, ...]:
     """The baselines' values of a measure."""
     return tuple(
         ReferenceLine(
@@ -270,7 +269,7 @@ def _axis_plot(verdict: Verdict, sources: ReportSources, key: str, name: str, me
         Series(
             group,
             tuple(
-                AxisPlace(where[p.number], value_mark(verdict, p, measure))
+                AxisPlace(where[p.number], _point_mark(verdict, p, measure))
                 for p in sorted(members, key=lambda p: where[p.number])
             ),
         )
@@ -280,7 +279,7 @@ def _axis_plot(verdict: Verdict, sources: ReportSources, key: str, name: str, me
     is_log = not categories and bool(spread) and min(spread) > 0 and max(spread) >= LOG_RATIO * min(spread)
     shown_name = "training examples" if key == _ALL_EXAMPLES else name
     title = f"{measure_title(measure)} by {shown_name}"
-    unit = unit_name(measure.unit)
+    unit = _unit_name(measure.unit)
     return AxisPlot(
         title,
         shown_name,
@@ -289,7 +288,7 @@ def _axis_plot(verdict: Verdict, sources: ReportSources, key: str, name: str, me
         is_log,
         measure.higher_is_better,
         series,
-        baseline_lines(verdict, measure),
+        _baseline_lines(verdict, measure),
     )
 
 
@@ -319,18 +318,16 @@ def curve_lines(verdict: Verdict, sources: ReportSources) -> tuple[CurveLine, ..
         seed = f", seed {trial.record.settings.seed}" if len(point.trials) > 1 else ""
         advice = "" if trial.advice is None else trial.advice.text
         name = f"{point_name(point)}{seed}"
-        lines.append(CurveLine(name, point.number, standing(verdict, point), advice, *_rounded(curve)))
+        # Four digits: a screen shows no more, and 200 curves have to fit into the page.
+        training, validation = (
+            tuple((_significant(x, 4), _significant(y, 4)) for x, y in points if math.isfinite(y))
+            for points in (curve.training, curve.validation)
+        )
+        lines.append(CurveLine(name, point.number, standing(verdict, point), advice, training, validation))
     return tuple(lines)
 
 
-def _rounded(curve: LossCurve) -> tuple[tuple[tuple[float, float], ...], tuple[tuple[float, float], ...]]:
-    def finite(points: Sequence[tuple[float, float]]) -> tuple[tuple[float, float], ...]:
-        return tuple((_significant(x, 4), _significant(y, 4)) for x, y in points if math.isfinite(y))
-
-    return finite(curve.training), finite(curve.validation)
-
-
-def unit_name(unit: Unit) -> str:
+def _unit_name(unit: Unit) -> str:
     """A unit as it is written at an axis; of a share the percent sign."""
     return "%" if unit is Unit.SHARE else "" if unit is Unit.NUMBER else unit.value
 

@@ -14,10 +14,10 @@ from tunerun.comparison.knowledge import BASE_LOSS
 from tunerun.comparison.numbers import counted
 from tunerun.comparison.report.plots import point_name
 from tunerun.comparison.report.sources import ConfusionTable, LossCurve, ReportSources, ShownAnswers, thinned
-from tunerun.comparison.results import LOSS, BaselineResult, PointResult, TrialResult, Verdict
+from tunerun.comparison.results import LOSS, BaselineResult, TrialResult, Verdict
 from tunerun.errors import ConfigError
-from tunerun.job import EpochLoss, Example, Snapshot
-from tunerun.ledger import JobRecord, Ledger, TrialRecord, holds_texts
+from tunerun.job import Example
+from tunerun.ledger import Ledger, TrialRecord, holds_texts
 from tunerun.metrics import Asks, Metric, Unit, resolve_stored
 from tunerun.metrics.confusion import Confusion
 from tunerun.metrics.judged_metric import JudgedMetric
@@ -91,10 +91,17 @@ class _Reader:
         found: dict[str, ShownAnswers] = {}
         for subject, record in asked:
             digest = self._held_out(record)
-            expected = self.examples(digest)
+            expected = [example.output for example in self.examples(digest)]
             texts = self._texts(subject, digest, record.asked)
-            if subject not in found and len(texts) == len(expected) == len(self.rows) > 0 and self._is_of_rows(digest):
-                found[subject] = ShownAnswers(texts, self._right([e.output for e in expected], texts))
+            if subject in found or not len(texts) == len(expected) == len(self.rows) > 0:
+                continue
+            if not self._is_of_rows(digest):
+                continue
+            if self._metric is not None:
+                right = tuple(bool(score >= 1) for score in self._metric.rows(expected, texts)[:, 0])
+            else:
+                right = tuple(label(want) == label(text) for want, text in zip(expected, texts, strict=True))
+            found[subject] = ShownAnswers(texts, right)
         return found
 
     def _is_of_rows(self, digest: str | None) -> bool:
@@ -130,16 +137,8 @@ class _Reader:
         except ConfigError:
             return None
         found = next((metric for metric in metrics if f"eval/{metric.name}" == verdict.metric), None)
-        if found is None or found.is_corpus or found.unit is not Unit.SHARE or found.asks is not Asks.ANSWERS:
-            return None
-        if isinstance(found, JudgedMetric):
-            return None
-        return found
-
-    def _right(self, expected: Sequence[str], texts: Sequence[str]) -> tuple[bool, ...]:
-        if self._metric is not None:
-            return tuple(bool(score >= 1) for score in self._metric.rows(expected, texts)[:, 0])
-        return tuple(label(right) == label(text) for right, text in zip(expected, texts, strict=True))
+        is_per_row = found is not None and not found.is_corpus and found.asks is Asks.ANSWERS
+        return found if is_per_row and found.unit is Unit.SHARE and not isinstance(found, JudgedMetric) else None
 
     @property
     def right_rule(self) -> str:
@@ -159,10 +158,18 @@ class _Reader:
             held_out = self._ledger.validation_curves(sweep)
             for trial in trials:
                 job = jobs.get(trial.record.key)
-                if job is not None and (snapshots := curves.get(job.id)):
-                    found[trial.record.key] = LossCurve(
-                        _by_epoch(snapshots, trial.record), _held_out_losses(job, trial, held_out.get(job.id, ()))
-                    )
+                if job is None or not (snapshots := curves.get(job.id)):
+                    continue
+                # By epoch and not by step: the steps of two batch sizes cannot be laid over each other.
+                epochs = trial.record.settings.hyperparameters.epoch_count
+                steps = max(trial.record.steps, snapshots[-1].step)
+                training = thinned([(s.step * epochs / steps, s.mean_loss) for s in snapshots])
+                base, tuned, by_epoch = job.metrics.get(BASE_LOSS), job.metrics.get(LOSS), held_out.get(job.id, ())
+                measured = [] if base is None else [(0.0, base)]  # the base model has trained no epoch
+                if not by_epoch and tuned is not None:
+                    measured.append((float(epochs), tuned))
+                measured += [(float(one.epoch), one.loss) for one in by_epoch]
+                found[trial.record.key] = LossCurve(training, tuple(measured))
         return found
 
     def confusion(self) -> tuple[ConfusionTable, ...]:
@@ -175,7 +182,9 @@ class _Reader:
         sign = 1 if deciding.higher_is_better else -1
         about = [p for p in known if p.number in (verdict.decision.advised, verdict.decision.about)]
         point = max(about or known, key=lambda p: sign * p.estimates[deciding.name].value)
-        tables = [self._of_point(point)]
+        records = [verdict.trials[place].record for place in point.trials]
+        seeds = f", all {len(records)} seeds" if len(records) > 1 else ""
+        tables = [self._confusion(f"Point {point_name(point)}{seeds}", [(record.key, record) for record in records])]
         tables += [
             self._confusion(each.name, [(each.subject, record)])
             for each in verdict.baselines
@@ -183,13 +192,6 @@ class _Reader:
             for record in self._records(each)[:1]
         ]
         return tuple(table for table in tables if table is not None)
-
-    def _of_point(self, point: PointResult) -> ConfusionTable | None:
-        records = [self._verdict.trials[place].record for place in point.trials]
-        name = f"Point {point_name(point)}"
-        if len(records) > 1:
-            name += f", all {len(records)} seeds"
-        return self._confusion(name, [(record.key, record) for record in records])
 
     def _confusion(self, name: str, asked: Sequence[tuple[str, TrialRecord]]) -> ConfusionTable | None:
         expected: list[str] = []
@@ -215,9 +217,16 @@ class _Reader:
         if training:
             counts = counted(training[-1], "example")
             facts.append(("Training", counts if len(training) == 1 else f"{training[0]:,} to {counts}, by point"))
+        clusters: dict[str, Sequence[int]] = {}
+        for sweep in verdict.sweeps:
+            clusters |= sweep.document.get("clusters") or {}
         for name in dict.fromkeys(name for record in records for name in record.held_out):
-            digests = dict.fromkeys(record.held_out[name] for record in records if name in record.held_out)
-            facts.append((f"Held out, {name}", "; ".join(dict.fromkeys(map(self._size, digests)))))
+            sizes = []
+            for digest in dict.fromkeys(record.held_out[name] for record in records if name in record.held_out):
+                different = len(set(clusters.get(digest, ())))
+                rows = counted(len(self.examples(digest)), "row")
+                sizes.append(f"{rows} in {counted(different, 'cluster')}" if different else rows)
+            facts.append((f"Held out, {name}", "; ".join(dict.fromkeys(sizes))))
         models = dict.fromkeys(record.settings.model for record in records)
         facts.append(("Base model", ", ".join(name for name in models if name) or "not recorded"))
         for sweep in verdict.sweeps:
@@ -225,14 +234,6 @@ class _Reader:
                 when = datetime.fromtimestamp(opening.opened_at, UTC)
                 facts.append(("Test set opened", f"{when:%Y-%m-%d %H:%M} UTC"))
         return tuple(dict.fromkeys(facts))
-
-    def _size(self, digest: str) -> str:
-        rows = counted(len(self.examples(digest)), "row")
-        clusters: Mapping[str, Sequence[int]] = {}
-        for sweep in self._verdict.sweeps:
-            clusters = {**clusters, **(sweep.document.get("clusters") or {})}
-        different = len(set(clusters.get(digest, ())))
-        return f"{rows} in {counted(different, 'cluster')}" if different else rows
 
     def findings(self) -> tuple[str, ...]:
         """What the plans warned of."""
@@ -257,27 +258,6 @@ class _Reader:
         found = {text for each in sections for text in _strings(each) if PurePath(text).parent.name}
         found = {path for path in found if PurePath(path).is_absolute()}
         return sorted(found, key=lambda path: (-len(path), path))
-
-
-def _by_epoch(snapshots: Sequence[Snapshot], record: TrialRecord) -> tuple[tuple[float, float], ...]:
-    """Losses by how many epochs had been trained: steps of two batch sizes cannot be laid over each other."""
-    epochs = record.settings.hyperparameters.epoch_count
-    steps = max(record.steps, snapshots[-1].step)
-    return thinned([(s.step * epochs / steps, s.mean_loss) for s in snapshots])
-
-
-def _held_out_losses(
-    job: JobRecord, trial: TrialResult, by_epoch: Sequence[EpochLoss]
-) -> tuple[tuple[float, float], ...]:
-    """The loss on held-out examples: of the base model, which has trained no epoch, and after each epoch.
-
-    Where the backend did not measure after each epoch, of the tuned model alone.
-    """
-    base, tuned = job.metrics.get(BASE_LOSS), job.metrics.get(LOSS)
-    measured = [] if base is None else [(0.0, base)]
-    if not by_epoch and tuned is not None:
-        measured.append((float(trial.record.settings.hyperparameters.epoch_count), tuned))
-    return (*measured, *((float(one.epoch), one.loss) for one in by_epoch))
 
 
 def _strings(value: Any) -> Iterator[str]:
