@@ -1,11 +1,11 @@
-"""Plain conditions on a verdict, such as `better than every baseline`: read strictly, and refused with the reason.
+"""Conditions of `tunerun promote --require`, parsed strictly and checked against a verdict.
 
 better than every baseline        every baseline of the trial is measured, and its point is better than each
 better than base+4                the same for one of them
 eval/exact_match >= 60 %          any measure of the trial itself; >, >=, <, <=; a share as 0.6 or 60 %
 test/exact_match >= 0.6           the same on the test set
 not tied                          no other point is as good as its own, as far as the rows tell
-test set opened                   for its point
+test set opened                   the test set was opened for its point
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ _ALLOWED = (
 
 @dataclass(frozen=True)
 class Candidate:
-    """A trial that conditions are checked for.
+    """A trial whose conditions are checked.
 
     Attributes:
         verdict: of its sweep, on the validation set.
-        on_test: the same on the test set; None: that was not opened for its point.
+        on_test: the verdict on the test set; None: the test set was not opened for its point.
     """
 
     verdict: Verdict
@@ -50,7 +50,7 @@ class Candidate:
 
     @property
     def baselines(self) -> list[BaselineResult]:
-        """Those that the trial is compared with."""
+        """The baselines that the trial is compared with."""
         place = self.verdict.trials.index(self.trial)
         return [each for each in self.verdict.baselines if place in each.trials]
 
@@ -59,42 +59,36 @@ class Condition(Protocol):
     """A parsed condition of `--require`."""
 
     def problems(self, candidate: Candidate) -> Iterator[str]:
-        """Yield why it does not hold."""
+        """Yield each reason why it does not hold; nothing if it holds."""
         ...
 
 
 def parse(texts: Sequence[str]) -> list[Condition]:
-    """Read conditions.
+    """Parse conditions.
 
     Raises:
-        ConfigError: some are not conditions; holds all of them, with what is allowed.
+        ConfigError: some are not conditions; names all of them and what is allowed.
     """
     found, problems = [], []
     for text in texts:
-        condition = _parse(" ".join(text.split()))
-        if condition is None:
+        matches = ((make, pattern.fullmatch(" ".join(text.split()))) for pattern, make in _FORMS)
+        made = next((make(match) for make, match in matches if match is not None), None)
+        if made is None:
             problems.append(f"--require {text!r}: is not a condition; {_ALLOWED}")
         else:
-            found.append(condition)
+            found.append(made)
     if problems:
         raise ConfigError(problems)
     return found
 
 
 def unmet(conditions: Sequence[Condition], candidate: Candidate) -> list[str]:
-    """Why conditions do not hold, one line each; empty: all of them hold.
+    """Return why conditions do not hold, one line each; empty: all of them hold.
 
     Raises:
-        ConfigError: one names a baseline that there is not, or a share above 1.
+        ConfigError: a condition names a baseline that the sweep lacks, or a share above 1.
     """
     return [problem for condition in conditions for problem in condition.problems(candidate)]
-
-
-def _parse(text: str) -> Condition | None:
-    for pattern, make in _FORMS:
-        if (match := pattern.fullmatch(text)) is not None:
-            return make(match)
-    return None
 
 
 @dataclass(frozen=True)
@@ -155,20 +149,18 @@ class _Threshold:
         trial = next(each for each in verdict.trials if each.record.number == candidate.trial.record.number)
         name = _ON_VALIDATION + self.measure.removeprefix(_ON_TEST) if is_on_test else self.measure
         unit = _unit(verdict, name)
-        limit = self._limit(text, unit)
+        if self.is_percent and unit is not Unit.SHARE:
+            raise ConfigError(f"--require '{text}': {self.measure} is not a share; give the number without %")
+        if unit is Unit.SHARE and not self.is_percent and self.number > 1:
+            # "60" for "60 %" would be refused by every model, and the reason would be hard to see.
+            raise ConfigError(f"--require '{text}': {self.measure} is a share of 1; write {self.number:g} %")
+        limit = self.number / 100 if self.is_percent else self.number
         value = trial.metrics.get(name)
         if value is None:
             known = sorted(trial.metrics) if not is_on_test else [m.name for m in verdict.measures]
             yield f"{text}: the trial has no {self.measure}; it has {', '.join(known) or 'none'}"
         elif not _SIGNS[self.sign](value, limit):
             yield f"{text}: it is {numbers.measure(value, unit, verdict.decision.rows)}"
-
-    def _limit(self, text: str, unit: Unit) -> float:
-        if self.is_percent and unit is not Unit.SHARE:
-            raise ConfigError(f"--require '{text}': {self.measure} is not a share; give the number without %")
-        if unit is Unit.SHARE and not self.is_percent and self.number > 1:
-            raise ConfigError(f"--require '{text}': {self.measure} is a share of 1; write {self.number:g} %")
-        return self.number / 100 if self.is_percent else self.number
 
 
 _SIGNS: dict[str, Callable[[float, float], bool]] = {

@@ -1,4 +1,4 @@
-"""Which of several points is the cheapest to train and to use."""
+"""The price of points: which of several is the cheapest to train and to use."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
 LENGTH_TOLERANCE = 0.1
-"""Answers that are longer by less than this share cost the same: the length of a few held-out answers is a matter of
+"""Answers whose lengths differ by less than this share cost the same: the length of a few held-out answers varies by
 chance, and should not outweigh how many of them are right."""
 
 
@@ -30,12 +30,12 @@ Point = TypeVar("Point", bound=Priced)
 
 
 def is_cheaper(one: Priced, other: Priced) -> bool:
-    """Whether a point costs less than another."""
+    """Return whether a point costs less than another."""
     if (one.tokens, one.rank) != (other.tokens, other.rank):
         return (one.tokens, one.rank) < (other.tokens, other.rank)
     return (one.answer_length or 0.0) < (1 - LENGTH_TOLERANCE) * (other.answer_length or 0.0)
 
 
 def cheapest(points: Sequence[Point]) -> list[Point]:
-    """Those that no other is cheaper than, in their order; at least one."""
+    """Return the points than which no other is cheaper, in their order; at least one."""
     return [one for one in points if not any(is_cheaper(other, one) for other in points)]

@@ -65,7 +65,7 @@ class Advice:
 
 
 def epoch_means(snapshots: Sequence[Snapshot]) -> list[float]:
-    """The mean of `mean_loss` over the steps of each epoch, from the first epoch; in nats per output token."""
+    """Return the mean of `mean_loss` over the steps of each epoch, from the first epoch; in nats per output token."""
     losses: dict[int, list[float]] = defaultdict(list)
     for snapshot in snapshots:
         losses[snapshot.epoch].append(snapshot.mean_loss)
@@ -73,7 +73,11 @@ def epoch_means(snapshots: Sequence[Snapshot]) -> list[float]:
 
 
 def finished_epochs(snapshots: Sequence[Snapshot], *, is_done: bool) -> list[Snapshot]:
-    """The part of a loss curve whose epochs are whole: all of a job that has succeeded, else without its last epoch."""
+    """Return the snapshots of whole epochs.
+
+    Args:
+        is_done: whether the job has succeeded, so that its last epoch is whole too.
+    """
     return [s for s in snapshots if is_done or s.epoch < snapshots[-1].epoch]
 
 
@@ -82,8 +86,8 @@ def advise(training: Sequence[float], validation: Sequence[EpochLoss] = (), *, k
 
     Args:
         training: the mean training loss of each epoch.
-        validation: after each epoch; not read where an epoch is missing.
-        keeps_best: whether the tuned model is what the best epoch gave.
+        validation: the loss after each epoch; not read where an epoch is missing.
+        keeps_best: whether the tuned model is that of the best epoch.
     """
     if len(training) < MIN_EPOCHS:
         return Advice(Shape.SHORT, "too short to read")

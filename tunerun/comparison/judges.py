@@ -1,4 +1,4 @@
-"""What a comparison says of the judges behind its scores: which they are, how far they are right, what is missing."""
+"""Notes of a comparison about its judges: which they are, how well they agree with people, what is missing."""
 
 from __future__ import annotations
 
@@ -16,14 +16,17 @@ from tunerun.metrics.judged_metric import JudgedMetric
 from tunerun.stored import section
 
 MOST_NAMED = 5
-"""Models without judgements that are named one by one."""
+"""Maximum number of models without judgements that are named one by one."""
 
 
 def identities_of(metrics: Sequence[Metric], document: Mapping[str, Any]) -> dict[str, str]:
-    """The identity of each judge by the metric's name: as it was frozen, so that a later prompt reads old judgements.
+    """Return the identity of each judge by its metric's name.
+
+    An identity contains the prompt's version. The frozen one is used, so that a later version of this program still
+    finds the judgements that an earlier one paid for.
 
     Args:
-        document: a sweep's; empty: the judges as they are now.
+        document: of a sweep; empty: the judges as they are now.
     """
     frozen = section(document, "judges")
     judged = [metric for metric in metrics if isinstance(metric, JudgedMetric)]
@@ -31,7 +34,7 @@ def identities_of(metrics: Sequence[Metric], document: Mapping[str, Any]) -> dic
 
 
 def scores_of(texts: Sequence[str]) -> list[float]:
-    """The scores of a judge's words about a subject's answers; NaN where no score could be read."""
+    """Return the scores in a judge's replies about a subject's answers; NaN where no score could be read."""
     ratings = (Rating.of_text(text).score for text in texts)
     return [float("nan") if score is None else score for score in ratings]
 
@@ -49,10 +52,10 @@ def notes(
     """One sentence for each thing that a reader of a judge's scores should know.
 
     Args:
-        frozen: what the sweep's document says of this judge; empty: it is not frozen with it.
+        frozen: what the sweep's document says about this judge; empty: it was not frozen with the sweep.
         records: trials whose models it judges.
-        unreadable: rows without a readable judgement of some model. rows: of the held-out set.
-        unjudged: models that have answered and are not judged yet, as people call them.
+        unreadable: number of rows for which some model has no readable judgement. rows: of the held-out set.
+        unjudged: names of models that have answered and are not judged yet.
     """
     version = str(frozen.get("prompt", prompt.VERSION)), str(frozen.get("prompt_sha256", prompt.PROMPT_DIGEST))[:12]
     scale = "" if metric.compares else f", scale {metric.bounds[0]} to {metric.bounds[1]}"
@@ -74,7 +77,7 @@ def notes(
 
 
 def _agreement(metric: JudgedMetric, ledger: Ledger, frozen: Mapping[str, Any]) -> str:
-    """How far a judge agrees with people, in words."""
+    """How well a judge agrees with people, in words."""
     identity = str(frozen.get("identity") or metric.identity)
     known = ledger.agreements([identity])
     sample = str(frozen.get("sample") or "")
@@ -97,7 +100,7 @@ def _agreement(metric: JudgedMetric, ledger: Ledger, frozen: Mapping[str, Any]) 
 
 
 def self_preference(metric: JudgedMetric, records: Sequence[TrialRecord]) -> Iterator[str]:
-    """A warning where the judge is the model that it judges."""
+    """Yield a warning for each base model that is the judge itself."""
     for name in dict.fromkeys(record.settings.model for record in records):
         source = next(str(section(r.config, "model").get("source", "")) for r in records if r.settings.model == name)
         if is_same_model(metric.model, name, source):

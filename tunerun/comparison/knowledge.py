@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -44,10 +44,11 @@ class HeldOutRows:
 
 @dataclass
 class Scores:
-    """Scores of answers, by what they are answers to.
+    """Scores of answers; each answer is scored once, however often a table needs it.
 
     Attributes:
-        judges: the identities of judges, by the metric's name; one that is missing: as it is now.
+        answers: by subject, held-out set and how the subject was asked.
+        judges: the identity of each judge by its metric's name; of one that is missing, the identity it has now.
     """
 
     answers: Mapping[tuple[str, str, str], Answers]
@@ -57,30 +58,41 @@ class Scores:
     _rows: dict[tuple[str, str, HeldOutRows], FloatArray | None] = field(default_factory=dict)
 
     def of(self, metric: Metric, subject: str, rows: HeldOutRows) -> FloatArray | None:
-        """What each row contributes, [rows, m]; None: the subject has not answered, or is not judged yet.
+        """Return what each row contributes to a metric.
 
-        A row of which the judge said nothing that can be read is NaN.
+        Args:
+            subject: a trial's key or a baseline's subject.
+            rows: the held-out rows, as the subject was asked them.
+
+        Returns:
+            [rows, m]; a row for which the judge's reply could not be read is NaN. None: the subject has not answered,
+            or is not judged yet.
+
+        Raises:
+            MetricError: the code of a user's own metric fails.
         """
         key = (metric.name, subject, rows)
-        if key not in self._rows:
-            self._rows[key] = self._scored(metric, subject, rows)
-        return self._rows[key]
-
-    def _scored(self, metric: Metric, subject: str, rows: HeldOutRows) -> FloatArray | None:
+        if key in self._rows:
+            return self._rows[key]
         asked = LOSSES if metric.asks is Asks.LOSSES else rows.asked
         if isinstance(metric, JudgedMetric):
             asked = rated_by(self.judges.get(metric.name, metric.identity), rows.asked)
         found = self.answers.get((subject, rows.held_out, asked))
-        if found is None:
-            return None
-        if metric.asks is Asks.LOSSES:
-            return np.array(found.losses, dtype=float)[:, None]
-        if isinstance(metric, JudgedMetric):
-            return np.array(scores_of(found.texts), dtype=float)[:, None]
-        return metric.rows(self.expected(rows.held_out), found.texts)
+        table: FloatArray | None = None
+        if found is not None and metric.asks is Asks.LOSSES:
+            table = np.array(found.losses, dtype=float)[:, None]
+        elif found is not None and isinstance(metric, JudgedMetric):
+            table = np.array(scores_of(found.texts), dtype=float)[:, None]
+        elif found is not None:
+            table = metric.rows(self.expected(rows.held_out), found.texts)
+        self._rows[key] = table
+        return table
 
     def computable(self, metrics: Sequence[Metric]) -> tuple[list[Metric], dict[str, MetricError]]:
-        """The metrics that can score every answer, and why the code of the others fails, by name."""
+        """Return the metrics that can score every answer, and by name the error of each other one.
+
+        A metric with code of its own is tried on all answers first, so that a verdict never has half of a metric.
+        """
         kept, failed = [], {}
         for metric in metrics:
             try:
@@ -93,20 +105,22 @@ class Scores:
         return kept, failed
 
     def texts(self, subject: str, rows: HeldOutRows) -> tuple[str, ...] | None:
-        """The answers themselves; None: there are none."""
+        """Return the answers of a subject; None: there are none."""
         found = self.answers.get((subject, rows.held_out, rows.asked))
         return None if found is None else found.texts
 
     def values(self, metrics: Sequence[Metric], subject: str, rows: HeldOutRows) -> dict[str, float]:
-        """The measures that are known of a subject, by the name that MLflow shows."""
-        tables = {f"eval/{metric.name}": (metric, self.of(metric, subject, rows)) for metric in metrics}
-        known = (
-            (name, metric, readable(metric, table)) for name, (metric, table) in tables.items() if table is not None
-        )
-        return {name: float(metric.value(table.mean(axis=0))) for name, metric, table in known if len(table)}
+        """Return the metrics of a subject that are known, by the name that MLflow shows."""
+        values = {}
+        for metric in metrics:
+            table = self.of(metric, subject, rows)
+            table = None if table is None else readable(metric, table)
+            if table is not None and len(table):
+                values[f"eval/{metric.name}"] = float(metric.value(table.mean(axis=0)))
+        return values
 
     def expected(self, held_out: str) -> tuple[str, ...]:
-        """The right answers of a held-out set."""
+        """Return the right answers of a held-out set, by its digest."""
         if held_out not in self._expected:
             examples = self.ledger.example_set(held_out).examples
             self._expected[held_out] = tuple(example.output for example in examples)
@@ -114,7 +128,7 @@ class Scores:
 
 
 def readable(metric: Metric, table: FloatArray) -> FloatArray:
-    """The rows that have a score: not those of which a judge said nothing that can be read."""
+    """Return the rows that have a score, without those for which a judge's reply could not be read."""
     return table[~np.isnan(table[:, 0])] if isinstance(metric, JudgedMetric) else table
 
 
@@ -144,13 +158,13 @@ class SweepKnowledge:
         )
 
     def base_loss(self, subject: str) -> float | None:
-        """The loss of a base model that a backend measured before it tuned."""
+        """Return the loss of a base model that a backend measured before it tuned; None: none did."""
         jobs = (self.jobs[r.key] for r in self.records if subject in r.baselines and r.key in self.jobs)
         return next((job.metrics[BASE_LOSS] for job in jobs if BASE_LOSS in job.metrics), None)
 
 
 def rows_of(record: TrialRecord, held_out: str) -> HeldOutRows | None:
-    """The rows that a trial is asked; None: it has no such held-out set."""
+    """Return the held-out rows of a trial, as it is asked them; None: it has no such held-out set."""
     digest = record.held_out.get(held_out)
     return None if digest is None else HeldOutRows(digest, record.asked)
 
@@ -168,9 +182,12 @@ def result(
     """Return the result of a trial.
 
     Args:
+        job: the trial's last one; None: it has not begun.
         curve: of the job, by step.
-        measured: what its answers come to.
+        measured: metrics of its answers, by the name that MLflow shows.
         validation: the loss on its held-out examples after each epoch.
+        point: number of its point.
+        sweep: id of the sweep that it is shown for.
     """
     if job is None:
         return TrialResult(record, JobState.PLANNED, {}, None, None, None, point=point, sweep=sweep)
@@ -196,34 +213,27 @@ def result(
 
 
 def trial_result(ledger: Ledger, record: TrialRecord) -> TrialResult:
-    """Return the result of one trial from the ledger."""
+    """Return the result of one trial from the ledger, with every metric that can be computed.
+
+    Raises:
+        ConfigError: a metric of the trial's config is not known to this version; in a restored record it is omitted.
+    """
     job = ledger.job(record.key)
     if job is None:
         return result(record, None, (), {})
     rows = rows_of(record, "validation")
     measured: dict[str, float] = {}
     if rows is not None and job.state is JobState.SUCCEEDED:
-        own = _metrics(ledger, record)
-        scores = Scores(dict(_answers(ledger, record.key, rows, own)), ledger)
+        try:
+            own = resolve_stored(record.settings.evaluation, {}, runs_code=not ledger.is_restored)[0]
+        except ConfigError:
+            if not ledger.is_restored:
+                raise
+            own = ()
+        ways = [rows.asked, LOSSES]
+        ways += [rated_by(metric.identity, rows.asked) for metric in own if isinstance(metric, JudgedMetric)]
+        found = {(record.key, rows.held_out, way): ledger.answers(record.key, rows.held_out, way) for way in ways}
+        scores = Scores({key: answers for key, answers in found.items() if answers is not None}, ledger)
         metrics, _ = scores.computable(own)  # the verdict reports why others are not
         measured = scores.values(metrics, record.key, rows)
     return result(record, job, ledger.snapshots(job.id), measured, validation=ledger.epoch_losses(job.id))
-
-
-def _metrics(ledger: Ledger, record: TrialRecord) -> Sequence[Metric]:
-    try:
-        return resolve_stored(record.settings.evaluation, {}, runs_code=not ledger.is_restored)[0]
-    except ConfigError:
-        if not ledger.is_restored:
-            raise
-        return ()
-
-
-def _answers(
-    ledger: Ledger, subject: str, rows: HeldOutRows, metrics: Sequence[Metric]
-) -> Iterator[tuple[tuple[str, str, str], Answers]]:
-    rated = (rated_by(metric.identity, rows.asked) for metric in metrics if isinstance(metric, JudgedMetric))
-    for asked in (rows.asked, LOSSES, *rated):
-        found = ledger.answers(subject, rows.held_out, asked)
-        if found is not None:
-            yield (subject, rows.held_out, asked), found

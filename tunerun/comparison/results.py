@@ -14,11 +14,11 @@ from tunerun.metrics import Unit
 LOSS = "validation/loss"
 STEP_LOSS = "train/mean_loss"
 EPOCH_LOSS = "train/epoch_mean_loss"
-"""Names of measures that a backend gives, as MLflow shows them; nats per output token."""
+"""Names of measures that a backend reports, as MLflow shows them; in nats per output token."""
 
 
 class Outcome(StrEnum):
-    """What a comparison with a baseline came to; `NONE`: there was nothing to compare."""
+    """The outcome of a comparison with a baseline; `NONE`: there was nothing to compare."""
 
     BETTER = "better"
     EQUIVALENT = "equivalent"
@@ -57,10 +57,10 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Stopped:
-    """That a point was decided to be worse than another, and so has not answered all held-out rows.
+    """A point that was decided to be worse than another before it had answered all held-out rows.
 
     Attributes:
-        rows: how many all of its trials have answered. of: how many there are.
+        rows: number of rows that all of its trials have answered. of: number of all rows.
         worse_than: the number of the other point; None: it is not among those that are compared here.
         e_value: the evidence; needed: the limit that it reached (`tunerun.statistics.anytime`).
     """
@@ -73,7 +73,7 @@ class Stopped:
 
     @property
     def words(self) -> str:
-        """`32 of 100 rows, worse than point 0`."""
+        """What happened, as in `32 of 100 rows, worse than point 0`."""
         better = "another point" if self.worse_than is None else f"point {self.worse_than}"
         return f"{self.rows:,} of {self.of:,} rows, worse than {better}"
 
@@ -85,8 +85,8 @@ class Difference:
     Attributes:
         value: point minus baseline; of a measure of which less is better, still point minus baseline.
         low, high: the interval at the family's critical value.
-        p: two-sided, corrected for the family. holm_p: the same by Holm, as a reader can check by hand.
-        wins, losses: rows that the one has right and the other has not; None where scores are not 0 or 1.
+        p: two-sided, corrected for the family. holm_p: with Holm's correction, which a reader can check by hand.
+        wins, losses: rows that only the point or only the baseline has right; None where scores are not 0 or 1.
     """
 
     point: int
@@ -143,7 +143,7 @@ class PointResult:
         is_tied: whether it belongs to the tied set, not distinguishable from the best point; tied_p: the p value.
         consistency: share of rows with the same answer over all seeds; None with one seed.
         tokens: training tokens of its first trial, all epochs. rank: of its adapter.
-        answer_length: characters of its answers, on average; None: not asked.
+        answer_length: characters of its answers, on average; None: it has none.
         stopped: why it has not answered all held-out rows, and so is neither compared nor advised; None: it has.
     """
 
@@ -278,7 +278,6 @@ class Verdict:
         return next((place for place in places if self.trials[place].state is JobState.SUCCEEDED), places[0])
 
     def __repr__(self) -> str:
-        """One line; the parts have it all."""
         ids = ", ".join(sweep.id for sweep in self.sweeps)
         advised = "none advised" if self.decision.advised is None else f"point {self.decision.advised} advised"
         return f"<Verdict {ids}: {len(self.points)} points, {self.decision.outcome}, {advised}>"
@@ -301,15 +300,12 @@ class Verdict:
     @property
     def ranked(self) -> list[TrialResult]:
         """The trials, the advised point's first, then by the measure that decides; those without a value last."""
-        return sorted(self.trials, key=self._rank)
-
-    def _rank(self, trial: TrialResult) -> tuple[bool, bool, float, int]:
-        value = trial.metrics.get(self.metric) if self.metric is not None else None
         sign = -1.0 if self.measures and self.measures[0].higher_is_better else 1.0
-        is_known = trial.state is JobState.SUCCEEDED and value is not None
-        return (
-            not is_known,
-            trial.point != self.decision.advised,
-            sign * value if value is not None else 0.0,
-            trial.record.number,
-        )
+
+        def rank(trial: TrialResult) -> tuple[bool, bool, float, int]:
+            value = trial.metrics.get(self.metric) if self.metric is not None else None
+            is_known = trial.state is JobState.SUCCEEDED and value is not None
+            merit = 0.0 if value is None else sign * value
+            return not is_known, trial.point != self.decision.advised, merit, trial.record.number
+
+        return sorted(self.trials, key=rank)

@@ -18,7 +18,7 @@ class Renderer(Protocol):
     """A module that turns a table into text. It decides nothing, and the same table gives the same text."""
 
     def render(self, table: ComparisonTable) -> str:
-        """The whole table, with its sentence where the kind of text has a place for it."""
+        """Return the whole table, with its sentence where the kind of text has a place for it."""
 
 
 class FileRenderer(Protocol):
@@ -29,7 +29,7 @@ class FileRenderer(Protocol):
     """
 
     def files(self, table: ComparisonTable, ledger: Ledger) -> Mapping[str, bytes]:
-        """Contents by the name of the file; none where there is nothing to write."""
+        """Return contents by the name of the file; none where there is nothing to write."""
 
 
 RENDERERS = {
@@ -48,10 +48,10 @@ FILE_RENDERERS = ("document", "markdown", "table_csv", "latex", "plots", "report
 
 
 def renderer(name: str) -> Renderer:
-    """A renderer by its name.
+    """Return a renderer by its name.
 
     Raises:
-        InputError: there is none of that name; lists them.
+        InputError: no renderer has that name; lists the names.
     """
     if name not in RENDERERS:
         raise InputError(f"no renderer {name!r}; choose one of {', '.join(RENDERERS)}")
@@ -59,7 +59,7 @@ def renderer(name: str) -> Renderer:
 
 
 def file_contents(table: ComparisonTable, ledger: Ledger) -> dict[str, bytes]:
-    """Every file of a comparison by its name, in the order in which they are written."""
+    """Return the content of every file of a comparison by its name, in the order in which they are written."""
     contents: dict[str, bytes] = {}
     for module in FILE_RENDERERS:
         contents |= cast(FileRenderer, import_module(f"{__name__}.{module}")).files(table, ledger)

@@ -8,18 +8,18 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from tunerun.comparison.results import BaselineResult, Decision, Difference, Estimate, PointResult, TrialResult, Verdict
+from tunerun.comparison.results import BaselineResult, Decision, Difference, Estimate, PointResult, Verdict
 from tunerun.comparison.table import ComparisonTable
 from tunerun.ledger import Ledger
 
 FILE = "results.json"
 
 _LOCAL = ("adapter", "mlflow_run_id")
-"""Of a trial: what only this machine and its tracking server know."""
+"""Keys of a trial that only this machine and its tracking server understand."""
 
 
 def document(table: ComparisonTable, run_ids: Mapping[int, str] | None = None) -> dict[str, Any]:
-    """The comparison as JSON values; a number that is not finite is null.
+    """Return the comparison as JSON values; a number that is not finite is null.
 
     Args:
         run_ids: MLflow's run ids by a trial's place in `Verdict.trials`.
@@ -43,14 +43,14 @@ def document(table: ComparisonTable, run_ids: Mapping[int, str] | None = None) -
 
 
 def portable(table: ComparisonTable) -> dict[str, Any]:
-    """The document without what only this machine knows: adapters' folders and MLflow's run ids."""
+    """Return the document without what only this machine knows: adapters' folders and MLflow's run ids."""
     whole = document(table)
     trials = [{key: value for key, value in trial.items() if key not in _LOCAL} for trial in whole["trials"]]
     return {**whole, "trials": trials}
 
 
 def render(table: ComparisonTable) -> str:
-    """The portable document as text."""
+    """Return the portable document as text."""
     return json.dumps(portable(table), ensure_ascii=False, allow_nan=False, indent=2) + "\n"
 
 
@@ -63,6 +63,14 @@ def _trial(verdict: Verdict, place: int, run_ids: Mapping[int, str]) -> dict[str
     trial = verdict.trials[place]
     tuned = trial.tuned_model
     several = len(verdict.sweeps) > 1
+    trained_on = {}
+    if trial.trained_on is not None:
+        # A key may belong to several trials; the first of them names the job.
+        numbers = {
+            each.record.key: place if several else each.record.number
+            for place, each in reversed(list(enumerate(verdict.trials)))
+        }
+        trained_on = {"trained_on": trial.trained_on.shared(numbers)}
     return {
         "number": place if several else trial.record.number,
         **({"sweep": trial.sweep, "number_in_sweep": trial.record.number} if several else {}),
@@ -73,24 +81,12 @@ def _trial(verdict: Verdict, place: int, run_ids: Mapping[int, str]) -> dict[str
         "tuned_model": tuned.name if tuned else None,
         "adapter": tuned.location if tuned else None,
         **({"checkpoints": [vars(each) for each in tuned.checkpoints]} if tuned and tuned.checkpoints else {}),
-        **_trained_on(verdict, trial),
+        **trained_on,
         "mlflow_run_id": run_ids.get(place),
         "metrics": dict(trial.metrics),
         "advice": trial.advice.text if trial.advice else None,
         "error": f"{trial.failure.kind}: {trial.failure.message}" if trial.failure else None,
     }
-
-
-def _trained_on(verdict: Verdict, trial: TrialResult) -> dict[str, Any]:
-    """With which trials it shared its training, as far as that is known."""
-    if trial.trained_on is None:
-        return {}
-    several = len(verdict.sweeps) > 1
-    numbers = {
-        each.record.key: place if several else each.record.number
-        for place, each in reversed(list(enumerate(verdict.trials)))
-    }
-    return {"trained_on": trial.trained_on.shared(numbers)}
 
 
 def _point(point: PointResult) -> dict[str, Any]:

@@ -11,14 +11,14 @@ if TYPE_CHECKING:
 
 
 def points_frame(table: ComparisonTable) -> pandas.DataFrame:
-    """One row a point and a baseline, by its number or name."""
+    """Return one row for each point and baseline, indexed by its number or name."""
     import pandas
 
     return pandas.DataFrame(table.flat(table.rows)).set_index("point")
 
 
 def trials_frame(table: ComparisonTable) -> pandas.DataFrame:
-    """One row a trial: its number, its point, what it sets, its state, all its measures, its tuned model."""
+    """Return one row for each trial: number, point, what it sets, state, all measures, tuned model."""
     import pandas
 
     several = len(table.verdict.sweeps) > 1

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from html import escape
 
-from tunerun.comparison.table import ComparisonTable, RowKind
+from tunerun.comparison.table import ComparisonTable, Row, RowKind
 
 MAX_POINTS = 60
 """Points in the fragment that a notebook shows; the best of more."""
 
 
 def render(table: ComparisonTable) -> str:
-    """The table with its title, its legend and its sentence, in one element of the class `tunerun-comparison`."""
+    """Return the table with title, legend and sentence, in one element of the class `tunerun-comparison`."""
     shown = table.best(MAX_POINTS)
     left_out = f"<p>The best {MAX_POINTS} of {MAX_POINTS + shown.left_out:,} points.</p>" if shown.left_out else ""
     return (
@@ -23,20 +23,19 @@ def render(table: ComparisonTable) -> str:
 
 
 def fragment(table: ComparisonTable) -> str:
-    """The `table` element alone; rows have the classes `point` or `baseline`, and `advised` and `tied`."""
+    """Return the `table` element alone; rows have the classes `point` or `baseline`, and `advised` and `tied`."""
     head = "".join(
         f'<th scope="col" title="{escape(column.key)}">{escape(column.title)}</th>' for column in table.columns
     )
     bodies = []
     for kind in (RowKind.POINT, RowKind.BASELINE):
-        rows = [_row(table, position) for position, row in enumerate(table.rows) if row.kind is kind]
+        rows = [_row(table, row) for row in table.rows if row.kind is kind]
         if rows:
             bodies.append(f"<tbody>{''.join(rows)}</tbody>")
     return f"<table><caption>{escape(table.title)}</caption><thead><tr>{head}</tr></thead>{''.join(bodies)}</table>"
 
 
-def _row(table: ComparisonTable, position: int) -> str:
-    row = table.rows[position]
+def _row(table: ComparisonTable, row: Row) -> str:
     classes = [row.kind.value, *(["advised"] * row.is_advised), *(["tied"] * row.is_tied)]
     cells = []
     for column, text in zip(table.columns, table.texts(row), strict=True):

@@ -11,7 +11,7 @@ from tunerun.ledger import Ledger
 FILE = "results.tex"
 
 MOST_RANK = 5
-"""Columns that are left out of small tables are left out here: a page is narrow."""
+"""Columns of this rank or a larger one are left out, because a page is narrow."""
 
 _ESCAPES = str.maketrans(
     {
@@ -35,16 +35,17 @@ _ESCAPES = str.maketrans(
 
 
 def render(table: ComparisonTable) -> str:
-    r"""A `table` environment with the sentence as its caption; it needs `\usepackage{booktabs}`."""
+    r"""Write a `table` environment with the sentence as its caption; it needs `\usepackage{booktabs}`."""
     shown = table.without(column.key for column in table.columns if column.rank >= MOST_RANK)
     is_left = [column.kind.is_text or column.kind is ColumnKind.LABEL for column in shown.columns]
     alignment = "".join("l" if left else "r" for left in is_left)
+    label = "".join(c if c.isascii() and c.isalnum() else "-" for c in table.verdict.sweep.experiment)
     lines = [
         "% Written by: tunerun compare. Needs \\usepackage{booktabs} and \\usepackage[T1]{fontenc}.",
         r"\begin{table}",
         r"  \centering",
         f"  \\caption{{{escaped(shown.sentence)}}}",
-        f"  \\label{{tab:{_label(shown)}}}",
+        f"  \\label{{tab:{label}}}",
         f"  \\begin{{tabular}}{{{alignment}}}",
         r"    \toprule",
         _line([escaped(column.title) for column in shown.columns]),
@@ -69,13 +70,9 @@ def files(table: ComparisonTable, _ledger: Ledger) -> Mapping[str, bytes]:
 
 
 def escaped(text: str) -> str:
-    """Text from outside as LaTeX prints it unchanged."""
+    """Escape text from outside, so that LaTeX prints it unchanged."""
     return " ".join(text.split()).translate(_ESCAPES)
 
 
 def _line(cells: list[str]) -> str:
     return f"    {' & '.join(cells)} \\\\"
-
-
-def _label(table: ComparisonTable) -> str:
-    return "".join(c if c.isascii() and c.isalnum() else "-" for c in table.verdict.sweep.experiment)

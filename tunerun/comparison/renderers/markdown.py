@@ -17,7 +17,7 @@ FILE = "results.md"
 HEAD = "<!-- Written by: tunerun compare. Losses are nats per output token. -->"
 
 MOST_CHARACTERS = 80
-"""Of an input or an answer in a table."""
+"""Maximum length of an input or an answer in a table."""
 
 
 def render(table: ComparisonTable) -> str:
@@ -35,7 +35,7 @@ def render(table: ComparisonTable) -> str:
 
 
 def files(table: ComparisonTable, ledger: Ledger) -> Mapping[str, bytes]:
-    """`results.md`: the same, with the answers of the advised point beside the base model's."""
+    """Return `results.md`: the comparison, and the answers of the advised point beside those of baselines."""
     return {FILE: "\n".join([HEAD, "", render(table), *_answers(table.verdict, ledger)]).encode()}
 
 

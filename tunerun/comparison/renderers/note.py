@@ -17,7 +17,7 @@ MAX_CHARACTERS = 7_000
 
 
 def render(table: ComparisonTable) -> str:
-    """The sentence, a line for each of the best points and each baseline, and the notes."""
+    """Write the sentence, a line for each of the best points and each baseline, and the notes."""
     shown = table.best(MAX_POINTS)
     lines = [f"**{escaped(shown.sentence)}**", ""]
     lines += [_line(shown, row) for row in shown.rows]
@@ -45,5 +45,5 @@ def _line(table: ComparisonTable, row: Row) -> str:
 
 
 def escaped(text: str) -> str:
-    """Text from outside as MLflow shows it unchanged: of an escaped `<` its page shows the backslash too."""
+    """Escape text from outside for MLflow, whose page would show the backslash of an escaped `<`."""
     return markdown.escaped(text).replace("\\<", "&lt;")

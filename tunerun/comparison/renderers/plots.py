@@ -15,11 +15,11 @@ FILE = "loss.png"
 POINTS_FILE = "points.png"
 
 MAX_POINTS = 40
-"""Points in the picture; the best of more."""
+"""Maximum number of points in the picture; the best are drawn."""
 
 
 def files(table: ComparisonTable, ledger: Ledger) -> Mapping[str, bytes]:
-    """`points.png` and `loss.png`; neither where there is nothing to draw."""
+    """Return `points.png` and `loss.png`; neither where there is nothing to draw."""
     drawn = {POINTS_FILE: _points(table), FILE: _losses(table, ledger)}
     return {name: content for name, content in drawn.items() if content is not None}
 
@@ -53,7 +53,11 @@ def _losses(table: ComparisonTable, ledger: Ledger) -> bytes | None:
     from tunerun.plots import TrialCurve, sweep_plot
 
     verdict = table.verdict
-    curves, names = [], [_name(table, place) for place in range(len(verdict.trials))]
+    curves, names = [], []
+    for place, trial in enumerate(verdict.trials):
+        number = place if len(verdict.sweeps) > 1 else trial.record.number  # numbers of two sweeps would collide
+        words = labels.label(trial.record.overrides)
+        names.append(f"trial {number}: {words}" if words else f"trial {number}")
     for trial, name in zip(verdict.trials, names, strict=True):
         job = ledger.job(trial.record.key)
         snapshots = ledger.snapshots(job.id) if job is not None else []
@@ -64,11 +68,3 @@ def _losses(table: ComparisonTable, ledger: Ledger) -> bytes | None:
         return None
     best = None if verdict.best is None else names[verdict.best]
     return sweep_plot(f"{verdict.sweep.experiment}: mean loss by epoch", curves, best)
-
-
-def _name(table: ComparisonTable, place: int) -> str:
-    """A trial by its number, which is its place where there are several sweeps, and what it sets."""
-    trial = table.verdict.trials[place]
-    number = place if len(table.verdict.sweeps) > 1 else trial.record.number
-    words = labels.label(trial.record.overrides)
-    return f"trial {number}: {words}" if words else f"trial {number}"

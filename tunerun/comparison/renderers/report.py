@@ -13,7 +13,7 @@ from tunerun.ledger import Ledger
 FILE = "report.html"
 
 FOLDER = "reports"
-"""In a runs folder, where `tunerun report` writes."""
+"""Folder inside a runs folder in which `tunerun report` writes."""
 
 
 def files(table: ComparisonTable, ledger: Ledger) -> Mapping[str, bytes]:
@@ -22,10 +22,13 @@ def files(table: ComparisonTable, ledger: Ledger) -> Mapping[str, bytes]:
 
 
 def write_page(table: ComparisonTable, ledger: Ledger, file: Path | None = None) -> Path:
-    """Write the page into a file; one that is there is replaced as a whole.
+    """Write the page into a file; an existing file is replaced as a whole.
 
     Args:
-        file: None: `reports/` beside the ledger, under the names of the sweeps.
+        file: the target; None: a file in `reports/` beside the ledger, named after the sweeps.
+
+    Returns:
+        The file that was written.
 
     Raises:
         InputError: the file cannot be written.
@@ -45,7 +48,7 @@ def write_page(table: ComparisonTable, ledger: Ledger, file: Path | None = None)
 
 
 def page(table: ComparisonTable, ledger: Ledger) -> str:
-    """The page of a comparison, with the answers and the curves of its ledger."""
+    """Return the page of a comparison, with the answers and the curves of its ledger."""
     from tunerun.comparison.report import build, read_sources, render
 
     return render(build(table.verdict, read_sources(ledger, table.verdict)), table)

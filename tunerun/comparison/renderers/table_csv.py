@@ -13,11 +13,11 @@ from tunerun.ledger import Ledger
 FILE = "results.csv"
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\n")
-"""What a spreadsheet takes for the beginning of a formula (OWASP, "CSV Injection", read 2026-11)."""
+"""Characters that begin a formula in a spreadsheet (OWASP, "CSV Injection", read 2026-11)."""
 
 
 def render(table: ComparisonTable) -> str:
-    """A row for each point, with the rows of its trials below it where there are several, and for each baseline."""
+    """Write a row for each point, with rows of its trials below it where there are several, and for each baseline."""
     rows = []
     for row in table.rows:
         is_several = row.point is not None and len(table.verdict.points[row.point].trials) > 1
@@ -36,7 +36,7 @@ def files(table: ComparisonTable, _ledger: Ledger) -> Mapping[str, bytes]:
 
 
 def cell(value: Scalar) -> str:
-    """A value as a cell: text that would be a formula has an apostrophe before it, which spreadsheets do not show."""
+    """Write a value as a cell: text that would be a formula has an apostrophe before it, which spreadsheets hide."""
     if value is None:
         return ""
     if isinstance(value, bool):

@@ -16,22 +16,23 @@ from tunerun.comparison.columns import ColumnKind
 from tunerun.comparison.table import ComparisonTable, Row, RowKind
 
 MAX_POINTS = 60
-"""Points in the table; the best of more."""
+"""Maximum number of points in the table; the best are shown."""
 
 PLAIN_WIDTH = 160
-"""Columns of a table that is made as text, for no terminal."""
+"""Width in characters of a table that is made as text, without a terminal."""
 
 MOST_UNBROKEN = 24
-"""Characters of a cell that is not broken: the longest interval has some twenty, a swept text may have pages."""
+"""Maximum length of a cell that is kept on one line: the longest interval has about twenty characters, and a text that
+an axis sets may have pages."""
 
 MOST_UNBROKEN_WORDS = 14
-"""The same of a cell of words: `flat after 4`."""
+"""The same for a cell of words, such as `flat after 4`."""
 
 _STYLES = {"SUCCEEDED": "green", "FAILED": "red", "CANCELLED": "yellow"}
 
 
 def render(table: ComparisonTable) -> str:
-    """The table, its legend, its notes and its sentence, without colours."""
+    """Return the table, its legend, its notes and its sentence, without colours."""
     target = io.StringIO()
     console = Console(file=target, width=PLAIN_WIDTH, highlight=False, soft_wrap=True, color_system=None)
     print_table(table, console)
@@ -46,7 +47,11 @@ def print_table(table: ComparisonTable, console: Console) -> None:
     either, each row is a paragraph.
     """
     shown = table.best(MAX_POINTS)
-    fitting = _fitting(shown, console.width)
+    fitting: ComparisonTable | None = shown
+    while fitting is not None and _Widths.of(fitting).least > console.width:
+        rank = max(column.rank for column in fitting.columns)
+        last = [column.key for column in fitting.columns if column.rank == rank][-1:]
+        fitting = fitting.without(last) if rank else None
     if fitting is None:
         _print_paragraphs(shown, console)
     else:
@@ -66,19 +71,9 @@ def print_words(table: ComparisonTable, console: Console) -> None:
         console.print(_words(line))
 
 
-def _fitting(table: ComparisonTable, width: int) -> ComparisonTable | None:
-    """Return the table without the columns that do not fit; None: the required columns do not fit."""
-    while _Widths.of(table).least > width:
-        rank = max(column.rank for column in table.columns)
-        if rank == 0:
-            return None
-        table = table.without([column.key for column in table.columns if column.rank == rank][-1:])
-    return table
-
-
 @dataclass(frozen=True)
 class _Widths:
-    """The room that each column needs and would like, in characters.
+    """The width that each column needs and would like, in characters.
 
     rich shrinks the widest column first and cuts numbers; here a number, its sign and its interval stay on one line,
     and words stay whole.

@@ -151,8 +151,9 @@ def _differences(verdict: Verdict, measure: Measure, baseline: str) -> IntervalP
 
     def words(difference: Difference) -> str:
         counts = "" if difference.wins is None else f"; {difference.wins} rows won, {difference.losses} lost"
+        value = numbers.difference(difference.value, measure.unit, rows) + (" points" if share else "")
         return (
-            f"{numbers.difference(difference.value, measure.unit, rows)}{' points' if share else ''} against {baseline}; "
+            f"{value} against {baseline}; "
             f"interval {numbers.interval(difference.low, difference.high, measure.unit, rows)}; "
             f"p {p_value(difference.p)} (Holm {p_value(difference.holm_p)}){counts}"
         )

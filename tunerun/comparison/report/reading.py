@@ -137,8 +137,9 @@ class _Reader:
         except ConfigError:
             return None
         found = next((metric for metric in metrics if f"eval/{metric.name}" == verdict.metric), None)
-        is_per_row = found is not None and not found.is_corpus and found.asks is Asks.ANSWERS
-        return found if is_per_row and found.unit is Unit.SHARE and not isinstance(found, JudgedMetric) else None
+        if found is None or found.is_corpus or isinstance(found, JudgedMetric):
+            return None
+        return found if found.unit is Unit.SHARE and found.asks is Asks.ANSWERS else None
 
     @property
     def right_rule(self) -> str:
