@@ -399,7 +399,7 @@ def test_a_job_that_waits_can_be_cancelled_or_deleted(visitor: Visitor) -> None:
     visitor.start(identifier="first", epoch_count=FOREVER)
     visitor.under_way("first")
     visitor.start(identifier="second")
-    assert "waits in the queue" in text_of(visitor.card("second"))
+    assert "waiting in the queue" in text_of(visitor.card("second"))
     visitor.http.post("/library/second/cancel")
     visitor.finished("second")
     card = visitor.card("second")

@@ -1,1 +1,1 @@
-"""The page "My library": tuned models, their curves, a form to tune and a box to try."""
+"""The page "My library": tuned models with their loss curves, and forms to tune them and to send them prompts."""

@@ -1,4 +1,4 @@
-"""The form of a tuning job: converted into a request of the API, whose errors are shown beside the fields."""
+"""The form of a tuning job: converted into a request of the Gemini API, whose errors are shown beside the fields."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ _OF_WIRE = {
 
 _EXAMPLE = re.compile(r"tuningTask\.trainingData\.examples\.examples\[(\d+)\](?:\.(textInput|output))?")
 
-_OTHERWISE = "otherwise"
-"""The key of a problem that is not about a field of the form."""
+_NOT_A_NUMBER = {"int_parsing": "must be a whole number", "float_parsing": "must be a number"}
+"""Our messages for pydantic's types of errors."""
 
 
 class TuningForm(BaseModel):
@@ -57,24 +57,36 @@ class TuningForm(BaseModel):
     learning_rate: str = ""
     learning_rate_multiplier: str = ""
 
-    def of(self, table: Table) -> TuningForm:
-        """The same with the names of columns as the file has them; a form changes the line breaks in them."""
+    def with_columns_of(self, table: Table) -> TuningForm:
+        """Return the form with the column names as the file has them: browsers change the line breaks in them."""
         names = {"\n".join(name.splitlines()): name for name in table.columns}
-        posted = {name: "\n".join(getattr(self, name).splitlines()) for name in ("input_column", "output_column")}
-        return self.model_copy(update={name: names.get(text, text) for name, text in posted.items()})
+        sent = {name: "\n".join(getattr(self, name).splitlines()) for name in ("input_column", "output_column")}
+        return self.model_copy(update={name: names.get(text, text) for name, text in sent.items()})
 
-    def asked(self, table: Table) -> wire.GeminiTunedModel:
-        """Return the equivalent request of the API.
+    def request(self, table: Table) -> wire.GeminiTunedModel:
+        """Return the equivalent request of the Gemini API, whose limits and defaults apply to the form.
 
         Raises:
-            ServiceError: a column does not exist, or a value is not a number; names every such field.
+            ServiceError: a column does not exist, or values are not numbers; names every such field.
         """
-        self._check_columns(table)
+        for name in ("input_column", "output_column"):
+            if getattr(self, name) not in table.columns:
+                raise invalid(name, "is not a column of the file; choose one")
+        if self.input_column == self.output_column:
+            raise invalid("output_column", "is the column of the input too; choose another one")
+
         numbers = ("epoch_count", "batch_size", "learning_rate", "learning_rate_multiplier")
         try:
             settings = wire.GeminiHyperparameters.model_validate({n: getattr(self, n).strip() or None for n in numbers})
         except ValidationError as error:
-            raise _misread(error) from error
+            problems = {
+                f"tuningTask.hyperparameters.{to_camel(str(problem['loc'][0]))}": _NOT_A_NUMBER.get(
+                    problem["type"], str(problem["msg"])
+                )
+                for problem in error.errors()
+            }
+            raise ServiceError(Code.INVALID_ARGUMENT, "a hyperparameter is invalid", fields=problems) from error
+
         examples = wire.TuningExamples(examples=table.examples(self.input_column, self.output_column))
         is_tuned = self.base.startswith("tunedModels/")
         return wire.GeminiTunedModel(
@@ -87,21 +99,14 @@ class TuningForm(BaseModel):
             ),
         )
 
-    def _check_columns(self, table: Table) -> None:
-        for name in ("input_column", "output_column"):
-            if getattr(self, name) not in table.columns:
-                raise invalid(name, "is not a column of the file; choose one")
-        if self.input_column == self.output_column:
-            raise invalid("output_column", "is the column of the input too; choose another one")
-
 
 @dataclass(frozen=True)
 class Problems:
     """The problems of a submitted form.
 
     Attributes:
-        lines: to show above it, by the labels of the fields; each with the field it is about, or None.
-        fields: the text beside each field.
+        lines: shown above the form; pairs of the field that the problem is about, or None, and its text.
+        fields: the texts shown beside the fields, by field.
     """
 
     lines: list[tuple[str | None, str]] = field(default_factory=list)
@@ -109,45 +114,37 @@ class Problems:
 
 
 def problems_of(error: ServiceError, form: TuningForm, table: Table) -> Problems:
-    """Translate the error of a request into the labels of the form and the lines of the file."""
+    """Translate the error of a request into the labels of the form and the lines of the file.
+
+    Args:
+        error: from `TuningForm.request`, or from creating the job.
+        form: the submitted form.
+        table: the file.
+    """
     lines: list[tuple[str | None, str]] = []
     fields: dict[str, str] = {}
-    error = error.renamed(field_name)
-    for path, text in _fields(error).items():
+    if error.code is Code.ALREADY_EXISTS:
+        problems = {"identifier": "is taken; choose another one, or delete the tuned model that has it"}
+    else:
+        problems = {**error.renamed(field_name).fields}
+        if not problems:
+            lines.append((None, error.message))
+
+    columns = {"textInput": repr(form.input_column), "output": repr(form.output_column)}
+    for path, text in problems.items():
         name = _OF_WIRE.get(path)
-        example = _EXAMPLE.fullmatch(path)
         if name is not None:
             fields[name] = text
             lines.append((name, f"{LABELS[name]}: {text}"))
-        elif example is not None:
-            lines.append((None, f"{_cell(example, form, table)} {text}"))
+        elif (example := _EXAMPLE.fullmatch(path)) is not None:
+            # Without a field, the two cells are too long together for the base model.
+            cell = columns.get(example[2] or "", "the row")
+            lines.append((None, f"{table.rows[int(example[1])].place}: {cell} {text}"))
         else:
-            lines.append((None, text if path == _OTHERWISE else f"{table.name}: {text}"))
-    more = re.search(r"and (\d+) more$", error.message)
-    if more is not None and int(more[1]) >= len(lines):
-        lines.append((None, f"and {int(more[1]) + 1 - len(lines):,} more"))
+            lines.append((None, f"{table.name}: {text}"))
+    # The message counts all problems but the first; `fields` has the first `MAX_PROBLEMS` of them.
+    others = re.search(r"and ([\d,]+) more$", error.message)
+    unlisted = 0 if others is None else int(others[1].replace(",", "")) + 1 - len(lines)
+    if unlisted > 0:
+        lines.append((None, f"and {unlisted:,} more"))
     return Problems(lines, fields)
-
-
-def _fields(error: ServiceError) -> Mapping[str, str]:
-    if error.code is Code.ALREADY_EXISTS:
-        return {"identifier": "is taken; choose another one, or delete the tuned model that has it"}
-    return error.fields or {_OTHERWISE: error.message}
-
-
-def _cell(example: re.Match[str], form: TuningForm, table: Table) -> str:
-    """Where in the file a bad cell is, or a row whose two cells are too long together."""
-    columns = {"textInput": repr(form.input_column), "output": repr(form.output_column), None: "the row"}
-    return f"{table.rows[int(example[1])].place}: {columns[example[2]]}"
-
-
-_NOT_READ = {"int_parsing": "must be a whole number", "float_parsing": "must be a number"}
-
-
-def _misread(error: ValidationError) -> ServiceError:
-    where = "tuningTask.hyperparameters"
-    fields = {
-        f"{where}.{to_camel(str(problem['loc'][0]))}": _NOT_READ.get(problem["type"], str(problem["msg"]))
-        for problem in error.errors()
-    }
-    return ServiceError(Code.INVALID_ARGUMENT, "a hyperparameter cannot be used", fields=fields)

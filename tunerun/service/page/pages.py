@@ -1,14 +1,14 @@
-"""The page "My library": rendered here, usable without JavaScript; scripts only keep it up to date.
+"""The routes of the page "My library", which works without JavaScript; scripts only keep it up to date.
 
 A visitor is recognised by a cookie with a session's random id. A form of another site can neither send that cookie
-(SameSite) nor pass for one of ours (Origin).
+(SameSite) nor pass for one of ours (Origin). The forms call the Gemini wire's methods, so its limits, defaults and
+messages apply to them too.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Form, Query, Request, Response, UploadFile
 from fastapi.responses import JSONResponse
@@ -33,7 +33,7 @@ from tunerun.service.gemini.tuning_request import (
 )
 from tunerun.service.middleware import COOKIE
 from tunerun.service.page import forms, prompt_forms
-from tunerun.service.page.rendering import FOLDER, PageRoute, page, to
+from tunerun.service.page.rendering import FOLDER, PageRoute, page, redirect
 from tunerun.service.page.sessions import Sessions
 from tunerun.service.page.training_rows import MOST_CHECKED, CheckedExamples, page_of
 from tunerun.service.page.uploads import MAX_FILE_BYTES, Table, file_name, read_table
@@ -44,22 +44,27 @@ KEPT_FILES = 5
 
 
 def routes(methods: Methods, state: State, sessions: Sessions) -> APIRouter:
-    """The routes of the page and its forms."""
+    """Return the routes of the page and its forms.
+
+    Args:
+        methods: the Gemini wire's methods that call a model.
+        state: keeps the files that visitors send.
+        sessions: who is signed in.
+    """
     views = ViewModels(methods.library)
 
     def signed_in(request: Request) -> None:
         request.state.key = sessions.key(request.cookies.get(COOKIE, ""))
 
     router = APIRouter(include_in_schema=False)
-    router.include_router(_door(sessions))
-    inside = (
-        _library(methods, views),
-        _training_rows(methods, views),
+    router.include_router(_session_routes(sessions))
+    for routes_when_signed_in in (
+        _model_routes(methods, views),
+        _example_routes(methods, views),
         prompt_forms.routes(methods, views),
-        _files(methods, state, views),
-    )
-    for routes_inside in inside:
-        router.include_router(routes_inside, dependencies=[Depends(signed_in)])
+        _file_routes(methods, state, views),
+    ):
+        router.include_router(routes_when_signed_in, dependencies=[Depends(signed_in)])
     return router
 
 
@@ -71,21 +76,21 @@ class _StaticFiles(StaticFiles):
 
 
 def static_files() -> StaticFiles:
-    """The styles and scripts that the page loads."""
+    """Return the application that serves the styles and scripts of the page."""
     return _StaticFiles(directory=FOLDER / "static")
 
 
 # Signing in and out
 
 
-def _door(sessions: Sessions) -> APIRouter:
+def _session_routes(sessions: Sessions) -> APIRouter:
     router = APIRouter(route_class=PageRoute)
 
     @router.post("/sign-in")
     def sign_in(request: Request, key: Annotated[str, Form()] = "") -> Response:
         session = sessions.start(key.strip())
         sessions.end(request.cookies.get(COOKIE, ""))
-        response = to("/")
+        response = redirect("/")
         response.set_cookie(
             COOKIE,
             session,
@@ -100,7 +105,7 @@ def _door(sessions: Sessions) -> APIRouter:
     @router.post("/sign-out")
     def sign_out(request: Request) -> Response:
         sessions.end(request.cookies.get(COOKIE, ""))
-        response = to("/")
+        response = redirect("/")
         response.delete_cookie(COOKIE, path="/", httponly=True, samesite="strict")
         return response
 
@@ -110,7 +115,7 @@ def _door(sessions: Sessions) -> APIRouter:
 # Tuned models
 
 
-def _library(methods: Methods, views: ViewModels) -> APIRouter:
+def _model_routes(methods: Methods, views: ViewModels) -> APIRouter:
     router = APIRouter(route_class=PageRoute)
     library = methods.library
 
@@ -143,32 +148,32 @@ def _library(methods: Methods, views: ViewModels) -> APIRouter:
             shown, status = views.one(caller, identifier), error.code.http_status
             edited = {**texts, "problem": error.message}
             return prompt_forms.model_page(request, caller, shown, status=status, edited=edited)
-        return to(f"/library/{identifier}")
+        return redirect(f"/library/{identifier}")
 
     @router.post("/library/{identifier}/cancel")
     def cancel(identifier: str, caller: Caller) -> Response:
         library.cancel(caller, identifier)
-        return to(f"/#model-{identifier}")
+        return redirect(f"/#model-{identifier}")
 
     @router.post("/library/{identifier}/pause")
     def pause(identifier: str, caller: Caller) -> Response:
         library.pause(caller, identifier)
-        return to(f"/#model-{identifier}")
+        return redirect(f"/#model-{identifier}")
 
     @router.post("/library/{identifier}/resume")
     def resume(identifier: str, caller: Caller) -> Response:
         library.resume(caller, identifier)
-        return to(f"/#model-{identifier}")
+        return redirect(f"/#model-{identifier}")
 
     @router.post("/library/{identifier}/delete")
     def delete(identifier: str, caller: Caller) -> Response:
         library.delete(caller, identifier)
-        return to("/")
+        return redirect("/")
 
     return router
 
 
-def _training_rows(methods: Methods, views: ViewModels) -> APIRouter:
+def _example_routes(methods: Methods, views: ViewModels) -> APIRouter:
     router = APIRouter(route_class=PageRoute)
     checked = CheckedExamples()
 
@@ -176,7 +181,9 @@ def _training_rows(methods: Methods, views: ViewModels) -> APIRouter:
     def show_examples(
         identifier: str, caller: Caller, number: Annotated[int, Query(alias="page", ge=1, le=2**31)] = 1
     ) -> Response:
-        row = methods.library.get(caller, identifier, Role.WRITER)  # a reader may ask a model, not see what it learned
+        row = methods.library.get(
+            caller, identifier, Role.WRITER
+        )  # readers may call a model, not see its training examples
         examples = methods.library.examples(row)
         findings = checked.findings(row.key, examples)
         return page(
@@ -203,10 +210,10 @@ def _library_page(
 
 
 Header = Literal["yes", "no"]
-"""Whether the first line of a sent table names its columns."""
+"""Whether the first line of an uploaded CSV or TSV names its columns."""
 
 
-def _files(methods: Methods, state: State, views: ViewModels) -> APIRouter:
+def _file_routes(methods: Methods, state: State, views: ViewModels) -> APIRouter:
     router = APIRouter(route_class=PageRoute)
 
     def table_of(caller: Key, identifier: str, *, has_header: bool) -> Table:
@@ -217,13 +224,6 @@ def _files(methods: Methods, state: State, views: ViewModels) -> APIRouter:
             return read_table(file.name, file.content, has_header=has_header)
         except DatasetError as error:
             raise ServiceError(Code.INVALID_ARGUMENT, "; ".join(error.problems)) from error
-
-    def show(caller: Key, identifier: str, table: Table, typed: forms.TuningForm, **more: Any) -> Response:
-        bases, sources = methods.library.catalogue.offered, views.sources(caller)
-        values = {"owner": caller.owner, "identifier": identifier, "table": table, "form": typed}
-        values["has_header"] = table.has_header
-        chosen = {"bases": bases, "sources": sources, "defaults": _defaults(table), "labels": forms.LABELS}
-        return page("file.html", **{"problems": forms.Problems(), **values, **chosen, **more})
 
     @router.post("/files")
     def send_file(caller: Caller, file: UploadFile | None = None) -> Response:
@@ -236,33 +236,57 @@ def _files(methods: Methods, state: State, views: ViewModels) -> APIRouter:
             return _library_page(views, caller, 0, 400, error.problems)
         identifier = secrets.token_hex(8)
         state.add_file(FileRow(identifier, caller.owner, name, content), KEPT_FILES)
-        return to(f"/files/{identifier}")
+        return redirect(f"/files/{identifier}")
 
     @router.get("/files/{identifier}")
     def show_file(identifier: str, caller: Caller, header: Header = "yes") -> Response:
         table = table_of(caller, identifier, has_header=header == "yes")
         text_input, output = table.likely()
-        return show(caller, identifier, table, forms.TuningForm(input_column=text_input, output_column=output))
+        return _file_page(
+            methods, views, caller, identifier, table, forms.TuningForm(input_column=text_input, output_column=output)
+        )
 
     @router.post("/files/{identifier}/tune")
     def tune(
-        identifier: str, caller: Caller, typed: Annotated[forms.TuningForm, Form()], header: Header = "yes"
+        identifier: str, caller: Caller, form: Annotated[forms.TuningForm, Form()], header: Header = "yes"
     ) -> Response:
         table = table_of(caller, identifier, has_header=header == "yes")
-        typed = typed.of(table)
+        form = form.with_columns_of(table)
         try:
-            new = read_new_model(typed.asked(table), typed.identifier.strip(), methods.library.catalogue)
+            new = read_new_model(form.request(table), form.identifier.strip(), methods.library.catalogue)
             row = methods.library.create(caller, new)
         except ServiceError as error:
-            problems = forms.problems_of(error, typed, table)
-            return show(caller, identifier, table, typed, problems=problems, status=error.code.http_status)
-        return to(f"/#model-{row.id}")
+            problems = forms.problems_of(error, form, table)
+            return _file_page(methods, views, caller, identifier, table, form, problems, error.code.http_status)
+        return redirect(f"/#model-{row.id}")
 
     return router
 
 
-def _defaults(table: Table) -> Mapping[str, object]:
-    """The defaults of empty fields, and advice on the number of examples."""
+def _file_page(
+    methods: Methods,
+    views: ViewModels,
+    caller: Key,
+    identifier: str,
+    table: Table,
+    form: forms.TuningForm,
+    problems: forms.Problems | None = None,
+    status: int = 200,
+) -> Response:
     count = len(table.rows)
     batch, rate = FEW_DEFAULTS if count <= MANY_EXAMPLES else MANY_DEFAULTS
-    return {"epoch_count": DEFAULT_EPOCHS, "batch_size": batch, "learning_rate": rate, "advice": advice(count)}
+    defaults = {"epoch_count": DEFAULT_EPOCHS, "batch_size": batch, "learning_rate": rate, "advice": advice(count)}
+    return page(
+        "file.html",
+        status,
+        owner=caller.owner,
+        identifier=identifier,
+        table=table,
+        has_header=table.has_header,
+        form=form,
+        labels=forms.LABELS,
+        bases=methods.library.catalogue.offered,
+        sources=views.sources(caller),
+        defaults=defaults,
+        problems=problems or forms.Problems(),
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
@@ -13,7 +14,7 @@ from fastapi.concurrency import run_in_threadpool
 
 from tunerun.service.core.credentials import Key
 from tunerun.service.core.model_calls import ServedModel
-from tunerun.service.core.problems import Code, Json, ServiceError
+from tunerun.service.core.problems import Code, ServiceError
 from tunerun.service.gemini import wire
 from tunerun.service.gemini.api import Methods
 from tunerun.service.page.rendering import PageRoute, page
@@ -27,7 +28,13 @@ MOST_TEMPERATURE = 2.0
 
 @dataclass(frozen=True)
 class ShownAnswer:
-    """A model's answer; `cut_after`: the number of tokens after which it was cut; None: it ended by itself."""
+    """A model's answer.
+
+    Attributes:
+        name: of the model.
+        text: the answer.
+        cut_after: number of tokens after which it was cut off; None: it ended by itself.
+    """
 
     name: str
     text: str
@@ -35,12 +42,13 @@ class ShownAnswer:
 
 
 @dataclass(frozen=True)
-class Tried:
-    """A prompt and its answers.
+class PromptForm:
+    """A submitted prompt and its answers.
 
     Attributes:
         cells: the inputs: one for each column of the model's template, or a single text.
         temperature: the input; empty: each model's default.
+        answers: the answers; empty if there is a problem.
         problem: why it was not answered.
     """
 
@@ -49,19 +57,60 @@ class Tried:
     answers: tuple[ShownAnswer, ...] = ()
     problem: str | None = None
 
+    @classmethod
+    def of(cls, text: Sequence[str] | None, temperature: str) -> PromptForm:
+        """Return a form as it was submitted; browsers send line breaks as CR LF."""
+        return cls(tuple(cell.replace("\r\n", "\n") for cell in text or ()), temperature)
+
+    def request(self, columns: Sequence[str]) -> wire.GenerateContent:
+        """Return the equivalent request of the Gemini API.
+
+        Args:
+            columns: of the model's template, which make the cells a row; empty: the prompt is one text.
+
+        Raises:
+            ServiceError: the prompt is empty, the cells do not match the columns, or the temperature is invalid.
+        """
+        if not any(self.cells):
+            raise ServiceError(Code.INVALID_ARGUMENT, "The prompt is empty; type one.")
+        if len(self.cells) != max(1, len(columns)):
+            words = "The form cannot be read. Load the page again, and send it again."
+            raise ServiceError(Code.INVALID_ARGUMENT, words)
+        row = dict(zip(columns, self.cells, strict=True)) if columns else {}
+        text = json.dumps(row, ensure_ascii=False) if columns else self.cells[0]
+
+        temperature = None
+        if self.temperature.strip():
+            try:
+                temperature = float(self.temperature)
+            except ValueError:
+                temperature = math.nan
+            if not 0 <= temperature <= MOST_TEMPERATURE:  # false for NaN too
+                words = f"The temperature is a number from 0 to {MOST_TEMPERATURE:g}, or empty for each model's own."
+                raise ServiceError(Code.INVALID_ARGUMENT, words)
+        return wire.GenerateContent(
+            contents=[wire.Content(role="user", parts=[wire.ContentPart(text=text)])],
+            generation_config=wire.GenerationConfig(temperature=temperature),
+        )
+
 
 def model_page(
     request: Request,
     caller: Key,
     shown: ShownModel,
-    tried: Tried | None = None,
+    tried: PromptForm | None = None,
     status: int = 200,
     edited: Mapping[str, str] | None = None,
 ) -> Response:
-    """The page of one tuned model.
+    """Return the page of one tuned model.
 
     Args:
-        edited: the submitted name and description, and the problem with them.
+        request: the request, whose address programs on the page call.
+        caller: the visitor.
+        shown: the tuned model.
+        tried: a submitted prompt; None: none was.
+        status: the HTTP status.
+        edited: the submitted name and description, and the problem with them; None: they were not edited.
     """
     address = str(request.base_url).rstrip("/")
     programs = snippets(address, shown.openai_name, f"tunedModels/{shown.row.id}")
@@ -70,7 +119,12 @@ def model_page(
 
 
 def routes(methods: Methods, views: ViewModels) -> APIRouter:
-    """The routes of the forms for prompts."""
+    """Return the routes of the forms for prompts.
+
+    Args:
+        methods: the Gemini wire's methods that call a model.
+        views: the tuned models.
+    """
     router = APIRouter(route_class=PageRoute)
 
     @router.post("/library/{identifier}/try")
@@ -82,10 +136,17 @@ def routes(methods: Methods, views: ViewModels) -> APIRouter:
         temperature: Annotated[str, Form()] = "",
     ) -> Response:
         shown = await run_in_threadpool(views.one, caller, identifier)
-        tried = Tried(_typed(text), temperature)
+        tried = PromptForm.of(text, temperature)
+
+        def tuned_and_base() -> tuple[ServedModel, ServedModel]:
+            tuned = methods.models.tuned(caller, identifier)
+            base = methods.models.base(shown.row.base_model)
+            limits = replace(base.defaults, max_output_tokens=tuned.defaults.max_output_tokens)
+            return tuned, replace(base, defaults=limits, template=tuned.template)
+
         try:
-            called = await run_in_threadpool(_beside_base, methods, caller, shown)
-            answers = await _answers(methods, called, _prompt_of(shown.columns, tried), request)
+            models = await run_in_threadpool(tuned_and_base)
+            answers = await _answers(methods, models, tried.request(shown.columns), request)
         except ServiceError as error:
             failed = replace(tried, problem=error.message)
             return model_page(request, caller, shown, failed, error.code.http_status)
@@ -104,17 +165,16 @@ def routes(methods: Methods, views: ViewModels) -> APIRouter:
         text: Annotated[list[str] | None, Form()] = None,
         temperature: Annotated[str, Form()] = "",
     ) -> Response:
-        tried, chosen = Tried(_typed(text), temperature), (one, other)
+        tried, chosen, status = PromptForm.of(text, temperature), (one, other), 200
         try:
-            asked = _prompt_of((), tried)
+            prompt = tried.request(())
             if not all(chosen):
                 raise ServiceError(Code.INVALID_ARGUMENT, "Choose two tuned models.")
-            called = [await run_in_threadpool(methods.models.tuned, caller, each) for each in chosen]
-            tried = replace(tried, answers=await _answers(methods, called, asked, request))
+            models = [await run_in_threadpool(methods.models.tuned, caller, each) for each in chosen]
+            tried = replace(tried, answers=await _answers(methods, models, prompt, request))
         except ServiceError as error:
             tried, status = replace(tried, problem=error.message), error.code.http_status
-            return await run_in_threadpool(_compare_page, methods, views, caller, chosen, tried, status)
-        return await run_in_threadpool(_compare_page, methods, views, caller, chosen, tried)
+        return await run_in_threadpool(_compare_page, methods, views, caller, chosen, tried, status)
 
     return router
 
@@ -124,10 +184,10 @@ def _compare_page(
     views: ViewModels,
     caller: Key,
     chosen: Sequence[str],
-    tried: Tried | None = None,
+    tried: PromptForm | None = None,
     status: int = 200,
 ) -> Response:
-    """The page that compares two tuned models, or has them chosen."""
+    """Return the page that compares two tuned models, or where they are chosen."""
     shown = [views.one(caller, each) for each in chosen if each] if status != Code.NOT_FOUND.http_status else []
     rows = [*methods.library.active(caller)[:MAX_SOURCES], *(each.row for each in shown)]
     offered = {row.id: row.display_name.strip() or row.id for row in rows}
@@ -135,56 +195,15 @@ def _compare_page(
     return page("compare.html", status, **values, tried=tried)
 
 
-def _typed(text: Sequence[str] | None) -> tuple[str, ...]:
-    return tuple(cell.replace("\r\n", "\n") for cell in text or ())  # as forms send the line breaks of a text box
-
-
-def _prompt_of(columns: Sequence[str], tried: Tried) -> wire.GenerateContent:
-    """The prompt of the inputs: a row for the columns of a template, or the text."""
-    cells = tried.cells
-    if not any(cells):
-        raise ServiceError(Code.INVALID_ARGUMENT, "The prompt is empty; type one.")
-    if len(cells) != max(1, len(columns)):
-        raise ServiceError(Code.INVALID_ARGUMENT, "The form cannot be read. Load the page again, and send it again.")
-    text = json.dumps(dict(zip(columns, cells, strict=True)), ensure_ascii=False) if columns else cells[0]
-    return wire.GenerateContent(
-        contents=[wire.Content(role="user", parts=[wire.ContentPart(text=text)])],
-        generation_config=wire.GenerationConfig(temperature=_temperature(tried.temperature)),
-    )
-
-
-def _temperature(typed: str) -> float | None:
-    """The temperature as a number; None: the input is empty."""
-    if not typed.strip():
-        return None
-    try:
-        found = float(typed)
-    except ValueError:
-        found = -1.0
-    if not 0 <= found <= MOST_TEMPERATURE:
-        words = f"The temperature is a number from 0 to {MOST_TEMPERATURE:g}, or empty for each model's own."
-        raise ServiceError(Code.INVALID_ARGUMENT, words)
-    return found
-
-
-def _beside_base(methods: Methods, caller: Key, shown: ShownModel) -> tuple[ServedModel, ServedModel]:
-    """A tuned model and its base model, with the same limit and template."""
-    tuned = methods.models.tuned(caller, shown.row.id)
-    base = methods.models.base(shown.row.base_model)
-    limits = replace(base.defaults, max_output_tokens=tuned.defaults.max_output_tokens)
-    return tuned, replace(base, defaults=limits, template=tuned.template)
-
-
 async def _answers(
-    methods: Methods, called: Sequence[ServedModel], asked: wire.GenerateContent, request: Request
+    methods: Methods, models: Sequence[ServedModel], prompt: wire.GenerateContent, request: Request
 ) -> tuple[ShownAnswer, ...]:
-    """The answers of models to the same prompt, as the API gives them."""
-    answers = await asyncio.gather(*(methods.generated(one, asked, request) for one in called))
-    return tuple(_answered(one, answer) for one, answer in zip(called, answers, strict=True))
-
-
-def _answered(called: ServedModel, answer: Json) -> ShownAnswer:
-    candidate = answer["candidates"][0]
-    is_cut = candidate["finishReason"] == "MAX_TOKENS"
-    text = candidate["content"]["parts"][0]["text"]
-    return ShownAnswer(called.name, text, called.defaults.max_output_tokens if is_cut else None)
+    """Return the answers of models to the same prompt, as the Gemini API gives them."""
+    bodies = await asyncio.gather(*(methods.generated(model, prompt, request) for model in models))
+    answers = []
+    for model, body in zip(models, bodies, strict=True):
+        candidate = body["candidates"][0]
+        is_cut = candidate["finishReason"] == "MAX_TOKENS"
+        text = candidate["content"]["parts"][0]["text"]
+        answers.append(ShownAnswer(model.name, text, model.defaults.max_output_tokens if is_cut else None))
+    return tuple(answers)

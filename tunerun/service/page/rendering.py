@@ -40,8 +40,19 @@ _TEMPLATES = Environment(
 
 
 def page(template: str, status: int = 200, **values: Any) -> HTMLResponse:
-    """Render a template as a response."""
+    """Render a template as a response.
+
+    Args:
+        template: the name of its file.
+        status: the HTTP status.
+        values: its variables; a missing one is an error.
+    """
     return HTMLResponse(_TEMPLATES.get_template(template).render(values), status)
+
+
+def redirect(path: str) -> RedirectResponse:
+    """Redirect after a form was processed, so that reloading the page does not send the form again."""
+    return RedirectResponse(path, status_code=303)
 
 
 class PageRoute(APIRoute):
@@ -49,23 +60,23 @@ class PageRoute(APIRoute):
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Wrap the handler of a route."""
-        answer = super().get_route_handler()
+        handler = super().get_route_handler()
 
-        async def guarded(request: Request) -> Response:
+        async def rendering_errors(request: Request) -> Response:
             try:
                 _check_origin(request)
-                response = await answer(request)
+                response = await handler(request)
             except ServiceError as error:
-                response = _refused(request, error)
+                response = _error_page(request, error)
             except LedgerError as error:
-                response = _refused(request, state_unavailable(error))
+                response = _error_page(request, state_unavailable(error))
             except (RequestValidationError, HTTPException, ValidationError):
                 words = "The form cannot be read. Go back, and send it again."
-                response = _refused(request, ServiceError(Code.INVALID_ARGUMENT, words))
+                response = _error_page(request, ServiceError(Code.INVALID_ARGUMENT, words))
             response.headers.update(_HEADERS)
             return response
 
-        return guarded
+        return rendering_errors
 
 
 def _check_origin(request: Request) -> None:
@@ -82,27 +93,18 @@ def _check_origin(request: Request) -> None:
         raise ServiceError(Code.PERMISSION_DENIED, words)
 
 
-def _refused(request: Request, error: ServiceError) -> Response:
-    response = _refusal(request, error)
+def _error_page(request: Request, error: ServiceError) -> Response:
+    """Return the page of an error: the form to sign in if the visitor is not signed in."""
+    status = error.code.http_status
+    if error.reason in (SESSION_ENDED, SCOPE_MISSING, KEY_WRONG):
+        # The start page is where one signs in. A visitor without a cookie was never signed in, so no problem is shown.
+        is_start = request.method == "GET" and request.url.path == "/"
+        is_first_visit = error.reason == SESSION_ENDED and COOKIE not in request.cookies
+        problem = None if is_first_visit else error.message
+        response = page("sign_in.html", 200 if is_start else status, problem=problem)
+    else:
+        key: Key | None = getattr(request.state, "key", None)
+        response = page("refused.html", status, message=error.message, owner=key and key.owner)
     if error.retry_after_s is not None:
         response.headers["retry-after"] = str(error.retry_after_s)
     return response
-
-
-def _refusal(request: Request, error: ServiceError) -> Response:
-    status = error.code.http_status
-    if error.reason not in (SESSION_ENDED, SCOPE_MISSING, KEY_WRONG):
-        return page("refused.html", status, message=error.message, owner=_owner(request))
-    is_first = error.reason == SESSION_ENDED and COOKIE not in request.cookies
-    is_asking = request.method == "GET" and request.url.path == "/"
-    return page("sign_in.html", 200 if is_asking else status, problem=None if is_first else error.message)
-
-
-def _owner(request: Request) -> str | None:
-    key: Key | None = getattr(request.state, "key", None)
-    return None if key is None else key.owner
-
-
-def to(path: str) -> RedirectResponse:
-    """Redirect after a form was processed."""
-    return RedirectResponse(path, status_code=303)

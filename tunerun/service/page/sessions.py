@@ -5,7 +5,6 @@ from __future__ import annotations
 import secrets
 import threading
 import time
-from dataclasses import dataclass
 
 from tunerun.service.core.credentials import Key, KeyFile
 from tunerun.service.core.problems import Code, ServiceError
@@ -14,18 +13,12 @@ MAX_SESSIONS = 1000
 """The most open sessions; one more ends the oldest."""
 
 LIFE_S = 12 * 3600
-"""A working day; after it, the key has to be entered again."""
+"""A working day, after which the key has to be entered again."""
 
 SESSION_ENDED = "SESSION_ENDED"
 SCOPE_MISSING = "ACCESS_TOKEN_SCOPE_INSUFFICIENT"
 KEY_WRONG = "API_KEY_INVALID"
-"""Reasons of a ServiceError after which the visitor has to sign in, and which of them is to be said there."""
-
-
-@dataclass(frozen=True)
-class _Session:
-    key: Key
-    ends_at: float
+"""Reasons of a ServiceError after which the visitor has to sign in."""
 
 
 class Sessions:
@@ -42,7 +35,8 @@ class Sessions:
         self._keys = keys
         self._most = most
         self._lock = threading.Lock()
-        self._sessions: dict[str, _Session] = {}
+        self._sessions: dict[str, tuple[Key, float]] = {}
+        """The key of each session, and when it expires on the monotonic clock; the oldest session first."""
 
     def start(self, secret: str) -> str:
         """Sign in with a key's secret, and return the id of the session.
@@ -58,21 +52,23 @@ class Sessions:
         identifier = secrets.token_urlsafe(32)
         with self._lock:
             now = time.monotonic()
-            self._sessions = {i: s for i, s in self._sessions.items() if s.ends_at > now}
+            self._sessions = {i: session for i, session in self._sessions.items() if session[1] > now}
             while len(self._sessions) >= self._most:
                 del self._sessions[next(iter(self._sessions))]
-            self._sessions[identifier] = _Session(key, now + self.life_s)
+            self._sessions[identifier] = (key, now + self.life_s)
         return identifier
 
     def key(self, identifier: str) -> Key:
-        """The key of a session, as it is now.
+        """Return the key of a session, as the key file has it now.
 
         Raises:
-            ServiceError: the session has ended, or its key is revoked or may not tune any more.
+            ServiceError: the session has expired, or its key was revoked or may no longer tune.
         """
         with self._lock:
             session = self._sessions.get(identifier)
-        key = self._keys.find(session.key.secret) if session and session.ends_at > time.monotonic() else None
+        key = None
+        if session is not None and session[1] > time.monotonic():
+            key = self._keys.find(session[0].secret)
         if key is None:
             self.end(identifier)
             words = "You are signed out: the session is over, or its key was revoked. Sign in again."
@@ -97,7 +93,7 @@ class Sessions:
 def _check_scope(key: Key) -> None:
     if not key.may_tune:
         words = (
-            f"The key {key.id} has no scope for tuning, so it opens no library. "
+            f"The key {key.id} has no scope for tuning, so it cannot open a library. "
             "Use another key, or ask who runs the service for one: tunerun serve keys add --scope tuning."
         )
         raise ServiceError(Code.PERMISSION_DENIED, words, reason=SCOPE_MISSING)

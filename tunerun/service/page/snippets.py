@@ -1,14 +1,14 @@
 """Programs that call a tuned model, one for each client library, to copy from its page.
 
-A name is written as JSON, which is a string of Python, of JavaScript and, in single quotes, of a shell as well: names
-hold letters, digits and `:-._/` alone.
+Names and addresses are inserted as JSON strings, which are strings of Python and JavaScript too: names contain only
+letters, digits and `:-._/`.
 """
 
 from __future__ import annotations
 
 import json
-import textwrap
 from dataclasses import dataclass
+from string import Template
 
 KEY_VARIABLE = "TUNERUN_API_KEY"
 """The environment variable that holds the key in every snippet, so that programs do not contain it."""
@@ -16,7 +16,14 @@ KEY_VARIABLE = "TUNERUN_API_KEY"
 
 @dataclass(frozen=True)
 class Snippet:
-    """A program to copy; `name` of its client, `install`: the command that installs it, empty: not needed."""
+    """A program to copy.
+
+    Attributes:
+        id: identifies it on the page.
+        name: its client library and language.
+        install: the command that installs the library; empty: not needed.
+        code: the program.
+    """
 
     id: str
     name: str
@@ -24,77 +31,71 @@ class Snippet:
     code: str
 
 
+_OPENAI_PYTHON = """\
+import os
+from openai import OpenAI
+
+client = OpenAI(base_url=$openai_url, api_key=os.environ["$key_variable"])
+answer = client.chat.completions.create(
+    model=$openai_name,
+    messages=[{"role": "user", "content": "Hello"}],
+)
+print(answer.choices[0].message.content)"""
+
+_OPENAI_NODE = """\
+import OpenAI from "openai";
+
+const client = new OpenAI({ baseURL: $openai_url, apiKey: process.env.$key_variable });
+const answer = await client.chat.completions.create({
+  model: $openai_name,
+  messages: [{ role: "user", content: "Hello" }],
+});
+console.log(answer.choices[0].message.content);"""
+
+_GEMINI_PYTHON = """\
+import os
+import google.generativeai as genai
+
+genai.configure(
+    api_key=os.environ["$key_variable"],
+    transport="rest",
+    client_options={"api_endpoint": $gemini_url},
+)
+model = genai.GenerativeModel($gemini_name)
+print(model.generate_content("Hello").text)"""
+
+_CURL = """\
+curl $address/v1beta/$gemini_path:generateContent \\
+  -H "x-goog-api-key: $$$key_variable" \\
+  -H "content-type: application/json" \\
+  -d '{"contents": [{"role": "user", "parts": [{"text": "Hello"}]}]}'"""
+
+_PROGRAMS = (
+    ("openai-python", "openai, Python", "pip install openai", _OPENAI_PYTHON),
+    ("openai-node", "openai, Node", "npm install openai", _OPENAI_NODE),
+    ("gemini-python", "google-generativeai, Python", "pip install google-generativeai", _GEMINI_PYTHON),
+    ("curl", "curl, Gemini API", "", _CURL),
+)
+
+
 def snippets(address: str, openai_name: str, gemini_name: str) -> tuple[Snippet, ...]:
     """Return programs that call one tuned model.
 
     Args:
         address: of this service, such as `http://127.0.0.1:8000`.
-        openai_name: as the OpenAI wire calls it; gemini_name: as the Gemini wire does.
+        openai_name: the model's name on the OpenAI wire.
+        gemini_name: the model's name on the Gemini wire, such as `tunedModels/router`.
     """
-    base, model, named = json.dumps(f"{address}/v1"), json.dumps(openai_name), json.dumps(gemini_name)
-    body = json.dumps({"contents": [{"role": "user", "parts": [{"text": "Hello"}]}]})
-    return (
-        _snippet(
-            "openai-python",
-            "openai, Python",
-            "pip install openai",
-            f"""
-            import os
-            from openai import OpenAI
-
-            client = OpenAI(base_url={base}, api_key=os.environ["{KEY_VARIABLE}"])
-            answer = client.chat.completions.create(
-                model={model},
-                messages=[{{"role": "user", "content": "Hello"}}],
-            )
-            print(answer.choices[0].message.content)
-            """,
-        ),
-        _snippet(
-            "openai-node",
-            "openai, Node",
-            "npm install openai",
-            f"""
-            import OpenAI from "openai";
-
-            const client = new OpenAI({{ baseURL: {base}, apiKey: process.env.{KEY_VARIABLE} }});
-            const answer = await client.chat.completions.create({{
-              model: {model},
-              messages: [{{ role: "user", content: "Hello" }}],
-            }});
-            console.log(answer.choices[0].message.content);
-            """,
-        ),
-        _snippet(
-            "gemini-python",
-            "google-generativeai, Python",
-            "pip install google-generativeai",
-            f"""
-            import os
-            import google.generativeai as genai
-
-            genai.configure(
-                api_key=os.environ["{KEY_VARIABLE}"],
-                transport="rest",
-                client_options={{"api_endpoint": {json.dumps(address)}}},
-            )
-            model = genai.GenerativeModel({named})
-            print(model.generate_content("Hello").text)
-            """,
-        ),
-        _snippet(
-            "curl",
-            "curl, Gemini's words",
-            "",
-            f"""
-            curl {address}/v1beta/{gemini_name}:generateContent \\
-              -H "x-goog-api-key: ${KEY_VARIABLE}" \\
-              -H "content-type: application/json" \\
-              -d '{body}'
-            """,
-        ),
+    values = {
+        "key_variable": KEY_VARIABLE,
+        "address": address,
+        "openai_url": json.dumps(f"{address}/v1"),
+        "openai_name": json.dumps(openai_name),
+        "gemini_url": json.dumps(address),
+        "gemini_name": json.dumps(gemini_name),
+        "gemini_path": gemini_name,
+    }
+    return tuple(
+        Snippet(identifier, name, install, Template(code).substitute(values))
+        for identifier, name, install, code in _PROGRAMS
     )
-
-
-def _snippet(identifier: str, name: str, install: str, code: str) -> Snippet:
-    return Snippet(identifier, name, install, textwrap.dedent(code).strip("\n"))

@@ -18,7 +18,6 @@ PER_PAGE = 20
 MOST_CHECKED = 20_000
 """The most examples that are checked for the page: a second or two. `tunerun data check` takes larger sets."""
 
-
 MOST_KEPT = 100
 """Tuned models whose findings are kept in memory."""
 
@@ -28,7 +27,8 @@ class Examples:
     """A page of examples.
 
     Attributes:
-        total: how many there are.
+        shown: the examples of the page.
+        total: number of examples on all pages.
         page: its number, from 1.
     """
 
@@ -66,21 +66,18 @@ class CheckedExamples:
 
         Args:
             key: the tuned model's; its examples never change.
+            examples: its training examples.
         """
         if len(examples) > MOST_CHECKED:
             return None
         if key not in self._found:
             while len(self._found) >= MOST_KEPT:
                 self._found.pop(next(iter(self._found)), None)
-            self._found[key] = _inspected(examples)
+            rows = RowBuilder("")  # without a file, places are written as `row 3`
+            kind = "openai" if any(example.is_conversation for example in examples) else "gemini"
+            for number, example in enumerate(examples, start=1):
+                rows.add(number, FORMATS[kind].row(example))
+            template = PromptTemplate(TemplateText())
+            rendered, _ = render_rows(rows.rows(), template, CharacterLimits(None, None))
+            self._found[key] = tuple(inspect(rendered, {}, MOST_PLACES))
         return self._found[key]
-
-
-def _inspected(examples: Sequence[Example]) -> tuple[Finding, ...]:
-    rows = RowBuilder("")  # without a file: places are `row 3`
-    kind = "openai" if any(example.is_conversation for example in examples) else "gemini"
-    for number, example in enumerate(examples, start=1):
-        rows.add(number, FORMATS[kind].row(example))
-    template = PromptTemplate(TemplateText())
-    rendered, _ = render_rows(rows.rows(), template, CharacterLimits(None, None))
-    return tuple(inspect(rendered, {}, MOST_PLACES))

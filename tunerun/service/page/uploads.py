@@ -19,7 +19,7 @@ MAX_FILE_BYTES = MOST_TRAINING_BYTES
 SHOWN_ROWS = 10
 SHOWN_COLUMNS = 30
 SHOWN_CHARACTERS = 200
-"""Characters shown of a cell; the table is there to recognise the columns, not to read the file."""
+"""Characters shown of a cell: enough to recognise the columns."""
 
 MAX_COLUMN_NAME = 60
 """Characters of a column's name; a longer one is more likely a cell of a file without a header."""
@@ -50,9 +50,10 @@ class Table:
         )
 
     def head(self) -> list[list[str]]:
-        """The cells of the first rows and columns, long ones cut."""
-        shown = self.columns[:SHOWN_COLUMNS]
-        return [[_cut(cell_text(row, name)) for name in shown] for row in self.rows[:SHOWN_ROWS]]
+        """Return the cells of the first rows and columns, long ones cut off."""
+        cells = [[cell_text(row, name) for name in self.columns[:SHOWN_COLUMNS]] for row in self.rows[:SHOWN_ROWS]]
+        most = SHOWN_CHARACTERS
+        return [[text if len(text) <= most else f"{text[:most]}…" for text in row] for row in cells]
 
     def likely(self) -> tuple[str, str]:
         """Guess the columns of input and output, by their names, else by their positions."""
@@ -62,7 +63,7 @@ class Table:
         return first, second
 
     def examples(self, text_input: str, output: str) -> list[wire.TuningExample]:
-        """Each row as an example, by the columns of input and output."""
+        """Return each row as an example, by the columns of input and output."""
         return [
             wire.TuningExample(text_input=cell_text(row, text_input), output=cell_text(row, output))
             for row in self.rows
@@ -73,6 +74,8 @@ def read_table(name: str, content: bytes, *, has_header: bool = True) -> Table:
     """Read a file of JSON, JSON lines, CSV or TSV; conversations of one question and one answer are examples too.
 
     Args:
+        name: the name of the file; its ending decides the format.
+        content: the content of the file.
         has_header: whether the first line of a CSV or TSV names the columns; otherwise it is a row.
 
     Raises:
@@ -83,9 +86,12 @@ def read_table(name: str, content: bytes, *, has_header: bool = True) -> Table:
     if content.startswith(BINARY_MAGIC):
         raise DatasetError(f"{name}: is Parquet or Arrow, which the page does not take; save it as JSON lines or CSV")
     rows = _with_examples(read_content(name, content, None if has_header else ()))
-    broken = [row.place for row in rows if not _is_unicode(row)]
-    if broken:
-        raise DatasetError(f"{broken[0]}: contains an unpaired surrogate, such as \\ud800; fix or remove it")
+    for row in rows:
+        try:
+            json.dumps([*row.columns, *row.columns.values()], ensure_ascii=False, default=str).encode()
+        except UnicodeEncodeError as error:
+            words = f"{row.place}: contains an unpaired surrogate, such as \\ud800; fix or remove it"
+            raise DatasetError(words) from error
     columns = tuple(rows.columns)
     if len(columns) < 2:
         raise DatasetError(f"{name}: has one column, {columns[0]!r}; an input and an output are needed")
@@ -93,7 +99,7 @@ def read_table(name: str, content: bytes, *, has_header: bool = True) -> Table:
 
 
 def cell_text(row: SourceRow, column: str) -> str:
-    """A cell as a text: a missing one is empty, a list or an object is JSON, anything else as a template prints it."""
+    """Return a cell as text, as a template prints it: a missing one is empty, a list or an object is JSON."""
     value: Any = row.columns.get(column)
     if isinstance(value, dict | list | bool):
         return to_json(value)
@@ -101,10 +107,12 @@ def cell_text(row: SourceRow, column: str) -> str:
 
 
 def _with_examples(rows: Rows) -> Rows:
-    """Rows with the columns that their conversations give, where they are conversations of one turn.
+    """Return the rows, with columns for the input and output of conversations of one turn.
 
-    The form makes pairs of an input and its output: what is before the last turn would be dropped silently.
+    Raises:
+        DatasetError: conversations have more than one turn or a system message; names their lines.
     """
+    # The form makes pairs of an input and an output: what precedes the last turn would be dropped silently.
     found, findings = with_conversations(rows, _WANTED)
     for row in found if found.conversations is not None else ():
         if row.conversation is not None:
@@ -120,21 +128,9 @@ def _with_examples(rows: Rows) -> Rows:
     return found
 
 
-def _is_unicode(row: SourceRow) -> bool:
-    try:
-        json.dumps([*row.columns, *row.columns.values()], ensure_ascii=False, default=str).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def _is_number(text: str) -> bool:
     try:
         float(text)
     except ValueError:
         return False
     return True
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}…"

@@ -17,13 +17,13 @@ from tunerun.service.core.sweep_models import SweepModel
 from tunerun.service.openai import names
 
 MAX_POINTS = 300
-"""The most points of a shown curve: more than a small chart has pixels for, few enough to send every second."""
+"""The most points of a shown curve: more than a small chart has pixels, few enough to send every second."""
 
 MAX_CARDS = 50
 """Tuned models on a page; a card with its curve is up to 20 KB."""
 
 MAX_SOURCES = 200
-"""Tuned models that the form offers as a start; older ones can be named over the API."""
+"""Tuned models that the form offers to continue; older ones can be continued over the API."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,10 @@ class ShownModel:
     """A tuned model on the page.
 
     Attributes:
-        curve: at most `MAX_POINTS` of its snapshots; the last one is always among them.
+        row: the tuned model.
+        curve: at most `MAX_POINTS` of its snapshots, always with the last one.
         roles: of the visitor.
-        sweep_model: the sweep's tuned model that it is; None: the service has made it.
+        sweep_model: set if a sweep has tuned it; None: this service has.
     """
 
     row: TunedModelRow
@@ -43,7 +44,7 @@ class ShownModel:
 
     @property
     def title(self) -> str:
-        """Its display name, else its id."""
+        """Its display name, or its id if it has none."""
         return self.row.display_name.strip() or self.row.id
 
     @property
@@ -98,7 +99,7 @@ class ShownModel:
 
     @property
     def percent(self) -> int:
-        """The share of its steps that are taken, 0 to 100."""
+        """The share of its steps that have been taken, in percent from 0 to 100."""
         return 100 * self.steps // self.row.total_steps
 
     @property
@@ -122,10 +123,10 @@ class ShownModel:
             return f"{steps}, being cancelled"
         if self.row.is_paused:
             return f"{steps}, paused"
-        return steps if self.row.started_at else f"{steps}, waits in the queue"
+        return steps if self.row.started_at else f"{steps}, waiting in the queue"
 
     def as_json(self) -> Json:
-        """The values that the page's script updates."""
+        """Return the values that the page's script updates."""
         return {
             "steps": self.steps,
             "percent": self.percent,
@@ -142,20 +143,22 @@ class ViewModels:
         self._library = library
 
     def page(self, caller: Key, before: int = 0) -> tuple[list[ShownModel], int | None]:
-        """A page of the tuned models that the caller may see, the newest first.
+        """Return a page of the tuned models that the caller may see, the newest first.
 
         Args:
-            before: the number of the last one of the page before; 0: none.
+            caller: the visitor.
+            before: the number of the last one of the previous page; 0: this is the first page.
 
         Returns:
-            The models, and `before` of the next page; None: this is the last page.
+            The models, and `before` for the next page; None: this is the last page.
         """
-        found = self._library.newest(caller, MAX_CARDS + 1, before)
-        rows = found[:MAX_CARDS]
-        return self._shown(rows, self._library.roles(caller, rows)), rows[-1].number if len(found) > MAX_CARDS else None
+        newest = self._library.newest(caller, MAX_CARDS + 1, before)
+        rows = newest[:MAX_CARDS]
+        following = rows[-1].number if len(newest) > MAX_CARDS else None
+        return self._shown(rows, self._library.roles(caller, rows)), following
 
     def one(self, caller: Key, identifier: str) -> ShownModel:
-        """The view model of one tuned model.
+        """Return the view model of one tuned model.
 
         Raises:
             ServiceError: no tuned model has that id, or the caller may not see it.
@@ -164,24 +167,20 @@ class ViewModels:
         return self._shown([row], self._library.roles(caller, [row]))[0]
 
     def creating(self, caller: Key) -> list[ShownModel]:
-        """Those whose jobs have not ended, without roles."""
+        """Return the caller's tuned models whose jobs have not ended, without roles."""
         return self._shown(self._library.creating(caller), {})
 
     def sources(self, caller: Key) -> Sequence[TunedModelRow]:
-        """The caller's own tuned models that another one can start from, the newest first."""
+        """Return the caller's own tuned models that a job can continue, the newest first."""
         return self._library.own_sources(caller, MAX_SOURCES)
 
     def _shown(self, rows: Sequence[TunedModelRow], roles: Mapping[str, Set[Role]]) -> list[ShownModel]:
-        curves = self._library.curves(rows)
-        of_sweeps = self._library.sweep_models
-        return [
-            ShownModel(row, _thinned(curves[row.key]), frozenset(roles.get(row.id, ())), of_sweeps.get(row.id))
-            for row in rows
-        ]
-
-
-def _thinned(curve: Sequence[Snapshot]) -> Sequence[Snapshot]:
-    if len(curve) <= MAX_POINTS:
-        return curve
-    last = len(curve) - 1
-    return [curve[round(number * last / (MAX_POINTS - 1))] for number in range(MAX_POINTS)]
+        curves, sweep_models = self._library.curves(rows), self._library.sweep_models
+        shown = []
+        for row in rows:
+            curve = curves[row.key]
+            if len(curve) > MAX_POINTS:
+                last = len(curve) - 1
+                curve = [curve[round(number * last / (MAX_POINTS - 1))] for number in range(MAX_POINTS)]
+            shown.append(ShownModel(row, curve, frozenset(roles.get(row.id, ())), sweep_models.get(row.id)))
+        return shown
