@@ -1,4 +1,4 @@
-"""What a result depends on beside its plan: the machine, the packages, the code, and the files as they were read."""
+"""What a result depends on besides its plan: the machine, the packages, and the content of the files that were read."""
 
 from tunerun.provenance.facts import BaseModelFacts, ConfigFile, DataFile, Environment, Facts, FileFacts
 

@@ -1,4 +1,4 @@
-"""What can be said of the machine and of the installed software, without importing what is heavy."""
+"""The machine and the installed software, found without slow imports."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import platform
 import re
 import subprocess
 from collections.abc import Mapping
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 
 from tunerun.provenance.facts import Environment
@@ -16,11 +16,11 @@ from tunerun.provenance.facts import Environment
 _CPU = Path("/proc/cpuinfo")
 _MEMORY = Path("/proc/meminfo")
 _INSTRUCTIONS = re.compile(r"(?:avx|amx|sse4|fma|f16c|bmi|asimd|sve|neon|bf16|i8mm)\w*")
-"""Sets that arithmetic and its order depend on; x86 and ARM as Linux names them."""
+"""Instruction sets on which the order of additions depends, by the names of Linux for x86 and ARM."""
 
 
 def environment() -> Environment:
-    """The machine and the software of this process, as they are now."""
+    """Return the machine and the software of this process."""
     return Environment(
         python=platform.python_version(),
         system=system(),
@@ -33,22 +33,22 @@ def environment() -> Environment:
 
 
 def system() -> str:
-    """The operating system with its release, and the machine's architecture; never its name."""
+    """Return the operating system with its release and the machine's architecture, but not the machine's name."""
     kernel = f"{platform.system()} {platform.release()} {platform.machine()}"
     try:
         return f"{platform.freedesktop_os_release()['PRETTY_NAME']}, {kernel}"
-    except (OSError, KeyError):  # not Linux, or a Linux that does not say what it is
+    except (OSError, KeyError):  # not Linux, or a Linux without an os-release file
         return kernel
 
 
 def packages() -> dict[str, str]:
-    """Every installed package with its version, by name; of two of one name the one that is imported."""
+    """Return the version of every installed package by name; of two with one name, that of the imported one."""
     return dict(_packages())
 
 
 @cache
 def _packages() -> Mapping[str, str]:
-    """Read once in a process, 0.3 s with 200 packages: what is imported stays what it was then."""
+    # Cached: it takes 0.3 s with 200 packages, and a process keeps the versions that it imported.
     found: dict[str, str] = {}
     for each in importlib.metadata.distributions():
         name = each.metadata["Name"]
@@ -58,7 +58,7 @@ def _packages() -> Mapping[str, str]:
 
 
 def versions(names: tuple[str, ...]) -> dict[str, str]:
-    """The versions of those packages that are installed."""
+    """Return the versions of some packages by name, without those that are not installed."""
     found = {}
     for name in names:
         try:
@@ -69,23 +69,23 @@ def versions(names: tuple[str, ...]) -> dict[str, str]:
 
 
 def processor() -> str:
-    """The CPU's model; of one without a name, such as an ARM core in a virtual machine, its numbers."""
-    said = _cpu()
-    if name := said.get("model name") or _sysctl("machdep.cpu.brand_string"):
+    """Return the CPU's model, or its numbers if it has no name, as an ARM core in a virtual machine."""
+    cpu = _cpu()
+    if name := cpu.get("model name") or _sysctl("machdep.cpu.brand_string"):
         return name
-    numbers = [f"{key} {said[key]}" for key in ("CPU implementer", "CPU part") if key in said]
+    numbers = [f"{key} {cpu[key]}" for key in ("CPU implementer", "CPU part") if key in cpu]
     return ", ".join(numbers) or platform.processor() or platform.machine()
 
 
 def instructions() -> tuple[str, ...]:
-    """Of the CPU's instruction sets, those that arithmetic uses."""
-    said = _cpu()
-    words = f"{said.get('flags', '')} {said.get('Features', '')}" if said else _sysctl("machdep.cpu.features").lower()
+    """Return the CPU's instruction sets for arithmetic."""
+    cpu = _cpu()
+    words = f"{cpu.get('flags', '')} {cpu.get('Features', '')}" if cpu else _sysctl("machdep.cpu.features").lower()
     return tuple(sorted({word for word in words.split() if _INSTRUCTIONS.fullmatch(word)}))
 
 
 def cores() -> int:
-    """How many cores this process may use."""
+    """Return the number of cores that this process may use."""
     try:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # not on macOS
@@ -93,18 +93,18 @@ def cores() -> int:
 
 
 def memory_bytes() -> int:
-    """The machine's memory; 0: not known."""
+    """Return the machine's memory; 0: not known."""
     try:
         total = re.search(r"MemTotal:\s+(\d+) kB", _MEMORY.read_text(encoding="ascii", errors="replace"))
         return int(total[1]) * 1024 if total else 0
     except OSError:
-        said = _sysctl("hw.memsize")
-        return int(said) if said.isdecimal() else 0
+        size = _sysctl("hw.memsize")
+        return int(size) if size.isdecimal() else 0
 
 
-@lru_cache(maxsize=1)
+@cache
 def _cpu() -> Mapping[str, str]:
-    """What Linux says of the first core, by its words; nothing elsewhere."""
+    """Linux's description of the first core by its keys; empty on other systems."""
     try:
         text = _CPU.read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -114,11 +114,11 @@ def _cpu() -> Mapping[str, str]:
 
 
 def _sysctl(name: str) -> str:
-    """What macOS says; empty elsewhere."""
+    """A value of macOS's sysctl; empty on other systems, or if it fails."""
     if platform.system() != "Darwin":
         return ""
     try:
-        said = subprocess.run(["/usr/sbin/sysctl", "-n", name], capture_output=True, text=True, timeout=5, check=False)
+        done = subprocess.run(["/usr/sbin/sysctl", "-n", name], capture_output=True, text=True, timeout=5, check=False)
     except (OSError, subprocess.SubprocessError):
         return ""
-    return said.stdout.strip()
+    return done.stdout.strip()

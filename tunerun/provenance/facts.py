@@ -1,4 +1,4 @@
-"""The facts that are frozen with a sweep so that it can be run again elsewhere, as plain values."""
+"""The facts that are frozen with a sweep, so that it can be run again on another machine."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from typing import Any
 from tunerun.stored import read_stored, section
 
 SECTION = "facts"
-"""Where a sweep's document holds them."""
+"""The key of the facts in a sweep's document."""
 
 
 @dataclass(frozen=True)
 class FileFacts:
-    """A file by its content.
+    """A file, identified by its content.
 
     Attributes:
-        name: without the folders of the machine it was on.
+        name: without the machine's folders.
         sha256: 64 hexadecimal digits.
+        bytes: size of the file.
     """
 
     name: str
@@ -31,8 +32,8 @@ class DataFile(FileFacts):
     """A file of rows.
 
     Attributes:
-        used_for: `training`, `validation`, `test`: what its rows became.
-        license: as the config states it, such as `CC-BY-4.0`; None: not stated.
+        used_for: the sets that its rows became: `training`, `validation`, `test`.
+        license: from the config, such as `CC-BY-4.0`; None: not stated.
     """
 
     used_for: tuple[str, ...] = ()
@@ -44,14 +45,14 @@ class BaseModelFacts:
     """A base model as it was when the sweep was planned.
 
     Attributes:
-        name: what tables call it.
-        identity: what its weights are, wherever they are; in every key of its trials.
-        source: a name on the hub, or a folder's or file's own name; never a path of the machine.
-        revision: the commit on the hub; None: it does not come from there.
-        package: `name==version` of the package that carries it; None: none does.
-        license: None: neither its files nor the config state it.
-        files: those that decide what it answers; empty for a model at a service, or one that is not on the machine.
-        chat_format: what is around each example: `ChatFormat` by its fields; empty as `files`.
+        name: in tables.
+        identity: digest of its content, which is part of every trial's key; for a hosted model its name.
+        source: a name on the hub, or the name of a folder or file; never a path of the machine.
+        revision: commit on the hub; None: it does not come from the hub.
+        package: `name==version` of the PyPI package that contains it; None: no package does.
+        license: None: neither its files nor the config state one.
+        files: those that its answers depend on; empty for a hosted model, or one that is not on the machine.
+        chat_format: the fields of `ChatFormat`, the text around each example; empty where `files` is.
     """
 
     name: str
@@ -66,13 +67,13 @@ class BaseModelFacts:
 
 @dataclass(frozen=True)
 class ConfigFile:
-    """A YAML file that was composed, or the code of a user's own metric, as it was.
+    """A YAML file that was composed, or the code of a user's own metric.
 
     Attributes:
-        path: below its directory, such as `experiment/next_number.yaml`.
-        origin: which directory that is: `tunerun` (shipped), `conf`, `--config-dir` or `TUNERUN_CONF`, the last two
-            with the directory's own name; `evaluation.metrics` for the code of a user's own metric.
-        text: with what looks like a secret masked.
+        path: relative to its directory, such as `experiment/next_number.yaml`.
+        origin: its directory: `tunerun` (shipped), `conf`, `--config-dir` or `TUNERUN_CONF`, the last two with the
+            directory's name; `evaluation.metrics` for the code of a user's own metric.
+        text: its content, with possible secrets masked.
     """
 
     path: str
@@ -84,16 +85,16 @@ class ConfigFile:
 class Environment:
     """The machine and the software that planned and ran a sweep.
 
-    What a job's own engine says of the place that trained it is with the job: `job.TrainedOn`.
+    The device that trained a job is recorded with the job: `job.TrainedOn`.
 
     Attributes:
-        python: its version, such as `3.11.7`.
+        python: version of Python, such as `3.11.7`.
         system: operating system and release, without the machine's name.
         processor: the CPU's model.
-        instructions: of the CPU's instruction sets, those that arithmetic uses, such as `avx2`, `avx512f`.
-        cores: that this process may use.
-        memory_bytes: 0: not known.
-        packages: every installed package with its version.
+        instructions: the CPU's instruction sets for arithmetic, such as `avx2`, `avx512f`.
+        cores: number of cores that the process may use.
+        memory_bytes: of the machine; 0: not known.
+        packages: version of every installed package, by name.
     """
 
     python: str = ""
@@ -107,7 +108,7 @@ class Environment:
 
 @dataclass(frozen=True)
 class Facts:
-    """Everything of this module for one sweep; empty parts where an earlier version froze it."""
+    """All facts of one sweep; parts that an earlier version did not record are empty."""
 
     environment: Environment = Environment()
     config_files: tuple[ConfigFile, ...] = ()
@@ -116,7 +117,7 @@ class Facts:
 
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> Facts:
-        """Read the facts of a sweep's document, whichever version wrote it."""
+        """Read the facts from a sweep's document, of this version or an earlier one."""
         facts = section(document, SECTION)
         environment = read_stored(Environment, section(facts, "environment"))
         models = [
@@ -131,5 +132,5 @@ class Facts:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """The facts as the document holds them under `SECTION`."""
+        """Return the facts as stored under `SECTION`."""
         return asdict(self)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
 
+from tunerun import dotted_keys
 from tunerun.compose.validation import fields_at, validate
 from tunerun.errors import ConfigError, did_you_mean
 from tunerun.interpolation import resolved
@@ -94,13 +95,13 @@ class StoredConfigs:
 
         problems: list[str] = []
         environment: dict[str, str] = {}
-        for section, location, text in list(_interpolations(raw, ())):
+        for location, text in list(_interpolations(raw, ())):
             dotted = ".".join(map(str, location))
             environment[dotted] = text
             if location[0] == "dataset":  # its files are not read again, so the variable need not be set here
                 continue
             try:
-                section[location[-1]] = resolved(text)
+                dotted_keys.put(raw, location, resolved(text))
             except ConfigError as error:
                 problems += [f"{dotted}: {problem}" for problem in error.problems]
         if problems:
@@ -167,12 +168,12 @@ def files_of_rows(config: Mapping[str, Any]) -> Iterator[FileOfRows]:
             yield FileOfRows("dataset.path" if part is None else f"dataset.{part}.path", section)
 
 
-def _interpolations(node: Any, location: tuple[str | int, ...]) -> Iterator[tuple[Any, tuple[str | int, ...], str]]:
-    """Yield texts that came from the environment: the section or list with the text, its location, the text."""
+def _interpolations(node: Any, location: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """Yield the location and the text of each interpolation that came from the environment."""
     items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
     for key, value in items:
         if isinstance(value, str) and _FROM_ENVIRONMENT in value:
-            yield node, (*location, key), value
+            yield (*location, key), value
         else:
             yield from _interpolations(value, (*location, key))
 

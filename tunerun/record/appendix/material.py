@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import PurePath
 from typing import Any
 
+from tunerun import dotted_keys
 from tunerun.comparison import sentences
 from tunerun.comparison.judgement import TEST, VALIDATION, judge
 from tunerun.comparison.numbers import counted
@@ -126,10 +127,8 @@ class Material:
         """Return the different values of the trials' configs at a path of keys; None among them: it is missing."""
         found: dict[str, Any] = {}
         for trial in self.trials:
-            node: Any = trial.config
-            for part in path:
-                node = node.get(part) if isinstance(node, Mapping) else None
-            found.setdefault(repr(node), node)
+            value = dotted_keys.get(trial.config, path)
+            found.setdefault(repr(value), value)
         return list(found.values())
 
     @cached_property
