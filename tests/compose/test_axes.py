@@ -176,6 +176,11 @@ SWEPT = st.sampled_from(
         ["model.revision=null,v1", "dataset.limit=null,3"],
         ["dataset.path=a.json,b.json", "seed=1,2"],
         ["++hyperparameters.epoch_count=1,2"],
+        ["hyperparameters.keep=last,best", "dataset.on_bad_row=error,skip"],  # keys that the YAML leaves to the schema
+        [
+            "evaluation.baselines.examples=null",
+            "evaluation.generation.temperature=0,0.5",
+        ],  # of a section that it leaves out
     ]
 )
 

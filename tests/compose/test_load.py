@@ -192,7 +192,7 @@ def test_explain_says_what_where_and_why() -> None:
     """A key is explained by its value, the line that set it and the field's description."""
     text = text_of(explain("hyperparameters.epoch_count", [NEXT]))
     assert "hyperparameters.epoch_count = 5" in text
-    assert "hyperparameters/default.yaml:2" in text
+    assert "hyperparameters/default.yaml:3" in text
     assert "Passes over the training examples." in text
 
 

@@ -18,7 +18,7 @@ from pydantic import create_model
 
 from tunerun import dotted_keys
 from tunerun.compose.resolution import Raw
-from tunerun.compose.validation import validate
+from tunerun.compose.validation import fields_at, validate
 from tunerun.schema import Section, TrialConfig
 
 PATHS = ("dataset.path", "dataset.validation.path", "dataset.test.path")
@@ -74,9 +74,15 @@ class SharedSections:
 
     def _may_set(self, key: str, override: Override, value: Any) -> bool:
         if key not in self._is_free:
-            is_read = self._all_read or not self._read.isdisjoint(key.split(".")) or key in PATHS
-            # The default is a mapping, which is not a leaf either: a key that is not in the config changes its shape.
-            self._is_free[key] = not is_read and not isinstance(dotted_keys.get(self._raw, key, {}), dict | list)
+            *above, name = key.split(".")
+            is_read = self._all_read or not self._read.isdisjoint([*above, name]) or key in PATHS
+            current = dotted_keys.get(self._raw, key, dotted_keys.MISSING)
+            is_leaf = not isinstance(current, dict | list)
+            if current is dotted_keys.MISSING:
+                # YAML holds what differs from the schema's defaults: a key of the schema may be set in a section.
+                is_known = name in fields_at(TrialConfig, above) and not fields_at(TrialConfig, [*above, name])
+                is_leaf = is_known and isinstance(dotted_keys.get(self._raw, above), dict)
+            self._is_free[key] = is_leaf and not is_read
         if override.type is not OverrideType.CHANGE or isinstance(value, dict | list):
             return False
         return self._is_free[key] and not (isinstance(value, str) and ("${" in value or value == "???"))
