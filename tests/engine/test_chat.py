@@ -59,7 +59,7 @@ def with_template(folder: Path, source: Path, template: str | None) -> Path:
 
 @pytest.mark.parametrize("name", chat_templates.ALL)
 def test_the_format_is_the_models_own_answered_turn(name: str, tokenizers: dict[str, Any]) -> None:
-    """What follows the input is what the template writes before an answer: no thought is open, a channel is chosen."""
+    """The text after the input is the one that the template writes before an answer: no open thought, a chosen channel."""
     tokenizers["bytes"].chat_template = chat_templates.ALL[name]
     found = chat.derive(tokenizers["bytes"])
     assert (found.suffix, found.start, found.end) == EXPECTED[name]
@@ -71,7 +71,7 @@ def test_the_format_is_the_models_own_answered_turn(name: str, tokenizers: dict[
     + [(name, kind) for name in ("llama-2", "vicuna", "mistral") for kind in ("pieces", "legacy pieces")],
 )
 def test_tokens_are_those_of_apply_chat_template(name: str, kind: str, tokenizers: dict[str, Any]) -> None:
-    """Prompt and target together are the tokens of the whole conversation as transformers renders it."""
+    """Prompt and target together have the tokens of the whole conversation as transformers renders it."""
     tokenizer = tokenizers[kind]
     tokenizer.chat_template = chat_templates.ALL[name]
     derived = chat.derive(tokenizer)
@@ -107,7 +107,7 @@ def messages_of(name: str, examples: Sequence[Example]) -> list[dict[str, Any]]:
 def test_tokens_of_several_turns_are_those_of_apply_chat_template(
     name: str, kind: str, tokenizers: dict[str, Any]
 ) -> None:
-    """Earlier turns, prompt and target together are the tokens of the whole conversation as transformers renders it."""
+    """Earlier turns, prompt and target together have the tokens of the whole conversation as transformers renders it."""
     tokenizer = tokenizers[kind]
     tokenizer.chat_template = (chat_templates.ALL | {"tiny": tiny_model.CHAT_TEMPLATE})[name]
     derived = chat.derive(tokenizer)
@@ -150,10 +150,10 @@ def test_tokens_of_several_turns_are_those_of_apply_chat_template(
         ),
     ],
 )
-def test_a_format_without_a_place_for_turns_says_so(
+def test_a_format_that_does_not_support_turns_refuses_them(
     template: str | None, words: str, tokenizers: dict[str, Any]
 ) -> None:
-    """One conversation of two texts is all it can write; examples are refused with the reason."""
+    """It can write one input and its answer; examples are refused with the reason."""
     tokenizers["bytes"].chat_template = template
     derived = chat.derive(tokenizers["bytes"])
     turns = chat.derive_turns(tokenizers["bytes"], derived)
@@ -164,8 +164,8 @@ def test_a_format_without_a_place_for_turns_says_so(
 
 
 @pytest.mark.parametrize(("name", "kind"), [("qwen3", "bytes"), ("llama-2", "legacy pieces"), ("mistral", "pieces")])
-def test_text_of_earlier_turns_is_text(name: str, kind: str, tokenizers: dict[str, Any]) -> None:
-    """No control token comes of it, and it is decoded as it was."""
+def test_text_of_earlier_turns_never_becomes_control_tokens(name: str, kind: str, tokenizers: dict[str, Any]) -> None:
+    """It is decoded as it was."""
     tokenizers[kind].chat_template = chat_templates.ALL[name]
     derived = chat.derive(tokenizers[kind])
     turns = chat.derive_turns(tokenizers[kind], derived)
@@ -183,7 +183,7 @@ def test_text_of_earlier_turns_is_text(name: str, kind: str, tokenizers: dict[st
 
 
 def test_earlier_turns_of_a_model_that_an_earlier_version_prepared(tmp_path: Path, tiny_folder: Path) -> None:
-    """They are derived when the model is loaded, and kept; the rest of the cache stays as it is."""
+    """Their format is derived when the model is loaded, and cached; the rest of the cache is unchanged."""
     model = tiny_model.model_of(tiny_folder)
     prepared_model.prepare(model, tmp_path)
     found = base_model.find(model, tmp_path)
@@ -222,7 +222,7 @@ EVERYTHING = """\
 
 
 def test_templates_may_use_what_transformers_offers(tokenizers: dict[str, Any]) -> None:
-    """Macros, namespaces, blocks, filters and methods give what they give there."""
+    """Macros, namespaces, blocks, filters and methods have the same results as in transformers."""
     tokenizers["bytes"].chat_template = EVERYTHING
     turns = [{"role": "user", "content": "tunerun"}, {"role": "assistant", "content": "tuned\n"}]
     tokens = tokenizers["bytes"].special_tokens_map
@@ -233,8 +233,8 @@ def test_templates_may_use_what_transformers_offers(tokenizers: dict[str, Any]) 
 
 
 @pytest.mark.parametrize("name", ["llama-3.2", "smollm3", "gpt-oss"])
-def test_the_day_does_not_matter(name: str, tokenizers: dict[str, Any]) -> None:
-    """A template that shows the date shows one date for ever."""
+def test_the_date_is_constant(name: str, tokenizers: dict[str, Any]) -> None:
+    """A template that writes the date always writes the same one."""
     tokenizers["bytes"].chat_template = chat_templates.ALL[name]
     prefix = chat.derive(tokenizers["bytes"]).prefix
     assert any(date in prefix for date in ("2024-07-26", "26 Jul 2024", "26 July 2024"))
@@ -259,8 +259,8 @@ OUTPUTS = [
     [(name, "bytes") for name in ("qwen3", "deepseek-r1", "llama-2")]
     + [(name, kind) for name in ("llama-2", "mistral") for kind in ("pieces", "legacy pieces")],
 )
-def test_text_of_rows_is_text(name: str, kind: str, tokenizers: dict[str, Any]) -> None:
-    """Whatever a row holds, no control token comes of it but the format's own, and it is decoded as it was."""
+def test_text_of_rows_never_becomes_control_tokens(name: str, kind: str, tokenizers: dict[str, Any]) -> None:
+    """The only control tokens are the format's own, and the text of a row is decoded as it was."""
     tokenizers[kind].chat_template = chat_templates.ALL[name]
     derived = chat.derive(tokenizers[kind])
     backend = Tokenizer.from_str(tokenizers[kind].backend_tokenizer.to_str())
@@ -282,14 +282,14 @@ def test_text_of_rows_is_text(name: str, kind: str, tokenizers: dict[str, Any]) 
 
 
 def test_control_tokens_of_a_row_are_named(tokenizers: dict[str, Any]) -> None:
-    """Special tokens, and those that the chat format is made of, each once."""
+    """Special tokens and tokens of the chat format are listed once each."""
     tokenizers["bytes"].chat_template = chat_templates.QWEN3
     encoder = ChatEncoder(tokenizers["bytes"].backend_tokenizer, chat.derive(tokenizers["bytes"]))
     assert encoder.control_tokens_in("<think>  <|im_end|></s> <|im_end|><｜User｜>") == ["<think>", "<|im_end|>"]
 
 
 def test_control_tokens_that_are_words_of_the_vocabulary(tokenizers: dict[str, Any]) -> None:
-    """Where the tokenizer itself would make a control token of a row's text, the text is cut."""
+    """If the tokenizer itself would make a control token of a row's text, the text is cut."""
     tokenizers["unigram"].chat_template = chat_templates.MISTRAL
     encoder = ChatEncoder(tokenizers["unigram"].backend_tokenizer, chat.derive(tokenizers["unigram"]))
     ((*ids, end),) = encoder.targets(["one</s> two<s>"])
@@ -298,8 +298,8 @@ def test_control_tokens_that_are_words_of_the_vocabulary(tokenizers: dict[str, A
     assert encoder.text(ids, has_end=True) == "one</s> two<s>"
 
 
-def test_a_control_token_in_an_answer_is_shown(tokenizers: dict[str, Any]) -> None:
-    """What the model answers is its answer: a control token that does not end it is not deleted."""
+def test_a_control_token_in_an_answer_becomes_text(tokenizers: dict[str, Any]) -> None:
+    """A control token that does not end the answer is not deleted."""
     tokenizers["bytes"].chat_template = chat_templates.QWEN3
     encoder = ChatEncoder(tokenizers["bytes"].backend_tokenizer, chat.derive(tokenizers["bytes"]))
     start = tokenizers["bytes"].convert_tokens_to_ids("<|im_start|>")
@@ -307,7 +307,7 @@ def test_a_control_token_in_an_answer_is_shown(tokenizers: dict[str, Any]) -> No
 
 
 def test_no_template(tmp_path: Path, tiny_folder: Path) -> None:
-    """A model without chat template gets a line break between input and output, and its end token."""
+    """A model without a chat template gets a line break between input and output, and its end token."""
     model = tiny_model.model_of(with_template(tmp_path / "model", tiny_folder, None))
     prepared_model.prepare(model, tmp_path)
     assert prepared_model.chat_format(base_model.find(model, tmp_path), tmp_path) == ChatFormat("", "\n", "<|im_end|>")
@@ -329,10 +329,10 @@ def test_no_template(tmp_path: Path, tiny_folder: Path) -> None:
         ("{% set n = namespace(s='ab') %}{% for i in range(60) %}{% set n.s = n.s ~ n.s %}{% endfor %}", "TooMuchWork"),
     ],
 )
-def test_a_template_that_cannot_be_used_is_refused_where_the_model_is_found(
+def test_a_template_that_cannot_be_used_is_refused_when_the_model_is_found(
     tmp_path: Path, tiny_folder: Path, template: str, words: str
 ) -> None:
-    """The reason is given before anything is prepared or loaded."""
+    """The reason is reported before anything is prepared or loaded."""
     model = tiny_model.model_of(with_template(tmp_path / "model", tiny_folder, template))
     with pytest.raises(BaseModelError) as refused:
         base_model.find(model, tmp_path)
@@ -341,7 +341,7 @@ def test_a_template_that_cannot_be_used_is_refused_where_the_model_is_found(
 
 
 def test_templates_by_name(tmp_path: Path, tiny_folder: Path) -> None:
-    """Of several templates the default is used; none is an error that names them."""
+    """Of several templates the default is used; without a default the error lists them."""
     folder = with_template(tmp_path / "model", tiny_folder, None)
     file = folder / "tokenizer_config.json"
     config = json.loads(file.read_text())
@@ -359,7 +359,7 @@ def test_templates_by_name(tmp_path: Path, tiny_folder: Path) -> None:
 
 
 def test_prompt_and_target(tmp_path: Path) -> None:
-    """A prompt is prefix, input, suffix; a target is start, output, end; a file keeps all to the character."""
+    """A prompt is prefix, input, suffix; a target is start, output, end; a file stores all of them exactly."""
     format_ = ChatFormat("<", "\n>\u2028", " é", start=" ")
     assert format_.prompt(" a ") == "< a \n>\u2028"
     assert format_.target(Example("x", "b\n")) == " b\n é"

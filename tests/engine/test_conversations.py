@@ -77,7 +77,7 @@ def tokenizers() -> dict[str, Any]:
     + [("llama-2", kind) for kind in ("pieces", "legacy pieces")],
 )
 def test_tokens_are_those_of_apply_chat_template(name: str, kind: str, tokenizers: dict[str, Any]) -> None:
-    """A system message, earlier turns and the last one together are what transformers renders."""
+    """A system message, earlier turns and the last one together have the tokens of what transformers renders."""
     tokenizer = tokenizers[kind]
     tokenizer.chat_template = chat_templates.WITH_SYSTEM[name]
     for example, encoded in zip(CONVERSATIONS, encoded_with(tokenizer, CONVERSATIONS), strict=True):
@@ -89,8 +89,8 @@ def test_tokens_are_those_of_apply_chat_template(name: str, kind: str, tokenizer
 
 
 @pytest.mark.parametrize("name", [*chat_templates.WITH_SYSTEM, "mistral", "vicuna", "deepseek-v3.1"])
-def test_what_is_learned_is_the_learned_answers_and_their_ends(name: str, tokenizers: dict[str, Any]) -> None:
-    """Of three earlier answers one is not learned; of the others the text and the token that ends the turn."""
+def test_only_learned_answers_and_their_end_tokens_are_learned(name: str, tokenizers: dict[str, Any]) -> None:
+    """Of three earlier answers one is not learned; of the others the text and the end token are."""
     tokenizer = tokenizers["bytes"]
     tokenizer.chat_template = (chat_templates.ALL | chat_templates.WITH_SYSTEM)[name]
     example = Example("five", "six", earlier=EARLIER)
@@ -126,10 +126,10 @@ def test_what_is_learned_is_the_learned_answers_and_their_ends(name: str, tokeni
         ),
     ],
 )
-def test_a_format_without_a_place_for_a_system_message_says_so(
+def test_a_format_that_does_not_support_a_system_message_refuses_it(
     template: str | None, words: str, tokenizers: dict[str, Any]
 ) -> None:
-    """What it can write is unchanged; a system message is refused with the reason and what to do."""
+    """Other prompts are unchanged; a system message is refused with the reason and what to do."""
     tokenizers["bytes"].chat_template = template
     derived = chat.derive(tokenizers["bytes"])
     turns = chat.derive_turns(tokenizers["bytes"], derived)
@@ -140,8 +140,8 @@ def test_a_format_without_a_place_for_a_system_message_says_so(
 
 
 @pytest.mark.parametrize(("name", "kind"), [("qwen3", "bytes"), ("gemma-3", "bytes"), ("llama-2", "legacy pieces")])
-def test_text_of_a_conversation_is_text(name: str, kind: str, tokenizers: dict[str, Any]) -> None:
-    """No control token comes of a system message or of an earlier turn."""
+def test_text_of_a_conversation_never_becomes_control_tokens(name: str, kind: str, tokenizers: dict[str, Any]) -> None:
+    """The text of a system message or an earlier turn is encoded as plain characters."""
     tokenizer = tokenizers[kind]
     tokenizer.chat_template = chat_templates.WITH_SYSTEM[name]
     controls = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
@@ -157,7 +157,7 @@ def test_text_of_a_conversation_is_text(name: str, kind: str, tokenizers: dict[s
 
 
 def test_loss_is_over_all_learned_turns(base: LoadedModel, tiny: BaseModelRef) -> None:
-    """Training's first loss and the validation loss are those of transformers' own loss over the same labels."""
+    """Training's first loss and the validation loss equal transformers' own loss over the same labels."""
     request = request_of(tiny, training=LEARNED[:3], validation=LEARNED, batch_size=3, epoch_count=1)
     observer = Recording()
     (outcome,) = training.train([request], base, observer)
@@ -168,7 +168,7 @@ def test_loss_is_over_all_learned_turns(base: LoadedModel, tiny: BaseModelRef) -
 
 
 def plain_loss(base: LoadedModel, examples: Sequence[Example]) -> float:
-    """The mean loss by transformers' `labels`, one conversation at a time: roles and texts found by their marks."""
+    """Return the mean loss by transformers' `labels`, one conversation at a time."""
     total, count = 0.0, 0
     for example in examples:
         ids, labels = [], []
@@ -189,7 +189,7 @@ def plain_loss(base: LoadedModel, examples: Sequence[Example]) -> float:
 
 
 def test_gradient_is_that_of_a_plain_peft_loop(base: LoadedModel, tiny: BaseModelRef) -> None:
-    """A padded batch with several learned answers in a row gives the gradients of conversations one at a time."""
+    """A padded batch with several learned answers in each row has the gradients of single conversations."""
     request = request_of(tiny)
     encoded = encoding.encode_examples(base.tokenizer, base.chat, LEARNED, base.turns)
     adapter = lora.fresh(base, request.hyperparameters, 0)
@@ -211,7 +211,7 @@ def test_gradient_is_that_of_a_plain_peft_loop(base: LoadedModel, tiny: BaseMode
 def test_a_tuned_model_answers_in_the_conversation_it_learned(
     base: LoadedModel, tiny: BaseModelRef, cache: Path, tmp_path: Path
 ) -> None:
-    """The same last message has another answer behind another system message and behind other turns, exported too."""
+    """The same last message gets different answers after different system messages and turns, also when exported."""
     rows = (
         Example("1", "2", "Count up."),
         Example("1", "0", "Count down."),

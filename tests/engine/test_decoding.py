@@ -1,4 +1,4 @@
-"""Decoding: rows leave and join while others go on, and each has the answer that it has alone."""
+"""Continuous batching: rows leave and join while others continue, and each answer is the same as alone."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.engine import drawn_adapters, tiny_model
-from tunerun.engine import decoding, network
-from tunerun.engine.decoding import Decoder
+from tunerun.engine import network
+from tunerun.engine.batch_limits import BatchLimits
+from tunerun.engine.decoding import Decoder, decoder_of
 from tunerun.engine.generation import Generation
 from tunerun.engine.network import LoadedModel
 from tunerun.engine.padded_decoding import PaddedDecoder
@@ -48,21 +49,20 @@ def tuned(base: LoadedModel, tiny: BaseModelRef, tmp_path_factory: pytest.TempPa
 
 @pytest.fixture(scope="module")
 def alone(base: LoadedModel) -> Any:
-    """What each prompt is answered alone, by transformers' `generate`; each is asked once."""
-    generation = Generation(base)
-    generation._decoders = [PaddedDecoder(base)]
-    known: dict[Prompt, Any] = {}
+    """Return a function that answers a prompt alone, with transformers' `generate`; answers are cached."""
+    generation = Generation(base, PaddedDecoder(base))
+    answers: dict[Prompt, Any] = {}
 
-    def ask(prompt: Prompt) -> Any:
-        if prompt not in known:
-            (known[prompt],) = generation.answer([prompt])
-        return known[prompt]
+    def answer(prompt: Prompt) -> Any:
+        if prompt not in answers:
+            (answers[prompt],) = generation.answer([prompt])
+        return answers[prompt]
 
-    return ask
+    return answer
 
 
 def is_same(one: Answer, other: Answer) -> bool:
-    """Whether answers are equal, but for the rounding of how likely a token was."""
+    """Whether answers are equal up to the rounding of log probabilities."""
     if len(one.scores) != len(other.scores) or replace(one, scores=()) != replace(other, scores=()):
         return False
     return all(
@@ -73,48 +73,41 @@ def is_same(one: Answer, other: Answer) -> bool:
 
 @settings(max_examples=12, deadline=None)
 @given(
-    asked=st.lists(PROMPTS, min_size=1, max_size=30),
+    drawn=st.lists(PROMPTS, min_size=1, max_size=30),
     rows=st.sampled_from([3, 8, 128]),
     tokens=st.sampled_from([20, 1024]),
 )
-def test_a_mix_is_answered_as_each_prompt_alone(
-    base: LoadedModel, tuned: list[str], alone: Any, asked: list[Any], rows: int, tokens: int
+def test_answers_of_a_batch_are_those_of_single_prompts(
+    base: LoadedModel, tuned: list[str], alone: Any, drawn: list[Any], rows: int, tokens: int
 ) -> None:
-    """Whatever is beside it, however few rows there is room for, and which rows leave or join."""
+    """Answers do not depend on the other rows, on the size of the batch, and on which rows leave or join."""
     prompts = [
         Prompt(text, options, None if number is None else tuned[number], examples)
-        for text, options, number, examples in asked
+        for text, options, number, examples in drawn
     ]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(decoding, "ROWS", rows)
-        patch.setattr(decoding, "PREFILL_TOKENS", tokens)
-        generation = Generation(base)
-        generation._decoders = [Decoder(base, bytes_per_token=256, cache_bytes=rows * 100 * 256)]
-        found = generation.answer(prompts)
+    limits = BatchLimits(rows=rows, prefill_tokens=tokens, cache_bytes=rows * 100 * 256)
+    found = Generation(base, Decoder(base, 256, limits)).answer(prompts)
     for prompt, answer in zip(prompts, found, strict=True):
         assert isinstance(answer, Answer)
         assert is_same(answer, alone(prompt)), prompt
     assert not base.network._forward_hooks
 
 
-def test_a_row_that_the_memory_has_no_place_for_waits_and_loses_nothing(
-    base: LoadedModel, alone: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Long answers outgrow the cache, some are set back, and all are as alone."""
+def test_a_row_that_does_not_fit_into_memory_waits_and_keeps_its_tokens(base: LoadedModel, alone: Any) -> None:
+    """Long answers outgrow the cache, some rows leave the batch and join again, and all answers are as alone."""
     options = GenerateOptions(max_output_tokens=90, temperature=2.0, seed=3)
     prompts = [Prompt(text, replace(options, seed=seed)) for text in ("1", "8") for seed in range(4)]
-    set_back: list[int] = []
-    whole = decoding._Course._set_back
+    expected = [alone(prompt) for prompt in prompts]
+    prefills: list[int] = []
 
-    def counted(course: decoding._Course) -> None:
-        set_back.append(1)
-        whole(course)
+    def count(_network: Any, _args: Any, given: dict[str, Any], _output: Any) -> None:
+        rows, width = given["input_ids"].shape
+        prefills.extend([width] * rows if width > 1 else [])
 
-    monkeypatch.setattr(decoding._Course, "_set_back", counted)
-    generation = Generation(base)
-    generation._decoders = [Decoder(base, bytes_per_token=64, cache_bytes=0)]
-    assert generation.answer(prompts) == [alone(prompt) for prompt in prompts]
-    assert set_back
+    hook = base.network.register_forward_hook(count, with_kwargs=True)
+    assert Generation(base, Decoder(base, 64, BatchLimits(cache_bytes=0))).answer(prompts) == expected
+    hook.remove()
+    assert max(prefills) > prefills[0], "a row joined again with the tokens of its answer"
 
 
 WINDOW = {"sliding_window": 8, "max_position_embeddings": 128, "intermediate_size": 32, "num_attention_heads": 4}
@@ -130,17 +123,16 @@ PLAIN: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("architecture", PLAIN)
 def test_windows_and_positions_of_other_architectures(architecture: str, tiny_folder: Path, tmp_path: Path) -> None:
-    """Behind a beginning that is longer than the window, and beside other rows, answers are transformers' own."""
+    """After a prefix that is longer than the window, and beside other rows, answers are transformers' own."""
     folder = tmp_path / "model"
     tiny_model.build_other(folder, tiny_folder, architecture, **PLAIN[architecture])
     base = network.load(tiny_model.model_of(folder), tmp_path / "cache", network.choose_device("cpu"))
-    generation = Generation(base)
+    decoder = decoder_of(base)
+    assert decoder is not None
     options = GenerateOptions(max_output_tokens=9, temperature=1.0, logprobs=1)
     prompts = [Prompt(text, options, None, examples) for examples in ((), EXAMPLES) for text in TEXTS]
-    found = generation.answer(prompts)
-    assert isinstance(generation._decoders[0], Decoder)
-    whole = Generation(base)
-    whole._decoders = [PaddedDecoder(base)]
+    found = Generation(base, decoder).answer(prompts)
+    whole = Generation(base, PaddedDecoder(base))
     for prompt, answer in zip(prompts, found, strict=True):
         (expected,) = whole.answer([prompt])
         assert isinstance(answer, Answer)

@@ -1,4 +1,4 @@
-"""What this machine computes on, as torch sees it, without torch."""
+"""The devices of this machine, determined without torch, compared with torch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tunerun.engine import devices, network
 
 
 def test_the_devices_are_those_that_torch_sees() -> None:
-    """Their number, their memory and their compute capability, none where torch is built for the CPU alone; and what auto means."""
+    """Number, memory and compute capability of CUDA devices are torch's; `auto` chooses the same device."""
     seen = range(torch.cuda.device_count()) if torch.cuda.is_available() and torch.version.cuda else ()
     expected = [
         (torch.cuda.get_device_properties(number).total_memory, torch.cuda.get_device_capability(number))
@@ -25,8 +25,8 @@ def test_the_devices_are_those_that_torch_sees() -> None:
     assert devices.chosen("cpu") == "cpu"
 
 
-def test_main_memory_is_at_most_the_machines() -> None:
-    """A container's limit counts where it is less; a device of its own has its own memory."""
+def test_main_memory_is_at_most_that_of_the_machine() -> None:
+    """A container's limit counts if it is less; a GPU has memory of its own."""
     machines = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     assert 0 < (devices.main_memory_bytes() or 0) <= machines
     assert devices.memory_bytes("cpu") == devices.main_memory_bytes()
@@ -36,8 +36,8 @@ def test_main_memory_is_at_most_the_machines() -> None:
         assert devices.memory_bytes("cuda") is None
 
 
-def test_what_a_container_leaves_is_free(tmp_path: Path) -> None:
-    """Its limit less what it uses, where files that the kernel can drop do not count; without a limit nothing is known."""
+def test_free_memory_of_a_container(tmp_path: Path) -> None:
+    """It is the limit minus the used memory, without cached files; without a limit it is unknown."""
     files = ("memory.max", "memory.current", "inactive_file")
     assert devices._container_free_bytes(tmp_path, *files) is None
     for name, content in {

@@ -1,4 +1,4 @@
-"""The digest of a file follows its content, however the content was changed."""
+"""The cached digest of a file changes with its content, however that was changed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BIG = file_digest.READ_WHOLE_BYTES + 1
 
 @pytest.mark.parametrize("size", [10, BIG])
 def test_change_that_restores_size_and_time(size: int, tmp_path: Path) -> None:
-    """A byte that changes while size and time of the last write stay the same changes the digest."""
+    """A changed byte changes the digest even if size and modification time are the same."""
     file, cache = tmp_path / "weights", tmp_path / "cache"
     file.write_bytes(bytes(size))
     before, state = file_digest.sha256(file, cache), file.stat()
@@ -27,7 +27,7 @@ def test_change_that_restores_size_and_time(size: int, tmp_path: Path) -> None:
     assert file_digest.sha256(file, cache) == hashlib.sha256(file.read_bytes()).hexdigest() != before
 
 
-def test_file_that_takes_the_place_of_another(tmp_path: Path) -> None:
+def test_file_that_replaces_another(tmp_path: Path) -> None:
     """A file of the same size and time that is moved to the path has its own digest."""
     file, other, cache = tmp_path / "weights", tmp_path / "other", tmp_path / "cache"
     file.write_bytes(bytes(BIG))
@@ -38,8 +38,8 @@ def test_file_that_takes_the_place_of_another(tmp_path: Path) -> None:
     assert file_digest.sha256(file, cache) != before
 
 
-def test_digest_of_an_unchanged_file_is_remembered(tmp_path: Path) -> None:
-    """The second look at a large file reads the cache: what the cache says is believed."""
+def test_digest_of_an_unchanged_file_is_cached(tmp_path: Path) -> None:
+    """The second call for a large file returns the cached digest; a damaged record is ignored."""
     file, cache = tmp_path / "weights", tmp_path / "cache"
     file.write_bytes(bytes(BIG))
     digest = file_digest.sha256(file, cache)

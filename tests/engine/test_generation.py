@@ -1,4 +1,4 @@
-"""Generation: the same prompts as training, in order, and what PEFT and transformers give by themselves."""
+"""Generation: the same prompts as in training, in order, and the same answers as from PEFT and transformers."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from tests.engine import chat_templates, tiny_model, training
 from tests.engine.observer import Recording
 from tests.engine.tiny_model import EXAMPLES, TOKENIZERS, request_of
 from tunerun.engine import adapters, encoding, network, tuned_model
+from tunerun.engine.batch_limits import BatchLimits
 from tunerun.engine.chat_encoder import ChatEncoder
-from tunerun.engine.decoding import ROWS
+from tunerun.engine.decoding import decoder_of
 from tunerun.engine.generation import Generation
 from tunerun.engine.network import LoadedModel
 from tunerun.engine.observer import Trained
@@ -108,7 +109,7 @@ def transformers_answer(
 
 
 def test_generation_sends_the_prompt_tokens_of_training(base: LoadedModel) -> None:
-    """The tokens of an example up to its answer are the ones that transformers' own chat template gives."""
+    """The tokens of an example up to its answer are those that transformers' chat template gives."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(base.network.config.name_or_path)
@@ -123,7 +124,7 @@ def test_generation_sends_the_prompt_tokens_of_training(base: LoadedModel) -> No
 @pytest.mark.parametrize(
     ("template", "kind"), [("qwen3", "bytes"), ("llama-2", "legacy pieces"), ("mistral", "pieces")]
 )
-def test_answers_come_back_as_they_were_learned(template: str, kind: str, cache: Path, tmp_path: Path) -> None:
+def test_answers_are_reproduced_exactly(template: str, kind: str, cache: Path, tmp_path: Path) -> None:
     """Spaces, line breaks and the text of control tokens survive training and generation, whatever the chat format."""
     examples = (
         *EXAMPLES[:3],
@@ -156,28 +157,28 @@ def test_tuned_model_has_learned_its_examples(generation: Generation, tuned: Pat
 
 
 def test_folder_loads_with_peft_alone(generation: Generation, tuned: Path, tiny: BaseModelRef) -> None:
-    """PEFT and transformers load the folder unchanged and answer exactly as the engine."""
+    """PEFT and transformers load the folder unchanged and give the same answers as the engine."""
     ours = texts(generation, tuned, INPUTS, OPTIONS)
     assert ours == [transformers_answer(tiny.source, tuned, text) for text in INPUTS]
 
 
-def test_base_model_answers_bare(generation: Generation, tuned: Path, tiny: BaseModelRef) -> None:
-    """The base model answers as transformers alone, also when adapters were used before."""
+def test_base_model_answers_without_an_adapter(generation: Generation, tuned: Path, tiny: BaseModelRef) -> None:
+    """The base model has the answers of transformers alone, also after adapters were used."""
     expected = [transformers_answer(tiny.source, None, text) for text in INPUTS]
     assert texts(generation, None, INPUTS, OPTIONS) == expected
     texts(generation, tuned, INPUTS, OPTIONS)
     assert texts(generation, None, INPUTS, OPTIONS) == expected
 
 
-def test_many_inputs_come_back_in_order(generation: Generation, tuned: Path) -> None:
-    """More inputs than a batch holds are answered each as if it were alone."""
+def test_answers_are_in_the_order_of_inputs(generation: Generation, tuned: Path) -> None:
+    """Each of more inputs than fit into a batch is answered as if it were alone."""
     inputs = [one.text_input for one in EXAMPLES] * 6
     alone = {text: texts(generation, tuned, [text], OPTIONS)[0] for text in set(inputs)}
     assert texts(generation, tuned, inputs, OPTIONS) == [alone[text] for text in inputs]
 
 
 def test_sampling_follows_its_seed(generation: Generation) -> None:
-    """Above temperature 0 the same seed gives the same answers, another seed others; torch's own state stays."""
+    """Above temperature 0 equal seeds give equal answers, and torch's own state does not change."""
     state = torch.random.get_rng_state()
     one, again, other = (
         texts(generation, None, INPUTS, GenerateOptions(max_output_tokens=12, temperature=1.0, seed=seed))
@@ -188,8 +189,8 @@ def test_sampling_follows_its_seed(generation: Generation) -> None:
     assert torch.equal(state, torch.random.get_rng_state())
 
 
-def test_old_adapters_make_room(generation: Generation, tuned: Path, tmp_path: Path) -> None:
-    """More tuned models than fit are read again when they are used again, with the same answers."""
+def test_adapters_that_were_dropped_are_read_again(generation: Generation, tuned: Path, tmp_path: Path) -> None:
+    """If more tuned models are used than the cache keeps, they are read again, with the same answers."""
     first = texts(generation, tuned, INPUTS[:1], OPTIONS)
     for number in range(adapters.KEPT + 1):
         shutil.copytree(tuned, tmp_path / str(number))
@@ -202,7 +203,7 @@ def test_old_adapters_make_room(generation: Generation, tuned: Path, tmp_path: P
 def test_a_folder_that_was_tuned_again_is_another_adapter(
     generation: Generation, tuned: Path, others: list[Path], tmp_path: Path
 ) -> None:
-    """The same folder with other weights answers as those weights do."""
+    """After the folder got other weights, its answers are those of the new weights."""
     folder = tmp_path / "again"
     shutil.copytree(tuned, folder)
     assert texts(generation, folder, INPUTS, OPTIONS) == texts(generation, tuned, INPUTS, OPTIONS)
@@ -212,7 +213,7 @@ def test_a_folder_that_was_tuned_again_is_another_adapter(
 
 
 def test_rows_of_a_batch_have_their_own_adapters(generation: Generation, tuned: Path, others: list[Path]) -> None:
-    """Answers of different tuned models and of the base model, made in one batch, are those made alone."""
+    """Answers of different tuned models and of the base model in one batch are the same as alone."""
     folders = [None, tuned, *others]
     prompts = [
         Prompt(text, replace(OPTIONS, temperature=temperature, seed=5), None if folder is None else str(folder))
@@ -220,31 +221,36 @@ def test_rows_of_a_batch_have_their_own_adapters(generation: Generation, tuned: 
         for text, temperature in (("twenty two", 0.0), ("8", 0.0), ("one", 1.0))
     ]
     alone = [generation.answer([prompt])[0] for prompt in prompts]
-    assert len(prompts) <= ROWS
+    assert len(prompts) <= BatchLimits().rows
     assert generation.answer(prompts) == alone
     assert generation.answer(prompts[::-1]) == alone[::-1]
     assert len(set(alone)) > len(folders)
-    assert generation._can_mix
+    assert generation.can_mix
 
 
 @pytest.mark.parametrize("most", [2, 200])
-def test_a_model_that_cannot_be_mixed_answers_all_the_same(
-    generation: Generation, tuned: Path, others: list[Path], monkeypatch: pytest.MonkeyPatch, most: int
+def test_a_model_that_cannot_be_mixed_gives_the_same_answers(
+    generation: Generation,
+    base: LoadedModel,
+    tuned: Path,
+    others: list[Path],
+    monkeypatch: pytest.MonkeyPatch,
+    most: int,
 ) -> None:
-    """Where a layer does not see rows, or the ranks are too many, each adapter has batches of its own."""
+    """If a layer does not treat a batch row by row, or the ranks are too many, each adapter has batches of its own."""
     prompts = [Prompt(text, OPTIONS, str(folder)) for folder in (tuned, *others) for text in INPUTS[:2]]
     expected = generation.answer(prompts)
-    monkeypatch.setattr("tunerun.engine.decoding.MIXED_RANKS", most)
+    limited = Generation(base, decoder_of(base, BatchLimits(mixed_ranks=most)))
 
-    layer = generation._base.network.model.layers[1].mlp
+    layer = base.network.model.layers[1].mlp
     forward = layer.forward
     monkeypatch.setattr(layer, "forward", lambda hidden: forward(hidden.flatten(0, 1)).view(hidden.shape))
-    assert generation.answer(prompts) == expected
-    assert generation._can_mix == (most == 2)
+    assert limited.answer(prompts) == expected
+    assert limited.can_mix == (most == 2)
 
 
-def test_a_long_neighbour_takes_no_room(generation: Generation) -> None:
-    """A prompt that almost fills the context does not shorten the answers beside it."""
+def test_a_long_prompt_does_not_shorten_other_answers(generation: Generation) -> None:
+    """One prompt almost fills the context; the other answers of its batch are as long as alone."""
     options = GenerateOptions(max_output_tokens=100, temperature=3.0, seed=3)
     prompts = [Prompt(text, options) for text in ("1 " * 45, "2 " * 20, "8")]
     alone = [generation.answer([prompt])[0] for prompt in prompts]
@@ -254,8 +260,8 @@ def test_a_long_neighbour_takes_no_room(generation: Generation) -> None:
     assert lengths[0] < lengths[1] < lengths[2] == 100
 
 
-def test_sampling_depends_on_no_neighbour(generation: Generation) -> None:
-    """A sampled answer follows from its prompt and its seed, whatever is answered beside it and in which order."""
+def test_sampling_does_not_depend_on_other_rows(generation: Generation) -> None:
+    """A sampled answer depends on its prompt and its seed alone."""
     options = GenerateOptions(max_output_tokens=12, temperature=1.0, seed=4)
     alone = {text: texts(generation, None, [text], options)[0] for text in INPUTS}
     for inputs in (INPUTS, INPUTS[::-1], INPUTS * 5):
@@ -263,7 +269,7 @@ def test_sampling_depends_on_no_neighbour(generation: Generation) -> None:
 
 
 def test_each_prompt_has_its_own_options(generation: Generation) -> None:
-    """Prompts of one batch end where their own options say, and sample with their own seeds or not at all."""
+    """Prompts of one batch end by their own options, and sample with their own seeds or not at all."""
     options = [
         GenerateOptions(max_output_tokens=3),
         GenerateOptions(max_output_tokens=12, temperature=1.0, seed=1),
@@ -277,7 +283,7 @@ def test_each_prompt_has_its_own_options(generation: Generation) -> None:
 def test_a_prompt_without_an_answer_says_why(
     generation: Generation, tuned: Path, tmp_path: Path, base: LoadedModel
 ) -> None:
-    """A prompt that cannot be answered has its own error, and those beside it their answers."""
+    """A prompt that cannot be answered has its own error, and the others their answers."""
     long = Prompt("1 " * tiny_model.CONTEXT_TOKENS, OPTIONS)
     missing = Prompt("1", OPTIONS, str(tmp_path))
     good = Prompt("1", OPTIONS, str(tuned))
@@ -290,7 +296,7 @@ def test_a_prompt_without_an_answer_says_why(
 
 
 def test_all_or_none(generation: Generation, base: LoadedModel) -> None:
-    """Where one prompt has no answer, none is made, and the reason says which and how many."""
+    """If one prompt cannot be answered, none is, and the error names the first one and their number."""
     forwards: list[int] = []
     hook = base.network.register_forward_hook(lambda *_: forwards.append(1))
     long = Prompt("1 " * tiny_model.CONTEXT_TOKENS, OPTIONS)
@@ -302,7 +308,7 @@ def test_all_or_none(generation: Generation, base: LoadedModel) -> None:
 
 @pytest.mark.parametrize("stops", [("o",), ("hundred", "ne h"), ("\u00e9", "red"), ("never",)])
 def test_a_stop_sequence_ends_an_answer(generation: Generation, tuned: Path, stops: tuple[str, ...]) -> None:
-    """The text ends before the first stop sequence, its tokens are counted to there, and no part is sent too early."""
+    """The text and its tokens end before the first stop sequence, and no part is sent too early."""
     (whole,) = answers_of(generation, tuned, ["ninety nine"], OPTIONS)
     assert whole.text == "one hundred"
     parts: list[str] = []
@@ -322,7 +328,7 @@ def test_a_stop_sequence_ends_an_answer(generation: Generation, tuned: Path, sto
 
 
 def test_a_stop_sequence_ends_generation(generation: Generation, base: LoadedModel) -> None:
-    """No token is made behind a stop sequence."""
+    """No token is generated after a stop sequence."""
     (whole,) = answers_of(generation, None, ["8"], GenerateOptions(max_output_tokens=50, temperature=2.0, seed=1))
     assert whole.tokens == 50
     forwards: list[int] = []
@@ -338,7 +344,7 @@ def test_a_stop_sequence_ends_generation(generation: Generation, base: LoadedMod
 def test_adapter_of_another_base_model_is_refused(
     base: LoadedModel, generation: Generation, tuned: Path, tmp_path: Path
 ) -> None:
-    """A tuned model is not put on a base model with other weights."""
+    """A tuned model is not attached to a base model with other weights."""
     folder = tmp_path / "other"
     folder.mkdir()
     record = (tuned / tuned_model.RECORD_FILE).read_text()
@@ -348,7 +354,7 @@ def test_adapter_of_another_base_model_is_refused(
 
 
 def test_folder_without_a_tuned_model_is_refused(generation: Generation, tmp_path: Path) -> None:
-    """A folder that tunerun did not write is named in the error."""
+    """The error names a folder that tunerun did not write."""
     with pytest.raises(NotFoundError, match="does not hold a tuned model"):
         texts(generation, tmp_path, INPUTS, OPTIONS)
 
@@ -367,7 +373,7 @@ def test_examples_before_an_input_are_turns(generation: Generation, tuned: Path,
 
 
 def test_examples_that_fill_the_context_are_refused(generation: Generation) -> None:
-    """The reason names them, and what to do."""
+    """The error names them, and what to do."""
     with pytest.raises(InputError, match=r"and 70 earlier turns, which leaves no room .* give fewer earlier turns"):
         generation.answer([Prompt("1", OPTIONS, None, EXAMPLES * 10)], all_or_none=True)
 
@@ -379,7 +385,7 @@ def test_input_that_fills_the_context_is_refused(generation: Generation) -> None
 
 
 def test_answer_ends_where_the_context_ends(generation: Generation) -> None:
-    """A prompt that almost fills the context gets the tokens that are left."""
+    """The answer to a prompt that almost fills the context has the remaining tokens."""
     assert len(texts(generation, None, ["1 " * 40], GenerateOptions(max_output_tokens=1000))) == 1
 
 
@@ -390,8 +396,8 @@ def streamed(generation: Generation, prompt: Prompt) -> tuple[Answer, list[str]]
     return answer, parts
 
 
-def test_an_answer_comes_in_parts_that_are_its_text(generation: Generation, tuned: Path) -> None:
-    """Each further part as it comes, none with half a character; the answer says its tokens, and whether it was cut."""
+def test_parts_of_a_streamed_answer_are_its_text(generation: Generation, tuned: Path) -> None:
+    """No part ends within a character; the answer has its number of tokens, and whether it was cut."""
     for text, most in (("ninety nine", 12), ("ninety nine", 2), ("", 12)):
         options = GenerateOptions(max_output_tokens=most)
         answer, parts = streamed(generation, Prompt(text, options, str(tuned)))
@@ -403,7 +409,7 @@ def test_an_answer_comes_in_parts_that_are_its_text(generation: Generation, tune
 
 
 def test_the_likeliest_token_alone_is_the_greedy_answer(generation: Generation, tuned: Path) -> None:
-    """top_k 1, or a tiny top_p, leave sampling no choice."""
+    """With top_k 1, or a tiny top_p, sampling gives the greedy answer."""
     greedy = texts(generation, tuned, INPUTS, OPTIONS)
     for narrow in ({"top_k": 1}, {"top_p": 1e-6}):
         options = GenerateOptions(max_output_tokens=12, temperature=1.0, seed=3, **narrow)
@@ -413,7 +419,7 @@ def test_the_likeliest_token_alone_is_the_greedy_answer(generation: Generation, 
 def test_a_tuned_model_continues_where_it_ended(
     base: LoadedModel, tiny: BaseModelRef, tuned: Path, generation: Generation, tmp_path: Path
 ) -> None:
-    """Its first loss is the parent's on the same examples, its parent stays as it was, and its rank is the parent's."""
+    """Its first loss and its rank are the parent's, and the parent is unchanged."""
     before = (tuned / "adapter_model.safetensors").read_bytes()
     request = replace(request_of(tiny, key="c", epoch_count=1, batch_size=7, adapter_rank=2), start_from=str(tuned))
     held_out = replace(request_of(tiny, key="d", epoch_count=1, batch_size=7, learning_rate=1e-12), validation=EXAMPLES)
@@ -430,7 +436,7 @@ def test_a_tuned_model_continues_where_it_ended(
 
 
 def test_answers_that_are_cancelled_end_at_the_next_token(generation: Generation) -> None:
-    """Each by itself, with what it has by then; a prompt that is cancelled before it begins gets no token."""
+    """Each answer keeps its tokens up to then; a prompt that is cancelled before it starts has none."""
     options = GenerateOptions(max_output_tokens=60, temperature=2.0)
     looks: list[int] = []
 

@@ -1,4 +1,4 @@
-"""GGUF files: what is refused, how a tokenizer's rules are named, and a round trip of each architecture."""
+"""GGUF files: refused models, names of pre-tokenizers, and a round trip of each architecture."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ SHAPE = {"intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads
         (LLAMA, BYTES | {"normalizer": {"type": "Lowercase"}}, "changes texts by a normalizer (Lowercase)"),
     ],
 )
-def test_what_has_no_proven_round_trip_is_refused(
+def test_models_without_a_checked_round_trip_are_refused(
     config: dict[str, Any], tokenizer: dict[str, Any], reason: str
 ) -> None:
-    """Each with its reason and what to do instead."""
+    """The error has the reason and what to do instead."""
     with pytest.raises(
         InputError, match=f"--to gguf: .*{re.escape(reason)}.*export it with --to merged, then use llama"
     ):
@@ -61,8 +61,8 @@ WORDS = pre_tokenizers.ByteLevel(add_prefix_space=False)
         ([pre_tokenizers.Split(Regex(SPLIT_QWEN2), "isolated"), BYTES_ALONE], "qwen2"),
     ],
 )
-def test_a_file_names_its_tokenizers_rules(tiny_folder: Path, tmp_path: Path, steps: list[Any], name: str) -> None:
-    """As llama.cpp knows them, from what `tokenizers` writes of them; and the answers are those of the folder."""
+def test_a_file_names_its_pre_tokenizer(tiny_folder: Path, tmp_path: Path, steps: list[Any], name: str) -> None:
+    """The name is llama.cpp's, derived from tokenizer.json."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_folder)
@@ -85,7 +85,7 @@ def written(base: Path, folder: Path, quantization: str = "f16") -> tuple[Path, 
 @pytest.mark.parametrize("is_tied", [True, False])
 @pytest.mark.parametrize("architecture", ["llama", "qwen2"])
 def test_a_round_trip_gives_equal_answers(tiny_folder: Path, tmp_path: Path, architecture: str, is_tied: bool) -> None:
-    """Names, permutation, biases, tied and untied heads: the file read back answers as the tuned model does."""
+    """Names, permutation, biases, tied and untied heads: the file read back has the answers of the tuned model."""
     base = tmp_path / "base"
     shape = SHAPE | ({} if is_tied else {"vocab_size": 310})  # Qwen's weights have more rows than its tokenizer tokens
     tiny_model.build_other(base, tiny_folder, architecture, **shape, tie_word_embeddings=is_tied)

@@ -24,12 +24,12 @@ MODEL = BaseModelRef(name="mine", source="owner/tiny")
 
 @dataclass
 class Hub:
-    """The few requests of the hub that a download makes, on loopback.
+    """A server on loopback that answers the requests of a download like the hub.
 
     Attributes:
-        commits: what each branch is now.
-        requests: what was asked, in order.
-        is_gated: whether files are for accounts that accepted a licence; what they are is said to all.
+        commits: the present commit of each branch.
+        requests: the received requests, in order.
+        is_gated: whether the content of files requires an account; their list does not.
     """
 
     files: Path
@@ -123,7 +123,7 @@ def loopback_hub(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_commit_is_resolved_once_and_fetched(loopback_hub: Hub, tmp_path: Path) -> None:
-    """A name means one commit from the first look on, before and after the fetch, whatever the branch becomes."""
+    """A name keeps its first commit, before and after the download, even if the branch moves."""
     cache = tmp_path / "cache"
     found = base_model.find(MODEL, cache)
     assert (found.kind, found.path, found.identity) == ("hub", None, f"hub:owner/tiny@{FIRST}")
@@ -137,8 +137,8 @@ def test_commit_is_resolved_once_and_fetched(loopback_hub: Hub, tmp_path: Path) 
     assert loopback_hub.requests == []
 
 
-def test_fetch_remembers_what_the_branch_meant(loopback_hub: Hub, tmp_path: Path) -> None:
-    """A later plan of the same name finds the commit that was fetched, without the network."""
+def test_download_records_the_commit_of_the_branch(loopback_hub: Hub, tmp_path: Path) -> None:
+    """A later plan with the same name uses the downloaded commit, without the network."""
     folder = prepared_model.prepare(MODEL, tmp_path / "cache")
     assert folder.name == FIRST
     loopback_hub.commits["main"] = SECOND
@@ -150,7 +150,7 @@ def test_fetch_remembers_what_the_branch_meant(loopback_hub: Hub, tmp_path: Path
 
 
 def test_content_that_is_not_what_the_hub_sent(loopback_hub: Hub, tmp_path: Path) -> None:
-    """A file of the hub's cache that was changed is named, whichever way its content is hashed."""
+    """A changed file in the hub's cache is reported, by its SHA-256 or by git's SHA-1."""
     folder = prepared_model.prepare(MODEL, tmp_path / "cache")
     for name in ("model.safetensors", "config.json"):
         blob = (folder / name).resolve()
@@ -163,7 +163,7 @@ def test_content_that_is_not_what_the_hub_sent(loopback_hub: Hub, tmp_path: Path
 
 
 def test_cache_deleted_meanwhile(loopback_hub: Hub, tmp_path: Path) -> None:
-    """A snapshot that was deleted is fetched again: the same commit, and so the same model."""
+    """A deleted snapshot is downloaded again: the same commit, and so the same model."""
     frozen = replace(MODEL, revision=FIRST)
     folder = prepared_model.prepare(frozen, tmp_path / "cache")
     shutil.rmtree(hub.cache())
@@ -186,7 +186,7 @@ def test_name_that_the_hub_does_not_know(model: BaseModelRef, said: str, loopbac
 
 
 def test_gated_model(loopback_hub: Hub, tmp_path: Path) -> None:
-    """A model whose licence was not accepted is found in `plan`; fetching it says what to accept and what to set."""
+    """`plan` accepts a gated model; the error of the download explains how to get access."""
     loopback_hub.is_gated = True
     assert base_model.find(MODEL, tmp_path / "cache").commit == FIRST
     with pytest.raises(
@@ -196,7 +196,7 @@ def test_gated_model(loopback_hub: Hub, tmp_path: Path) -> None:
 
 
 def test_hub_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without an answer nothing is planned: a key needs the commit."""
+    """Without an answer there is no plan, because a key needs the commit."""
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     with pytest.raises(BaseModelError, match=r"'owner/tiny' cannot be looked up .*: ConnectError: .*; connect to"):
@@ -204,7 +204,7 @@ def test_hub_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_layout_built_by_hand(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The cache's documented layout is read offline; what was fetched in part counts as not fetched."""
+    """The cache's documented layout is read offline; a partial download counts as missing."""
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
     repository = tmp_path / "hub" / "models--owner--tiny"
     snapshot = repository / "snapshots" / FIRST

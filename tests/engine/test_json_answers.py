@@ -1,4 +1,4 @@
-"""Answers that satisfy a JSON schema, and how likely each of their tokens was."""
+"""Answers that satisfy a JSON schema, and the log probabilities of their tokens."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def is_kept(text: str) -> bool:
 
 
 def test_every_answer_satisfies_its_schema_beside_answers_that_have_none(base: LoadedModel) -> None:
-    """Greedy or sampled, alone or in a batch, each row is held to its own schema, and others are as they were."""
+    """Greedy or sampled, alone or in a batch, each answer satisfies its own schema, and others are unchanged."""
     free = Prompt("twenty two", GenerateOptions(max_output_tokens=12, temperature=1.0, seed=1))
     parts = [""] * 4
     found = answered(base, free, Prompt("8", GREEDY), Prompt("8", SAMPLED), Prompt("1", GREEDY), parts=parts)
@@ -56,8 +56,8 @@ def test_every_answer_satisfies_its_schema_beside_answers_that_have_none(base: L
     assert found[1:2] == answered(base, Prompt("8", GREEDY))
 
 
-def test_a_schema_that_leaves_one_answer_gives_it(base: LoadedModel) -> None:
-    """A constant is written whatever the model would say; a stop sequence still ends it, and so does the limit."""
+def test_a_schema_with_one_valid_answer(base: LoadedModel) -> None:
+    """A constant is the answer whatever the model prefers; stop sequences and limits still apply."""
     options = replace(GREEDY, json_schema='{"const": {"a": "twenty three"}}')
     ended, stopped, cut = answered(
         base,
@@ -74,7 +74,7 @@ def test_a_schema_that_leaves_one_answer_gives_it(base: LoadedModel) -> None:
 
 
 @pytest.mark.parametrize("kind", [*tiny_model.TOKENIZERS])
-def test_every_kind_of_tokenizer_is_held_or_refused(kind: str, tmp_path: Path, engine_cache: Path) -> None:
+def test_every_kind_of_tokenizer_is_constrained_or_refused(kind: str, tmp_path: Path, engine_cache: Path) -> None:
     """Tokens beyond the vocabulary are never chosen; a tokenizer that llguidance cannot read is named."""
     folder = tiny_model.build(tmp_path / "model", tokenizer=tiny_model.TOKENIZERS[kind]())
     base = network.load(tiny_model.model_of(folder), engine_cache, torch.device("cpu"))
@@ -98,7 +98,7 @@ def test_every_kind_of_tokenizer_is_held_or_refused(kind: str, tmp_path: Path, e
     ],
 )
 def test_a_schema_that_cannot_be_enforced_is_refused(base: LoadedModel, schema: str, words: str) -> None:
-    """With the reason, and for that row alone; nothing is fetched or read for it."""
+    """The reason is reported for that row alone; no reference in the schema is fetched or read."""
     with pytest.raises(InputError, match=words):
         json_grammar.check(schema)
     json_grammar.check(SCHEMA)
@@ -107,7 +107,7 @@ def test_a_schema_that_cannot_be_enforced_is_refused(base: LoadedModel, schema: 
 
 
 def test_scores_are_the_models_own_probabilities(base: LoadedModel) -> None:
-    """Each token's logarithm is that of the network before temperature, with the likeliest tokens beside it."""
+    """Log probabilities are the network's, before temperature, with those of the likeliest tokens."""
     prompt = Prompt("twenty two", GenerateOptions(max_output_tokens=8, temperature=1.5, seed=5, logprobs=3))
     parts: list[AnswerPart] = []
     (found,) = Generation(base).answer([prompt], lambda _position, part: parts.append(part))

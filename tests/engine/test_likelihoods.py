@@ -74,7 +74,7 @@ def transformers_nats(folder: str, adapter: Path | None, turns: list[str], outpu
 def test_losses_are_those_of_transformers(
     generation: Generation, tuned: Path, tiny: BaseModelRef, examples: tuple[Example, ...]
 ) -> None:
-    """Of base and tuned model, alone and behind examples."""
+    """For the base model and a tuned one, without and with examples before the input."""
     turns = [text for one in examples for text in (one.text_input, one.output)]
     for adapter in (None, tuned):
         found = measured(generation, HELD_OUT, adapter, examples)
@@ -87,7 +87,7 @@ def test_losses_are_those_of_transformers(
 def test_what_prompts_share_is_computed_once_with_the_same_numbers(
     base: LoadedModel, generation: Generation, tuned: Path, examples: tuple[Example, ...]
 ) -> None:
-    """Outputs of one prompt and prompts that begin alike have the losses of whole sequences, for less work."""
+    """Outputs of one prompt and prompts with a common prefix have the losses of whole sequences, for less work."""
     rows = [(row.text_input, tuple(one.output for one in ROWS)) for row in ROWS]
     tokens: list[int] = []
     hook = base.network.register_forward_hook(
@@ -106,8 +106,8 @@ def test_what_prompts_share_is_computed_once_with_the_same_numbers(
     hook.remove()
 
 
-def test_the_beginning_that_sequences_share() -> None:
-    """Each keeps a token of its own."""
+def test_length_of_a_common_prefix() -> None:
+    """It is shorter than every sequence."""
     assert shared_prefix.length([[1, 2, 3, 4], [1, 2, 3, 5], [1, 2, 4]]) == 2
     assert shared_prefix.length([[1, 2, 3], [1, 2, 3]]) == 2
     assert shared_prefix.length([[1, 2], [1, 2, 3]]) == 1
@@ -115,8 +115,8 @@ def test_the_beginning_that_sequences_share() -> None:
     assert shared_prefix.length([[1, 2], [2, 1]]) == 0
 
 
-def test_a_row_depends_on_no_neighbour(generation: Generation, tuned: Path) -> None:
-    """More rows than a batch holds, in any order, give each row's own loss; the same call gives the same bits."""
+def test_a_loss_does_not_depend_on_other_rows(generation: Generation, tuned: Path) -> None:
+    """Losses are the same in any order and number of rows; the same call gives the same bits."""
     rows = ROWS * 4
     alone = {row: measured(generation, (row,), tuned)[0] for row in ROWS}
     for chosen in (rows, rows[::-1]):
@@ -128,7 +128,7 @@ def test_a_row_depends_on_no_neighbour(generation: Generation, tuned: Path) -> N
 
 
 def test_a_row_that_is_too_long_is_named_before_any_is_measured(generation: Generation, base: LoadedModel) -> None:
-    """The reason says which and how many, also where only the examples make it too long."""
+    """The error names the first one and their number, also if only the examples make it too long."""
     forwards: list[int] = []
     hook = base.network.register_forward_hook(lambda *_: forwards.append(1))
     long = Example("1 " * tiny_model.CONTEXT_TOKENS, "2")
@@ -141,7 +141,7 @@ def test_a_row_that_is_too_long_is_named_before_any_is_measured(generation: Gene
 
 
 def test_what_cannot_be_measured_says_why(generation: Generation, tuned: Path, tmp_path: Path) -> None:
-    """A folder that holds no tuned model, and one of another base model."""
+    """A folder without a tuned model, and a tuned model of another base model, are refused."""
     with pytest.raises(NotFoundError, match="does not hold a tuned model"):
         measured(generation, ROWS, tmp_path)
     record = (tuned / "tunerun.json").read_text()

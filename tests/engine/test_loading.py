@@ -77,7 +77,7 @@ def more_tokens(folder: Path) -> None:
 def test_model_that_cannot_be_loaded(
     change: Callable[[Path], None], said: str, tiny_folder: Path, tmp_path: Path
 ) -> None:
-    """Missing weights, wrong shapes, foreign code and unknown architectures are refused in one sentence, every time."""
+    """Missing weights, wrong shapes, custom code and unknown architectures are refused in one sentence, each time."""
     folder = Path(shutil.copytree(tiny_folder, tmp_path / "model"))
     change(folder)
     for _ in range(2):  # what was refused leaves nothing in the cache that would be trusted later
@@ -88,15 +88,15 @@ def test_model_that_cannot_be_loaded(
 
 
 def test_tied_weight_may_be_missing(tiny_folder: Path, tmp_path: Path) -> None:
-    """An output layer that is the embedding need not be in the files."""
+    """An output layer that shares the weights of the embedding may be missing from the files."""
     folder = Path(shutil.copytree(tiny_folder, tmp_path / "model"))
     lacking("lm_head.weight")(folder)
     configured(tie_word_embeddings=True)(folder)
     assert prepared_model.prepare(tiny_model.model_of(folder), tmp_path / "cache") == folder
 
 
-def test_network_that_looks_both_ways(tmp_path: Path) -> None:
-    """A network in which a later token changes an earlier answer is refused, whatever its config calls it."""
+def test_network_that_is_not_causal(tmp_path: Path) -> None:
+    """A network in which a later token changes earlier logits is refused, whatever its config states."""
     from transformers import BertConfig, BertLMHeadModel
 
     config = BertConfig(
@@ -110,7 +110,7 @@ def test_network_that_looks_both_ways(tmp_path: Path) -> None:
 
 
 def test_memory_runs_out_while_loading(tiny_folder: Path, tmp_path: Path) -> None:
-    """A process that may not have the memory for the weights says so in one sentence."""
+    """If the weights exceed the memory limit of the process, the error is one sentence."""
     folder = Path(shutil.copytree(tiny_folder, tmp_path / "model"))
     rows, columns = 4_000_000, 32  # 512 MB, more than the limit below leaves; a hole in the file, so it costs no disk
     configured(vocab_size=rows, tie_word_embeddings=True, num_hidden_layers=1)(folder)

@@ -112,7 +112,7 @@ def test_folder_that_cannot_be_tuned(
 
 
 def test_all_problems_at_once(tiny_folder: Path, tmp_path: Path) -> None:
-    """A folder with two faults is refused with both, a line each."""
+    """A folder with two problems is refused with both, one line each."""
     folder = Path(shutil.copytree(tiny_folder, tmp_path / "model"))
     configured(pad_token_id=5000, quantization_config={})(folder)
     configured(quantization_config={"quant_method": "awq"})(folder)
@@ -122,7 +122,7 @@ def test_all_problems_at_once(tiny_folder: Path, tmp_path: Path) -> None:
 
 
 def test_facts_of_a_folder(tiny_folder: Path, tmp_path: Path) -> None:
-    """A folder says how long a sequence may be and whether a text ends; a changed file is read again."""
+    """Context length and end token are read from a folder, and again after a file has changed."""
     folder = Path(shutil.copytree(tiny_folder, tmp_path / "model"))
     facts = model_facts.of_folder(folder)
     assert replace(facts, shape=None, layers=None) == model_facts.ModelFacts(
@@ -182,14 +182,14 @@ TENSORS = [("blk.0.a.weight", 8), ("blk.1.a.weight", 8)]
     ],
 )
 def test_gguf_that_cannot_be_tuned(content: bytes, said: str, tmp_path: Path) -> None:
-    """A GGUF file that is cut off, split, an encoder or none is refused by its header."""
+    """A GGUF file that is cut off, split, an encoder, or not GGUF at all is refused by its header."""
     (tmp_path / "x.gguf").write_bytes(content)
     with pytest.raises(BaseModelError, match=said):
         base_model.find(tiny_model.model_of(tmp_path / "x.gguf"), tmp_path / "cache")
 
 
 def test_header_agrees_with_the_package_gguf(smollm2: Any, tmp_path: Path) -> None:
-    """Of the real model the header gives what the package gguf reads, and needs the file's every byte."""
+    """The header of a real model has the metadata that the package gguf reads, and describes every byte of the file."""
     found = base_model.find(smollm2, tmp_path)
     assert found.path is not None
     header = gguf_header.read(found.path)

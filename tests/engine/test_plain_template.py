@@ -1,4 +1,4 @@
-"""A chat format as a chat template: it writes the same text, whatever the format's texts are."""
+"""A chat format as a chat template: rendering it gives the text of training."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def conversation(*texts: str) -> list[dict[str, str]]:
 
 
 @given(prefix=TEXTS, suffix=TEXTS, start=st.sampled_from(["", " "]), end=TEXTS, text=TEXTS)
-def test_it_writes_the_format_around_an_input(prefix: str, suffix: str, start: str, end: str, text: str) -> None:
-    """Quotes, braces, line breaks and signs of any alphabet, in the format and in the input."""
+def test_an_input_is_rendered_in_the_chat_format(prefix: str, suffix: str, start: str, end: str, text: str) -> None:
+    """The format and the input may contain quotes, braces, line breaks and characters of any alphabet."""
     chat = ChatFormat(prefix, suffix, end, start)
     template = template_of(chat, EarlierTurns(problem="it has none"))
     assert chat_template.render(template, conversation(text), {}) == chat.prompt(text)
@@ -32,16 +32,16 @@ def test_it_writes_the_format_around_an_input(prefix: str, suffix: str, start: s
     assert answered == chat.prompt(text) + chat.target(Example(text, "yes"))
 
 
-def test_earlier_turns_are_written_as_they_are_trained() -> None:
-    """As examples before an input are."""
+def test_earlier_turns_are_rendered_as_in_training() -> None:
+    """They have the text that examples before an input have."""
     chat = ChatFormat("<prefix>", "<suffix>", "<end>")
     expected = "<first>1<asked>2<next>3<asked>4<next>5<suffix>"
     assert chat_template.render(template_of(chat, TURNS), conversation("1", "2", "3", "4", "5"), {}) == expected
 
 
 @given(before=TEXTS, after=TEXTS, system=TEXTS, text=TEXTS)
-def test_a_system_message_is_written_as_it_is_trained(before: str, after: str, system: str, text: str) -> None:
-    """Before one input and before earlier turns; an empty one is none."""
+def test_a_system_message_is_rendered_as_in_training(before: str, after: str, system: str, text: str) -> None:
+    """It may come before one input or before earlier turns; an empty one is ignored."""
     chat = ChatFormat("<prefix>", "<suffix>", "<end>", " ")
     template = template_of(chat, replace(TURNS, system=SystemMessage(before, after)))
     messages = [{"role": "system", "content": system}, *conversation(text)]
@@ -60,6 +60,6 @@ def test_a_system_message_is_written_as_it_is_trained(before: str, after: str, s
     ],
 )
 def test_what_was_not_trained_is_refused(turns: EarlierTurns, messages: list[dict[str, str]], reason: str) -> None:
-    """A system message, and longer conversations where the format has no place for them."""
+    """A system message and longer conversations are refused if the format does not support them."""
     with pytest.raises(jinja2.TemplateError, match=reason):
         chat_template.render(template_of(ChatFormat("<", "|", ">"), turns), messages, {})

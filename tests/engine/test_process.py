@@ -1,4 +1,4 @@
-"""The engine's process: what its exit means, its protocol, what it inherits."""
+"""The engine's process: the causes of its exit, its protocol, its environment."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_exit_codes(code: int, before: int | None, after: int | None, kind: Fail
     ],
 )
 def test_exceptions(error: Exception, kind: FailureKind) -> None:
-    """An exception's class and words decide the kind of failure; unforeseen ones carry their traceback."""
+    """The kind of failure depends on an exception's class and message; unexpected ones have a traceback."""
     failure = failure_of(error)
     assert failure.kind == kind
     assert (failure.traceback is not None) == (kind in {FailureKind.CRASHED, FailureKind.OUT_OF_MEMORY})
@@ -82,7 +82,7 @@ def test_exceptions(error: Exception, kind: FailureKind) -> None:
             id="a1",
         ),
         messages.Generate(MODEL, (Prompt("x", examples=(HELD_OUT[0],)),)),
-        messages.Measure(MODEL, (("x", ("a", "b")), ("y", ())), "folder", HELD_OUT),
+        messages.MeasureLosses(MODEL, (("x", ("a", "b")), ("y", ())), "folder", HELD_OUT),
         messages.Cancel("a.1"),
     ],
 )
@@ -94,7 +94,7 @@ def test_commands_round_trip(command: messages.Command) -> None:
 
 
 def test_examples_that_jobs_share_are_sent_once() -> None:
-    """And are one object on the other side, in which a hundred trials need the memory of one."""
+    """They are one object on the other side, so that a hundred trials need the memory of one."""
     requests = [request_of(MODEL, key=key, training=HELD_OUT) for key in "abc"]
     train = messages.Train(tuple(messages.PackedJob(one.tuned_model_id, one) for one in requests), "tuned_models")
     line = messages.command_line(train)
@@ -133,8 +133,8 @@ def test_reports_round_trip(report: messages.Report) -> None:
 
 
 @pytest.mark.process
-def test_engine_that_cannot_understand_dies_with_its_log(tmp_path: Path) -> None:
-    """A line that is not a command ends the engine, and the failure shows the log's end."""
+def test_engine_that_reads_an_invalid_command_exits(tmp_path: Path) -> None:
+    """The failure contains the end of its log."""
     engine = EngineProcess(tmp_path, EngineSettings("cpu"), tmp_path / "logs" / "engine.log")
     assert engine._process.stdin is not None
     engine._process.stdin.write(b"no command\n")
@@ -159,8 +159,8 @@ def test_engine_ignores_modules_of_the_working_directory(tmp_path: Path, monkeyp
     engine.death()
 
 
-def test_missing_packages_are_named_with_the_install_line() -> None:
-    """All packages that are missing are named at once, with the line that installs them."""
+def test_missing_packages_are_named_with_the_install_command() -> None:
+    """All missing packages are named at once, with the command that installs them."""
     packages.require("sys", "json")
     with pytest.raises(MissingPackageError, match=r"needs no_such_one, no_such_two, .* pip install 'tunerun\[local\]'"):
         packages.require("json", "no_such_one", "no_such_two")

@@ -1,4 +1,4 @@
-"""A session: what is reported of calls and of the pack that they interrupt."""
+"""A session: its reports on calls and on the pack that they interrupt."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from tunerun.job import BaseModelRef, GenerateOptions, JobState, Prompt
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 
 
-def test_a_job_is_cancelled_while_a_call_is_followed(tiny: BaseModelRef, tmp_path: Path) -> None:
-    """It ends between two passes of the call, and the pack's other job is trained on."""
+def test_a_job_is_cancelled_during_a_call(tiny: BaseModelRef, tmp_path: Path) -> None:
+    """It ends between two passes of the call, and the pack's other job continues."""
     reports: list[messages.Report] = []
 
     def report(one: messages.Report) -> None:
@@ -29,13 +29,13 @@ def test_a_job_is_cancelled_while_a_call_is_followed(tiny: BaseModelRef, tmp_pat
     session.train(messages.Train(tuple(jobs), str(tmp_path)))
     session.step()
     prompt = Prompt("1", GenerateOptions(max_output_tokens=20, temperature=2.0))
-    session.follow(messages.Generate(tiny, (prompt,), stream=True, id="a"))
+    session.execute(messages.Generate(tiny, (prompt,), stream=True, id="a"))
     kinds = [type(one) for one in reports]
     ended = next(one for one in reports if isinstance(one, messages.JobEnded))
     assert (ended.job, ended.state) == ("2", JobState.CANCELLED)
     assert kinds.index(messages.Piece) < kinds.index(messages.JobEnded) < kinds.index(messages.Answers)
     session.cancel(messages.Cancel("1"))
-    session.follow(messages.Measure(tiny, (("1", ("2",)),)))
+    session.execute(messages.MeasureLosses(tiny, (("1", ("2",)),)))
     assert [one.job for one in reports if isinstance(one, messages.JobEnded)] == ["2", "1"]
     assert not session.is_training
     assert isinstance(reports[-1], messages.Measured)

@@ -67,7 +67,7 @@ def test_tuning_learns_and_peft_agrees(smollm2: BaseModelRef, cache: Path, tmp_p
 
 
 def test_tokens_of_conversations_are_those_of_apply_chat_template(smollm2: BaseModelRef, cache: Path) -> None:
-    """With a system message and without, of one turn and of several: what the model's own chat template gives."""
+    """With and without a system message, of one turn and of several, tokens are those of the model's chat template."""
     from transformers import AutoTokenizer
 
     folder = prepared_model.prepare(smollm2, cache)

@@ -1,4 +1,4 @@
-"""Token counts: exact once the model is prepared, an estimate that says so before."""
+"""Token counts: exact once the model is prepared, an estimate before."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tunerun.job import BaseModelRef, Example, Turn
 
 
 def test_conversations_are_counted_whole(base: LoadedModel) -> None:
-    """System message, earlier turns and the last one: what training sees, also beside examples of one turn."""
+    """System message, earlier turns and the last turn count as in training, also beside examples of one turn."""
     rows = [*EXAMPLES[:2], Example("3", "4", "Count.", (Turn("1", "2"),)), Example("5", "6", "Count."), EXAMPLES[2]]
     counter = tokens.ExactCounter(base.tokenizer, base.chat, base.turns)
     encoded = encoding.encode_examples(base.tokenizer, base.chat, rows, base.turns)
@@ -23,7 +23,7 @@ def test_conversations_are_counted_whole(base: LoadedModel) -> None:
 
 
 def test_estimate_until_prepared(tiny: BaseModelRef, tmp_path: Path) -> None:
-    """Before the first preparation counts are estimates: 4 characters a token and the chat format's 31."""
+    """Before the model is prepared, counts are estimates: 4 characters a token and 31 tokens of the chat format."""
     counter = tokens.token_counter(tiny, tmp_path)
     assert not counter.exact
     assert counter.count(Example("12345", "1")) == 31 + 2 + 1
@@ -32,7 +32,7 @@ def test_estimate_until_prepared(tiny: BaseModelRef, tmp_path: Path) -> None:
 
 
 def test_exact_once_prepared(tiny: BaseModelRef, cache: Path, base: LoadedModel) -> None:
-    """A prepared model's counts are the lengths that training sees."""
+    """A prepared model's counts are the lengths of training."""
     prepared_model.prepare(tiny, cache)
     counter = tokens.token_counter(tiny, cache)
     encoded = encoding.encode_examples(base.tokenizer, base.chat, EXAMPLES)

@@ -1,4 +1,4 @@
-"""Counting tokens by words gives what tokenising whole texts gives."""
+"""Counting tokens by words gives the same numbers as tokenising whole texts."""
 
 from __future__ import annotations
 
@@ -92,8 +92,8 @@ TOKENIZERS = {
 @pytest.mark.parametrize("name", TOKENIZERS)
 @settings(deadline=None)
 @given(texts=TEXTS)
-def test_by_words_is_as_by_tokens(name: str, texts: list[str]) -> None:
-    """Whatever white space, scripts and control tokens the texts hold."""
+def test_counting_by_words_equals_tokenising_whole_texts(name: str, texts: list[str]) -> None:
+    """The texts contain any white space, scripts and control tokens."""
     tokenizer = TOKENIZERS[name]
 
     def whole(some: Sequence[str]) -> list[list[int]]:
@@ -107,7 +107,7 @@ def test_by_words_is_as_by_tokens(name: str, texts: list[str]) -> None:
 
 @pytest.mark.parametrize("name", ["spaces before", "metaspace", "no control token"])
 def test_other_tokenizers_count_whole_texts(name: str) -> None:
-    """Where words would be joined, or cut otherwise, nothing is counted by words."""
+    """If a tokenizer joins words or splits otherwise, nothing is counted by words."""
     metaspace = bpe(pre_tokenizers.Metaspace())
     metaspace.normalizer = normalizers.NFC()
     counter = {
@@ -121,7 +121,7 @@ def test_other_tokenizers_count_whole_texts(name: str) -> None:
 
 
 def test_a_sample_decides_whether_words_are_counted() -> None:
-    """A tokenizer whose whole texts have another count is believed, not its words."""
+    """If the counts of whole texts differ, these are used."""
     counter = by_words(TOKENIZERS["GPT-2's"])
     texts = [f"word {number}" for number in range(FEW_TEXTS + 1)]
     assert counter.lengths(texts, lambda some: [[0] * 7 for _ in some]) == [7] * len(texts)

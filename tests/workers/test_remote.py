@@ -17,12 +17,12 @@ from tunerun.engine.settings import EngineSettings
 from tunerun.job import Answer, FailureKind, GenerateOptions, JobState, Prompt, TuningRequest
 from tunerun.workers import states
 from tunerun.workers.engine_actor import Attached
-from tunerun.workers.node import Entry, Host, NodeSettings, files_of
+from tunerun.workers.node import Entry, NodeEngine, NodeSettings, files_of
 from tunerun.workers.remote import LostError, RemoteWorker
 
 
 class FolderNode:
-    """A channel to a host in a folder; `damage` is put into the weights that come back."""
+    """A channel to an engine in a folder; `damage` is put into the weights that come back."""
 
     def __init__(self, folder: Path, settings: NodeSettings) -> None:
         self.folder = folder
@@ -30,7 +30,7 @@ class FolderNode:
         self.lines: list[bytes] = []
         self._entries: list[Entry] = []
         self._news = threading.Condition()
-        self._host = Host(folder, settings, self._note)
+        self._engine = NodeEngine(folder, settings, self._note)
 
     def _note(self, entry: Entry) -> None:
         with self._news:
@@ -39,8 +39,8 @@ class FolderNode:
 
     def command(self, number: int, line: bytes) -> None:
         self.lines.append(line)
-        self._host.follow(number, line)
-        self._host.follow(number, line)  # a repeat is not followed
+        self._engine.command(number, line)
+        self._engine.command(number, line)  # a repeated command is ignored
 
     def put(self, folder: str, files: Mapping[str, bytes]) -> None:
         (self.folder / folder).mkdir(parents=True)
@@ -56,7 +56,7 @@ class FolderNode:
         return {name: content + self.damage for name, content in files_of(self.folder, folder).items()}
 
     def close(self) -> None:
-        self._host.end()
+        self._engine.end()
 
 
 @pytest.fixture(scope="module")

@@ -491,8 +491,8 @@ class LocalBackend:
             return ()
         base, adapter = _base_and_adapter(model)
         self._check_base(base)
-        report = self._queue.call(messages.Measure(base, tuple(rows), adapter, tuple(examples)))
-        assert isinstance(report, messages.Measured)  # noqa: S101 - the engine answers a Measure with nothing else
+        report = self._queue.call(messages.MeasureLosses(base, tuple(rows), adapter, tuple(examples)))
+        assert isinstance(report, messages.Measured)  # noqa: S101 - the engine answers MeasureLosses with nothing else
         return report.likelihoods
 
     def answer(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +19,14 @@ from tunerun.job import Answer, AnswerPart, Prompt, TokenScore
 
 class AnswerRow:
     """A prompt and its answer so far.
+
+    Args:
+        position: of the prompt among those of the call, from 0.
+        prompt: its options are the row's.
+        prompt_ids: the tokens of the prompt.
+        adapter: of the tuned model; None: the base model.
+        encoder: decodes the answer.
+        base: the base model.
 
     Attributes:
         beginning: equal for rows whose common prefix can share a cache: same adapter, system message and examples.
@@ -62,7 +70,9 @@ class AnswerRow:
         self._scores: list[TokenScore] = []
         self._sent = 0
         self._sent_scores = 0
-        self._random = _random_numbers(prompt.options.seed, prompt_ids)
+        # A generator for each answer, so that it does not depend on other answers of the batch or before it.
+        digest = hashlib.sha256(repr((prompt.options.seed, prompt_ids)).encode()).digest()
+        self._random = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
     @property
     def ids(self) -> list[int]:
@@ -128,30 +138,25 @@ class AnswerRow:
         if token in self._stop_ids:
             self._has_end = self.is_over = True
         else:
-            self._append(token)
+            self.answer_ids.append(token)
+            if self._options.logprobs is not None:
+                values, ids = self._logprobs.topk(self._options.logprobs)
+                likeliest = zip(ids.tolist(), values.tolist(), strict=True)
+                others = tuple(self._encoder.score(number, logprob) for number, logprob in likeliest)
+                score = self._encoder.score(token, float(self._logprobs[token]))
+                self._scores.append(replace(score, likeliest=others))
+            try:
+                if self.constraint is not None:
+                    self.constraint.take(token)
+                    self._has_end = self.is_over = self.constraint.is_whole
+            except InputError as error:
+                self._problem, self.is_over = error, True
             self._is_stopped = self._stop() is not None
             self.is_over = self.is_over or self._is_stopped or self.room == 0 or self.is_cancelled()
         if self.on_part is not None:
             self._send(self.on_part)
         if self.is_over and self.on_answer is not None and isinstance(answer := self.answer(), Answer):
             self.on_answer(answer)
-
-    def _append(self, token: int) -> None:
-        self.answer_ids.append(token)
-        if self._options.logprobs is not None:
-            self._scores.append(self._score(token, self._options.logprobs))
-        try:
-            if self.constraint is not None:
-                self.constraint.take(token)
-                self._has_end = self.is_over = self.constraint.is_whole
-        except InputError as error:
-            self._problem, self.is_over = error, True
-
-    def _score(self, token: int, likeliest: int) -> TokenScore:
-        values, ids = self._logprobs.topk(likeliest)
-        found = zip(ids.tolist(), values.tolist(), strict=True)
-        others = tuple(self._encoder.score(number, logprob) for number, logprob in found)
-        return replace(self._encoder.score(token, float(self._logprobs[token])), likeliest=others)
 
     def _send(self, on_part: Callable[[AnswerPart], None]) -> None:
         """Stream the text that later tokens cannot change."""
@@ -161,17 +166,18 @@ class AnswerRow:
                 return
             # Text that may be the start of a stop sequence is held back. So is the format's text before the end token,
             # which the answer does not contain: with NUL appended, even its whole text counts as a start.
-            text = text[: len(text) - _begun(text, (*self._options.stop_sequences, f"{self._encoder.end_text}\0"))]
+            held_back = 0
+            for stop in (*self._options.stop_sequences, f"{self._encoder.end_text}\0"):
+                starts = (length for length in range(1, len(stop)) if text.endswith(stop[:length]))
+                held_back = max(held_back, max(starts, default=0))
+            text = text[: len(text) - held_back]
         if len(text) > self._sent:
-            on_part(AnswerPart(text[self._sent :], self._whole_scores(len(text))))
+            # With the text go the scores of the tokens that end within it.
+            first = self._sent_scores
+            while self._sent_scores < len(self._scores) and len(self._decoded(self._sent_scores + 1)) <= len(text):
+                self._sent_scores += 1
+            on_part(AnswerPart(text[self._sent :], tuple(self._scores[first : self._sent_scores])))
             self._sent = len(text)
-
-    def _whole_scores(self, characters: int) -> tuple[TokenScore, ...]:
-        """Return the scores not streamed yet of tokens that end within the answer's first `characters`."""
-        start = self._sent_scores
-        while self._sent_scores < len(self._scores) and len(self._decoded(self._sent_scores + 1)) <= characters:
-            self._sent_scores += 1
-        return tuple(self._scores[start : self._sent_scores])
 
     def answer(self) -> Answer | InputError:
         """Return the answer so far, or the error that ended it."""
@@ -197,15 +203,3 @@ class AnswerRow:
 
     def _decoded(self, tokens: int) -> str:
         return self._encoder.text(self.answer_ids[:tokens], has_end=self._has_end)
-
-
-def _random_numbers(seed: int, prompt_ids: list[int]) -> torch.Generator:
-    """Return a generator for one answer, so that it does not depend on other answers of the batch or before it."""
-    digest = hashlib.sha256(repr((seed, prompt_ids)).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-
-
-def _begun(text: str, stop_sequences: Sequence[str]) -> int:
-    """Return how many of the text's last characters may be the start of a stop sequence."""
-    lengths = [length for stop in stop_sequences for length in range(1, len(stop)) if text.endswith(stop[:length])]
-    return max(lengths, default=0)

@@ -20,31 +20,9 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from tunerun.engine import shared_prefix
 from tunerun.engine.adapters import Adapter, RowAdapters, adapters_on
 from tunerun.engine.answer_row import AnswerRow
+from tunerun.engine.batch_limits import DEFAULT, BatchLimits
 from tunerun.engine.network import LoadedModel
 from tunerun.engine.row_cache import SPARE_COLUMNS, RowCache
-
-ROWS = 128
-"""The most rows of a decoding step. Measured 2026-11-26 with SmolLM2-135M on one thread of a CPU, ms per row: 16 rows
-10.2, 32 6.6, 64 5.7, 100 6.0, 128 5.9, 256 6.2. Steps of one adapter at a time were tried: 35.5 s instead of 35.3 s for
-300 rows."""
-
-PREFILL_TOKENS = 512
-"""Tokens of one prefill pass, unless a single row has more. Measured on the same CPU, s for 100 prompts of banking77:
-256 7.7, 512 7.4, 1024 7.6, 2048 8.0; larger passes multiply no faster and need more padding."""
-
-ENOUGH_TOKENS = 256
-"""A prefill pass of this many tokens takes no rows of another adapter and no much shorter rows.
-
-Measured 2026-11-26 on banking77's prompts, 19 own tokens on average behind a prefix of 24: padding adds 15 %. The
-cheapest division into passes (dynamic programming, 40 tokens for each pass) would save 3 % of the prefill."""
-
-CACHE_BYTES = 512 * 2**20
-"""The limit of a batch's cache; for large models a quarter of the weights' bytes, if that is more. Our choice: 128 rows
-of 85 tokens of SmolLM2-135M in float32, whose cache takes 46 KB per token."""
-
-MIXED_RANKS = 256
-"""The largest sum of the ranks of a batch's different adapters. Our choice: mixing keeps a second, stacked copy of the
-matrices, which is 320 MB for SmolLM2-135M; the time of a step does not grow with the ranks."""
 
 _LIMIT = 1e-3
 """The largest accepted difference of logits from those of a row alone, relative to the largest logit. Our choice:
@@ -126,13 +104,14 @@ class Decoder:
     Args:
         base: the base model.
         bytes_per_token: memory that one token of one row takes in the cache, in all layers.
-        cache_bytes: the limit of a batch's cache, unless a quarter of the weights is more.
+        limits: of its batches.
     """
 
-    def __init__(self, base: LoadedModel, bytes_per_token: int, cache_bytes: int = CACHE_BYTES) -> None:
+    def __init__(self, base: LoadedModel, bytes_per_token: int, limits: BatchLimits = DEFAULT) -> None:
         self._base = base
+        self._limits = limits
         weights = sum(weight.numel() * weight.element_size() for weight in base.network.parameters())
-        self._most_tokens = max(cache_bytes, weights // 4) // bytes_per_token
+        self._most_tokens = max(limits.cache_bytes, weights // 4) // bytes_per_token
 
     def answer(self, rows: Sequence[AnswerRow], between_passes: Callable[[], None]) -> None:
         """Generate tokens until all rows are finished.
@@ -146,21 +125,23 @@ class Decoder:
                 rows keep the tokens they have, so a second call continues them.
         """
         with _passes(self._base) as passes:
-            _Course(passes, rows, self._most_tokens).run(between_passes)
+            _Batch(passes, rows, self._most_tokens, self._limits).run(between_passes)
 
 
-class _Course:
-    """The scheduling of one call: which rows are waiting and which are in the batch.
+class _Batch:
+    """The continuous batch of one call: which rows are waiting and which are decoded.
 
     Args:
         passes: computes forward passes.
         rows: to answer.
         most_tokens: the limit of the cache, in tokens of all rows, padding included.
+        limits: further limits.
     """
 
-    def __init__(self, passes: _Passes, rows: Sequence[AnswerRow], most_tokens: int) -> None:
+    def __init__(self, passes: _Passes, rows: Sequence[AnswerRow], most_tokens: int, limits: BatchLimits) -> None:
         self._passes = passes
         self._most_tokens = most_tokens
+        self._limits = limits
         self._groups = _groups(rows)
         self._waiting = self._in_order(rows)  # a stack: the last element is next
         self._active: list[AnswerRow] = []
@@ -196,7 +177,7 @@ class _Course:
         chosen: list[AnswerRow] = []
         own = 0
         # Not while fewer rows could join than a quarter of those in the batch: a prefill pass is for several rows.
-        if ROWS - len(self._active) < min(len(self._waiting), len(self._active) // 4):
+        if self._limits.rows - len(self._active) < min(len(self._waiting), len(self._active) // 4):
             return []
         while self._waiting:
             row = self._waiting[-1]
@@ -220,17 +201,18 @@ class _Course:
         if len(together) == 1:  # a row that exceeds every limit alone still has to be answered
             return True
         # Counts some room to grow and not `max_output_tokens`, which most answers end far before; if the batch then
-        # outgrows the memory, `_set_back` removes rows.
+        # outgrows the memory, `_step` removes rows.
         width = max(one.length + min(one.room, 2 * SPARE_COLUMNS) for one in together)
-        if len(together) > ROWS or len(together) * width > self._most_tokens:
+        if len(together) > self._limits.rows or len(together) * width > self._most_tokens:
             return False
         distinct = {id(one.adapter): one.adapter for one in together}
-        if len(distinct) > 1 and sum(one.rank for one in distinct.values() if one is not None) > MIXED_RANKS:
+        ranks = sum(one.rank for one in distinct.values() if one is not None)
+        if len(distinct) > 1 and ranks > self._limits.mixed_ranks:
             return False
         is_other = bool(chosen) and (row.adapter is not chosen[-1].adapter or 4 * self._own(row) < 3 * own)
-        if is_other and len(chosen) * own >= ENOUGH_TOKENS:
+        if is_other and len(chosen) * own >= self._limits.enough_tokens:
             return False
-        return not chosen or (len(chosen) + 1) * own <= PREFILL_TOKENS
+        return not chosen or (len(chosen) + 1) * own <= self._limits.prefill_tokens
 
     def _prefill(self, rows: list[AnswerRow]) -> None:
         """Compute the prompts of rows after their cached prefixes, and add the rows to the batch."""
@@ -250,7 +232,7 @@ class _Course:
         logits = self._passes.logits(cache, sequences, width, [row.adapter for row in rows])
         self._take(rows, cache, logits)
         if rows:
-            self._cache.join(cache, min(ROWS, len(self._active) + len(rows) + len(self._waiting)))
+            self._cache.join(cache, min(self._limits.rows, len(self._active) + len(rows) + len(self._waiting)))
             self._active += rows
         for group in groups:
             group.waiting -= 1
@@ -275,7 +257,13 @@ class _Course:
     def _step(self) -> None:
         """Generate the next token of each row."""
         while len(self._active) > 1 and len(self._active) * (self._cache.width + 1) > self._most_tokens:
-            self._set_back()
+            # A row goes back to the waiting ones to free memory. It keeps its tokens, which its prefill computes again:
+            # the shortest answer loses the least.
+            number = min(range(len(self._active)), key=lambda one: len(self._active[one].answer_ids))
+            row = self._active[number]
+            self._remove(self._active, self._cache, number)
+            self._waiting.insert(0, row)
+            self._groups[row.beginning].waiting += 1
         adapters = [row.adapter for row in self._active]
         logits = self._passes.logits(self._cache, [row.ids for row in self._active], 1, adapters)
         self._take(self._active, self._cache, logits)
@@ -283,17 +271,6 @@ class _Course:
             self._cache.crop(max(row.length for row in self._active) - 1)
         else:
             self._cache = RowCache()
-
-    def _set_back(self) -> None:
-        """Move the row with the shortest answer back to the waiting rows to free memory.
-
-        It keeps its tokens, so its prefill recomputes them: the shortest answer loses the least.
-        """
-        number = min(range(len(self._active)), key=lambda one: len(self._active[one].answer_ids))
-        row = self._active[number]
-        self._remove(self._active, self._cache, number)
-        self._waiting.insert(0, row)
-        self._groups[row.beginning].waiting += 1
 
     def _take(self, rows: list[AnswerRow], cache: RowCache, logits: torch.Tensor) -> None:
         """Append each row's next token and remove finished rows from the list and the cache.
@@ -331,10 +308,14 @@ def _passes(base: LoadedModel) -> Iterator[_Passes]:
         hook.remove()
 
 
-def decoder_of(base: LoadedModel) -> Decoder | None:
+def decoder_of(base: LoadedModel, limits: BatchLimits = DEFAULT) -> Decoder | None:
     """Return a decoder for a base model, after trying every cache operation on the model itself.
 
     Sliding windows are supported: all keys and values are kept, and the network's own mask hides the older ones.
+
+    Args:
+        base: the base model.
+        limits: of the decoder's batches.
 
     Returns:
         The decoder; None if the cache holds something other than keys and values of every token, or if the logits
@@ -357,7 +338,7 @@ def decoder_of(base: LoadedModel) -> Decoder | None:
             limit = max(_LIMIT, 16 * torch.finfo(alone.dtype).eps) * float(alone.abs().max())
             if not float((found - alone.float()).abs().max()) <= limit:  # `not <=` also rejects NaN
                 return None
-        return Decoder(base, cache.bytes_per_token)
+        return Decoder(base, cache.bytes_per_token, limits)
 
 
 def _tried(passes: _Passes, base: LoadedModel) -> tuple[RowCache, torch.Tensor, list[list[int]]]:

@@ -23,23 +23,24 @@ from tunerun.errors import InputError
 from tunerun.job import Answer, AnswerPart, Example, Input, Likelihood, Prompt
 
 
-def _nothing() -> None:
-    pass
-
-
 class Generation:
     """Answers prompts with one base model and its tuned models. Between calls no adapter is attached to it.
 
     Args:
         base: the base model.
+        decoder: generates the tokens; None: chosen at the first prompt, by the base model's architecture.
+
+    Attributes:
+        can_mix: whether rows of different adapters may share a batch; False once a layer turned out not to treat a
+            batch row by row.
     """
 
-    def __init__(self, base: LoadedModel) -> None:
+    def __init__(self, base: LoadedModel, decoder: Decoder | PaddedDecoder | None = None) -> None:
+        self.can_mix = True
         self._base = base
+        self._decoder = decoder
         self._adapters = LoadedAdapters(base.network, base.device)
         self._encoders: dict[tuple[ChatFormat, EarlierTurns], ChatEncoder] = {}
-        self._can_mix = True
-        self._decoders: list[Decoder | PaddedDecoder] = []  # at most one; made for the first prompt
         width = base.network.get_output_embeddings().weight.shape[0]
         self._json_grammars = JsonGrammars(base.tokenizer, width, base.stop_ids)
 
@@ -51,7 +52,7 @@ class Generation:
         on_answer: Callable[[int, Answer], None] | None = None,
         *,
         all_or_none: bool = False,
-        between_passes: Callable[[], None] = _nothing,
+        between_passes: Callable[[], None] = lambda: None,
     ) -> list[Answer | InputError]:
         """Answer prompts.
 
@@ -86,7 +87,17 @@ class Generation:
             rows.append(row)
         if all_or_none and len(rows) < len(prompts):
             raise _first_error(found)
-        self._answer(rows, between_passes)
+
+        if self._decoder is None:
+            self._decoder = decoding.decoder_of(self._base) or PaddedDecoder(self._base)
+        waiting = [*rows]
+        while waiting:
+            together = waiting if self.can_mix else [row for row in waiting if row.adapter is waiting[0].adapter]
+            try:
+                self._decoder.answer(together, between_passes)
+            except MixingError:  # a property of the architecture: from now on one adapter after another
+                self.can_mix = False
+            waiting = [row for row in waiting if not row.is_over]
         for row in rows:
             found[row.position] = row.answer()
         return [one for one in found if one is not None]
@@ -96,7 +107,7 @@ class Generation:
         rows: Sequence[tuple[Input, Sequence[str]]],
         adapter: Path | None = None,
         examples: Sequence[Example] = (),
-        between_passes: Callable[[], None] = _nothing,
+        between_passes: Callable[[], None] = lambda: None,
     ) -> list[list[Likelihood]]:
         """Measure the likelihood of stated outputs as answers; see `likelihoods.measure`."""
         return likelihoods.measure(self._base, self._adapters, rows, adapter, examples, between_passes)
@@ -109,7 +120,10 @@ class Generation:
         is_cancelled: Callable[[int], bool],
     ) -> AnswerRow:
         folder = None if prompt.adapter is None else Path(prompt.adapter)
-        encoder = self._encoder(chat_of(folder, self._base))
+        form = chat_of(folder, self._base)
+        if form not in self._encoders:
+            self._encoders[form] = ChatEncoder(self._base.tokenizer, *form)
+        encoder = self._encoders[form]
         adapter = None if folder is None else self._adapters.get(folder)
         (ids,) = encoder.prompts([prompt.asked])
         if prompt.options.json_schema is not None:
@@ -130,23 +144,6 @@ class Generation:
             row.on_part = lambda part: on_part(position, part)
         row.is_cancelled = lambda: is_cancelled(position)
         return row
-
-    def _encoder(self, form: tuple[ChatFormat, EarlierTurns]) -> ChatEncoder:
-        if form not in self._encoders:
-            self._encoders[form] = ChatEncoder(self._base.tokenizer, *form)
-        return self._encoders[form]
-
-    def _answer(self, rows: Sequence[AnswerRow], between_passes: Callable[[], None]) -> None:
-        if not self._decoders:
-            self._decoders = [decoding.decoder_of(self._base) or PaddedDecoder(self._base)]
-        waiting = [*rows]
-        while waiting:
-            together = waiting if self._can_mix else [row for row in waiting if row.adapter is waiting[0].adapter]
-            try:
-                self._decoders[0].answer(together, between_passes)
-            except MixingError:  # a property of the architecture: from now on one adapter after another
-                self._can_mix = False
-            waiting = [row for row in waiting if not row.is_over]
 
 
 def _first_error(found: Sequence[Answer | InputError | None]) -> InputError:

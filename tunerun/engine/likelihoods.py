@@ -51,18 +51,12 @@ def measure(
     """
     encoder = ChatEncoder(base.tokenizer, *chat_of(adapter, base))
     on_all = None if adapter is None else loaded.get(adapter)
-    prompts = encoder.prompts([asked for asked, _outputs in rows], examples)
+    prompts = encoder.prompts([model_input for model_input, _outputs in rows], examples)
     encoded = [
         [EncodedExample(prompt, target) for target in encoder.targets(outputs)]
-        for prompt, (_asked, outputs) in zip(prompts, rows, strict=True)
+        for prompt, (_input, outputs) in zip(prompts, rows, strict=True)
     ]
-    _check_room(base, encoded)
-    forms.choose(base)  # before an adapter is attached, because the choice attaches its own
-    with torch.no_grad(), adapters_on(base.network, [on_all]):
-        return _measured(base, encoded, between_passes)
 
-
-def _check_room(base: LoadedModel, encoded: Sequence[Sequence[EncodedExample]]) -> None:
     limit = base.context_tokens
     longest = {number: max(map(len, row), default=0) for number, row in enumerate(encoded, start=1)}
     too_long = [number for number, length in longest.items() if limit is not None and length > limit]
@@ -73,18 +67,14 @@ def _check_room(base: LoadedModel, encoded: Sequence[Sequence[EncodedExample]]) 
             f"model's {limit} tokens; shorten it, or choose another base model"
         )
 
-
-def _measured(
-    base: LoadedModel, encoded: Sequence[Sequence[EncodedExample]], between_passes: Callable[[], None]
-) -> list[list[Likelihood]]:
-    """Measure all outputs; the prompts' common prefix is computed once, and each prompt once for all its outputs."""
-    rows = [one for row in encoded for one in row]
-    found = iter(_losses(base, rows, between_passes))
-    return [[Likelihood(next(found), len(one.target)) for one in row] for row in encoded]
+    forms.choose(base)  # before an adapter is attached, because the choice attaches its own
+    with torch.no_grad(), adapters_on(base.network, [on_all]):
+        losses = iter(_losses(base, [one for row in encoded for one in row], between_passes))
+    return [[Likelihood(next(losses), len(one.target)) for one in row] for row in encoded]
 
 
 def _losses(base: LoadedModel, rows: Sequence[EncodedExample], between_passes: Callable[[], None]) -> list[float]:
-    """Return the loss of each row, in nats."""
+    """Return the loss of each row in nats; the common prefix of all prompts is computed once."""
     form = forms.choose(base)
     shared = shared_prefix.length([row.prompt for row in rows]) if len(rows) > 1 and form.can_follow else 0
     behind = shared_prefix.compute(base, rows[0].prompt[:shared]) if shared >= shared_prefix.LEAST_TOKENS else None

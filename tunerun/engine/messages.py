@@ -1,4 +1,8 @@
-"""The messages between the runner's process and the engine's process: one JSON document on each line, no pickle."""
+"""The messages between the runner's process and the engine's process: one JSON document on each line.
+
+A command has the field `do`, a report the field `report`, whose constant identifies the class. No pickle, because
+reading one can run code.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +40,12 @@ class Prepare:
 
 @dataclass(frozen=True)
 class PackedJob:
-    """One job of a pack."""
+    """A job of a pack.
+
+    Attributes:
+        job: its id.
+        request: the training to do.
+    """
 
     job: str
     request: TuningRequest
@@ -89,7 +98,7 @@ class Generate:
 
 
 @dataclass(frozen=True)
-class Measure:
+class MeasureLosses:
     """Measure the likelihood of stated outputs as a model's answers; answered by Measured or Refused.
 
     Attributes:
@@ -252,7 +261,7 @@ class Answered:
 
 @dataclass(frozen=True)
 class Measured:
-    """The likelihood for each of Measure's rows and each of the row's outputs, in order."""
+    """The likelihood for each of MeasureLosses' rows and each of the row's outputs, in order."""
 
     likelihoods: tuple[tuple[Likelihood, ...], ...]
     report: Literal["measured"] = "measured"
@@ -265,7 +274,7 @@ class Done:
     report: Literal["done"] = "done"
 
 
-Call = Prepare | Generate | Measure
+Call = Prepare | Generate | MeasureLosses
 """A command whose caller waits for a report."""
 
 Command = Call | Train | Cancel
@@ -280,7 +289,7 @@ FINAL = (Done, Refused, Answers, Measured)
 
 @dataclass(frozen=True)
 class _SharedTrain:
-    """Train as it is sent: trials of a sweep usually have the same examples, which are written only once.
+    """The form of Train that is sent: examples that several jobs share are written only once.
 
     Attributes:
         train: the command, without examples in its requests.
@@ -295,15 +304,16 @@ class _SharedTrain:
 
     @classmethod
     def of(cls, train: Train) -> _SharedTrain:
-        """Return what is sent; examples are compared by identity, because comparing their content would take long."""
-        found: dict[int, tuple[int, tuple[Example, ...]]] = {}
+        """Return what is sent for a command."""
+        # Compared by identity: trials of a sweep share their examples, and comparing contents would take long.
+        distinct: dict[int, tuple[int, tuple[Example, ...]]] = {}
 
         def place(examples: tuple[Example, ...]) -> int:
-            return found.setdefault(id(examples), (len(found), examples))[0]
+            return distinct.setdefault(id(examples), (len(distinct), examples))[0]
 
         places = tuple((place(one.request.training), place(one.request.validation)) for one in train.pack)
         pack = tuple(replace(one, request=replace(one.request, training=(), validation=())) for one in train.pack)
-        return cls(replace(train, pack=pack), tuple(examples for _, examples in found.values()), places)
+        return cls(replace(train, pack=pack), tuple(examples for _, examples in distinct.values()), places)
 
     @property
     def whole(self) -> Train:
@@ -342,20 +352,28 @@ def with_folders(command: Command, of: Callable[[str], str]) -> Command:
         return replace(command, pack=pack, tuned_models=of(command.tuned_models))
     if isinstance(command, Generate):
         return replace(command, prompts=tuple(replace(each, adapter=moved(each.adapter)) for each in command.prompts))
-    if isinstance(command, Measure):
+    if isinstance(command, MeasureLosses):
         return replace(command, adapter=moved(command.adapter))
     return command
 
 
 def command_line(command: Command) -> bytes:
-    """Return a command as one line of JSON."""
+    """Return a command as one line of JSON.
+
+    Raises:
+        ValueError: a text of the command cannot be written as UTF-8.
+    """
     return _COMMAND.dump_json(_SharedTrain.of(command) if isinstance(command, Train) else command) + b"\n"
 
 
 def read_command(line: bytes) -> Command:
-    """Read what `command_line` wrote."""
-    found = _COMMAND.validate_json(line)
-    return found.whole if isinstance(found, _SharedTrain) else found
+    """Read a line that `command_line` wrote.
+
+    Raises:
+        ValueError: the line is not a command.
+    """
+    command = _COMMAND.validate_json(line)
+    return command.whole if isinstance(command, _SharedTrain) else command
 
 
 def report_line(report: Report) -> bytes:
@@ -364,5 +382,9 @@ def report_line(report: Report) -> bytes:
 
 
 def read_report(line: bytes) -> Report:
-    """Read what `report_line` wrote."""
+    """Read a line that `report_line` wrote.
+
+    Raises:
+        ValueError: the line is not a report.
+    """
     return _REPORT.validate_json(line)

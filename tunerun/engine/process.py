@@ -126,13 +126,11 @@ class EngineProcess:
             if stream is not None:
                 with contextlib.suppress(BrokenPipeError):
                     stream.close()
-        return failure_of_exit(code, self._ooms_before, _kernel_oom_kills(), self._log, self._log_tail())
-
-    def _log_tail(self) -> str:
         with self._log.open("rb") as log:
-            end = log.seek(0, os.SEEK_END)
-            log.seek(max(self._log_start, end - LOG_TAIL_BYTES))
-            return log.read().decode("utf-8", errors="replace")
+            size = log.seek(0, os.SEEK_END)
+            log.seek(max(self._log_start, size - LOG_TAIL_BYTES))  # not the lines of an earlier engine
+            tail = log.read().decode("utf-8", errors="replace")
+        return failure_of_exit(code, self._ooms_before, _kernel_oom_kills(), self._log, tail)
 
 
 def failure_of_exit(code: int, ooms_before: int | None, ooms_after: int | None, log: Path, tail: str) -> Failure:

@@ -28,7 +28,7 @@ class RowCache:
 
     def __init__(self) -> None:
         self.states: Any = DynamicCache()
-        self.states.layer_class_to_replicate = _Layer
+        self.states.layer_class_to_replicate = _Layer  # undocumented: the class of new layers (transformers 5.23)
 
     @property
     def width(self) -> int:
@@ -146,6 +146,7 @@ class _Store:
         """Copy to a larger allocation, with padding before the columns and spare columns after them."""
         view = self.view
         width = padding + view.shape[2]
+        # Not initialised: only columns inside of the view are read, and these are written first.
         self._whole = view.new_empty((rows, view.shape[1], width + spare, view.shape[3]))
         self._start, self._end = 0, width
         self._whole[: self._rows, :, :padding] = 0.0

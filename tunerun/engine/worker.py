@@ -83,7 +83,7 @@ def run(commands: BinaryIO, session: Session) -> None:
             if isinstance(command, messages.Train):
                 session.train(command)
             else:
-                session.follow(command)
+                session.execute(command)
         if session.is_training:
             session.step()
 

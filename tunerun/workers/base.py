@@ -75,7 +75,7 @@ class Worker(Protocol):
 
 
 @dataclass(frozen=True)
-class Found:
+class RecoveredWorker:
     """A worker that outlived the program that started it.
 
     Attributes:

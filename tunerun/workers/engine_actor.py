@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from tunerun.workers.node import Entry, Host, NodeSettings, OpenWork, files_of
+from tunerun.workers.node import Entry, NodeEngine, NodeSettings, OpenWork, files_of
 from tunerun.workers.node_folder import NodeFolder
 
 WAIT_S = 10.0
@@ -46,10 +46,6 @@ class Attached:
     jobs: frozenset[str]
 
 
-def _leave_process() -> None:
-    os._exit(0)  # called from a thread that is not Ray's, which has no other way to end the actor
-
-
 class EngineActor:
     """An engine on a node. Thread-safe: Ray runs several of its methods at the same time.
 
@@ -59,7 +55,7 @@ class EngineActor:
             program that was killed may still be under way.
         lease_s: see `LEASE_S`.
         unused_s: see `UNUSED_S`.
-        leave: ends this process.
+        leave: ends this process. It is called from a thread that is not Ray's, which has no other way than `os._exit`.
     """
 
     def __init__(
@@ -68,7 +64,7 @@ class EngineActor:
         owner: str,
         lease_s: float = LEASE_S,
         unused_s: float = UNUSED_S,
-        leave: Callable[[], object] = _leave_process,
+        leave: Callable[[], object] = lambda: os._exit(0),
     ) -> None:
         self._folder = NodeFolder.make()
         self._owner = owner
@@ -78,10 +74,10 @@ class EngineActor:
         self._calls_before = 0  # the number of calls whose last report is among the dropped entries
         self._jobs: set[str] = set()  # ids of the jobs of kept entries
         self._news = threading.Condition()
-        self._asked_at = time.monotonic()
+        self._called_at = time.monotonic()
         self._has_ended = threading.Event()
         self._work = OpenWork()
-        self._host = Host(self._folder.path, settings, self._note, self._work)
+        self._engine = NodeEngine(self._folder.path, settings, self._note, self._work)
         threading.Thread(target=self._watch, name="lease", daemon=True).start()
 
     def _note(self, entry: Entry) -> None:
@@ -98,9 +94,9 @@ class EngineActor:
         """
         with self._news:
             self._owner = owner
-            self._asked_at = time.monotonic()
+            self._called_at = time.monotonic()
             jobs = frozenset(self._jobs | self._work.jobs)
-            return Attached(self._after, self._host.commands, self._work.calls - self._calls_before, jobs)
+            return Attached(self._after, self._engine.commands, self._work.calls - self._calls_before, jobs)
 
     def command(self, owner: str, number: int, line: bytes) -> None:
         """Pass a command to the engine.
@@ -113,8 +109,8 @@ class EngineActor:
         with self._news:
             if owner != self._owner:
                 return
-            self._asked_at = time.monotonic()
-        self._host.follow(number, line)
+            self._called_at = time.monotonic()
+        self._engine.command(number, line)
 
     def entries(self, owner: str, after: int) -> list[Entry]:
         """Return the entries after a number; waits up to `WAIT_S` for the first one.
@@ -126,22 +122,20 @@ class EngineActor:
         with self._news:
             if owner != self._owner:
                 return []
-            self._asked_at = time.monotonic()
-            self._drop(after)
+            self._called_at = time.monotonic()
+            # Confirmed entries are dropped once no job is unfinished; until then the next program would need all of
+            # them again.
+            self._jobs |= self._work.jobs
+            if not self._work.jobs and after == self._after + len(self._entries):
+                self._after, self._calls_before = after, self._work.calls_over
+                self._entries.clear()
+                self._jobs.clear()
             self._news.wait_for(lambda: self._after + len(self._entries) > after, WAIT_S)
             return self._entries[after - self._after :]
 
-    def _drop(self, after: int) -> None:
-        """Drop confirmed entries once no job is unfinished; until then a next program would need all of them again."""
-        self._jobs |= self._work.jobs
-        if not self._work.jobs and after == self._after + len(self._entries):
-            self._after, self._calls_before = after, self._work.calls_over
-            self._entries.clear()
-            self._jobs.clear()
-
     def put(self, folder: str, files: Mapping[str, bytes]) -> None:
         """Write files into a folder, which is relative to the node's own."""
-        self._ask()
+        self._renew_lease()
         place = self._folder.path / folder
         place.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
@@ -149,17 +143,17 @@ class EngineActor:
 
     def files(self, folder: str) -> dict[str, bytes]:
         """Return the files of a tuned model or a saved state by name."""
-        self._ask()
+        self._renew_lease()
         return files_of(self._folder.path, folder)
 
-    def _ask(self) -> None:
+    def _renew_lease(self) -> None:
         with self._news:
-            self._asked_at = time.monotonic()
+            self._called_at = time.monotonic()
 
     def end(self) -> None:
         """End the engine within seconds, whatever it is doing, and remove the node's folder."""
         self._has_ended.set()
-        self._host.end()
+        self._engine.end()
         self._folder.remove()
 
     def _watch(self) -> None:
@@ -167,7 +161,7 @@ class EngineActor:
         while not self._has_ended.wait(min(self._lease_s, self._unused_s) / 4):
             with self._news:
                 is_used = bool(self._entries or self._work.jobs)
-                is_over = time.monotonic() - self._asked_at > (self._lease_s if is_used else self._unused_s)
+                is_over = time.monotonic() - self._called_at > (self._lease_s if is_used else self._unused_s)
             if is_over:
                 self.end()
                 self._leave()

@@ -11,7 +11,7 @@ from pydantic import Field
 from tunerun import schema
 from tunerun.engine.process import EngineProcess
 from tunerun.engine.settings import EngineSettings
-from tunerun.workers.base import Found, Place, Worker
+from tunerun.workers.base import Place, RecoveredWorker, Worker
 
 
 class LocalWorkers(schema.Section):
@@ -42,7 +42,7 @@ def room(section: LocalWorkers) -> int:
     return section.count
 
 
-def take_over(_section: LocalWorkers, _place: Place) -> tuple[Found, ...]:
+def take_over(_section: LocalWorkers, _place: Place) -> tuple[RecoveredWorker, ...]:
     """Return nothing, because an engine process cannot outlive its program."""
     return ()
 

@@ -81,7 +81,7 @@ class OpenWork:
         self.calls_over = 0
         self._lock = threading.Lock()
 
-    def given(self, command: messages.Command) -> None:
+    def sent(self, command: messages.Command) -> None:
         """Record a command; to be called before the engine receives it."""
         with self._lock:
             if isinstance(command, messages.Train):
@@ -104,7 +104,7 @@ class OpenWork:
         return not self.jobs and self.calls == self.calls_over
 
 
-class Host:
+class NodeEngine:
     """An engine on this node, started by the constructor.
 
     Args:
@@ -126,8 +126,7 @@ class Host:
         self.commands = 0
         self._work = work or OpenWork()
         self._early: dict[int, bytes] = {}  # commands that arrived before their predecessor did
-        self._taking = threading.Lock()
-        self._states: dict[str, int] = {}
+        self._ordering = threading.Lock()
         self._ids: dict[str, str] = {}  # the tuned model's id of each job
         self._engine: EngineProcess | None = None
         if settings.version != __version__:
@@ -139,27 +138,24 @@ class Host:
         self._listener = threading.Thread(target=self._listen, name="reports", args=(self._engine,), daemon=True)
         self._listener.start()
 
-    def follow(self, number: int, line: bytes) -> None:
+    def command(self, number: int, line: bytes) -> None:
         """Pass a command to the engine, in the order of the numbers; a repeated number is ignored.
 
         Args:
             number: of the command, from 1.
             line: the command, from `messages.command_line`.
         """
-        with self._taking:
+        with self._ordering:
             if self._engine is None or number <= self.commands:
                 return
             self._early[number] = line
             while (next_line := self._early.pop(self.commands + 1, None)) is not None:
                 self.commands += 1
-                self._pass_on(self._engine, messages.read_command(next_line))
-
-    def _pass_on(self, engine: EngineProcess, command: messages.Command) -> None:
-        if isinstance(command, messages.Train):
-            self._ids |= {packed.job: packed.request.tuned_model_id for packed in command.pack}
-        self._work.given(command)
-        folder = self._root.parent
-        engine.send(messages.with_folders(command, lambda name: str(folder / name)))
+                command = messages.read_command(next_line)
+                if isinstance(command, messages.Train):
+                    self._ids |= {packed.job: packed.request.tuned_model_id for packed in command.pack}
+                self._work.sent(command)
+                self._engine.send(messages.with_folders(command, lambda name: str(self._root.parent / name)))
 
     def end(self) -> None:
         """End the engine within seconds, whatever it is doing, even if it hangs."""
@@ -168,11 +164,22 @@ class Host:
             self._listener.join(END_TIMEOUT_S)  # the thread reads the engine's log, which the caller may remove next
 
     def _listen(self, engine: EngineProcess) -> None:
+        """Make an entry of each report, with the tuned model that it is about and the states that have changed."""
+        before: dict[str, int] = {}
         while (report := engine.receive()) is not None:
-            folder = self._folder_of(report)
-            if isinstance(report, messages.EpochKept) and folder is not None:
+            folder: str | None = None
+            if isinstance(report, messages.EpochKept):
+                folder = Path(report.checkpoint.location).relative_to(self._root).as_posix()
                 report = replace(report, checkpoint=replace(report.checkpoint, location=folder))
-            written, gone = self._news_of_states()
+            elif isinstance(report, messages.JobEnded) and (identifier := self._ids.get(report.job)) is not None:
+                # The folder may contain the tuned model of an earlier job of the same trial.
+                finished = tuned_model.read_finished(self._root / identifier)
+                folder = identifier if finished is not None and finished.job == report.job else None
+
+            now = states.names(self._root)
+            written = tuple(name for name, time in now.items() if before.get(name) != time)
+            gone = tuple(name for name in before if name not in now)
+            before = now
             line = self._without_paths(messages.report_line(report).decode())
             self._add(Entry(0, line, folder, states=written, gone=gone))
         failure = engine.death()
@@ -181,20 +188,6 @@ class Host:
     def _without_paths(self, text: str) -> str:
         """Return a text without this machine's folders, which mean nothing on the other one."""
         return text.replace(str(self._root.parent), f"a folder of the node {socket.gethostname()}")
-
-    def _news_of_states(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        before, self._states = self._states, states.names(self._root)
-        written = (name for name, time in self._states.items() if before.get(name) != time)
-        return tuple(written), tuple(name for name in before if name not in self._states)
-
-    def _folder_of(self, report: messages.Report) -> str | None:
-        """Return the folder of the tuned model that a report is about, relative to `TUNED_MODELS`; None: no folder."""
-        if isinstance(report, messages.EpochKept):
-            return Path(report.checkpoint.location).relative_to(self._root).as_posix()
-        if isinstance(report, messages.JobEnded) and (identifier := self._ids.get(report.job)) is not None:
-            finished = tuned_model.read_finished(self._root / identifier)
-            return identifier if finished is not None and finished.job == report.job else None
-        return None
 
     def _add(self, entry: Entry) -> None:
         self._count += 1

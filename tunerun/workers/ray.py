@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib.util
 import os
 import socket
 import threading
@@ -26,11 +25,12 @@ from typing import Any, Literal
 from pydantic import Field
 
 from tunerun import schema
+from tunerun.engine import packages
 from tunerun.engine.settings import EngineSettings
-from tunerun.errors import AccessError, InputError, MissingPackageError
+from tunerun.errors import AccessError, InputError, first_line
 from tunerun.files import private_folder
 from tunerun.job import Failure, FailureKind
-from tunerun.workers.base import DeadWorker, Found, Place, Worker
+from tunerun.workers.base import DeadWorker, Place, RecoveredWorker, Worker
 from tunerun.workers.engine_actor import WAIT_S, Attached, EngineActor
 from tunerun.workers.journal import Journal
 from tunerun.workers.node import TUNED_MODELS, Entry, NodeSettings
@@ -95,8 +95,9 @@ def room(section: RayWorkers) -> int:
     """Connect to the cluster and return how many workers fit into its resources, up to `count`.
 
     Raises:
-        InputError: the package ray is missing, the address is invalid, this program is connected to another cluster, or
-            the cluster cannot hold even one worker.
+        MissingPackageError: ray is not installed.
+        InputError: the address is invalid, this program is connected to another cluster, or the cluster cannot hold
+            even one worker.
         AccessError: the cluster cannot be reached.
     """
     ray = _connect(section)
@@ -113,7 +114,7 @@ def room(section: RayWorkers) -> int:
     return min(int(holds), section.count)
 
 
-def take_over(section: RayWorkers, place: Place) -> list[Found]:
+def take_over(section: RayWorkers, place: Place) -> list[RecoveredWorker]:
     """Continue with the actors of killed programs; actors with other settings than this section's are left alone.
 
     Args:
@@ -123,18 +124,18 @@ def take_over(section: RayWorkers, place: Place) -> list[Found]:
     Raises:
         AccessError: the cluster cannot be reached.
     """
-    found = []
+    recovered = []
     settings = _settings(section, place)
     for journal in Journal.left(_journals(place), _name_prefix(section, settings)):
-        attached = _attached(section, place, journal)
-        if attached is None:
+        worker = _recovered(section, place, journal)
+        if worker is None:
             journal.remove()
         else:
-            found.append(attached)
-    return found
+            recovered.append(worker)
+    return recovered
 
 
-def _attached(section: RayWorkers, place: Place, journal: Journal) -> Found | None:
+def _recovered(section: RayWorkers, place: Place, journal: Journal) -> RecoveredWorker | None:
     """Continue with an actor; None if it has ended. An actor that does not answer is killed first."""
     ray = _connect(section, place.runs / "logs" / "ray.log")
     owner = uuid.uuid4().hex
@@ -151,7 +152,7 @@ def _attached(section: RayWorkers, place: Place, journal: Journal) -> Found | No
     packed = (packed for train in journal.trains(attached.commands) for packed in train.pack)
     jobs = tuple(each for each in packed if each.job in attached.jobs)
     worker.continue_with(jobs, place.runs / TUNED_MODELS)
-    return Found(worker, jobs)
+    return RecoveredWorker(worker, jobs)
 
 
 def open_worker(section: RayWorkers, place: Place, _number: int) -> Worker:
@@ -230,7 +231,7 @@ class _ActorChannel:
         self._ray = ray
         self._actor = actor
         self._owner = owner
-        self._question: Any = None
+        self._reading: Any = None  # the call of `entries` that the actor has not answered yet
         self._silent_since: float | None = None
 
     def command(self, number: int, line: bytes) -> None:
@@ -254,13 +255,13 @@ class _ActorChannel:
         unavailable = self._ray.exceptions.ActorUnavailableError
         try:
             with self._translated(passing=unavailable):
-                if self._question is None:
-                    self._question = self._actor.entries.remote(self._owner, after)
-                there, _ = self._ray.wait([self._question], timeout=WAIT_S)
+                if self._reading is None:
+                    self._reading = self._actor.entries.remote(self._owner, after)
+                there, _ = self._ray.wait([self._reading], timeout=WAIT_S)
                 if not there:  # the actor is still waiting for a node
                     return ()
-                question, self._question = self._question, None
-                found: Sequence[Entry] = self._ray.get(question)
+                reading, self._reading = self._reading, None
+                found: Sequence[Entry] = self._ray.get(reading)
         except unavailable as error:
             self._silent_since = self._silent_since or time.monotonic()
             if time.monotonic() - self._silent_since > _SILENT_S:
@@ -305,11 +306,11 @@ def _connect(section: RayWorkers, log: Path | None = None) -> Any:
         The module `ray`.
 
     Raises:
-        InputError: ray is not installed, the address is invalid, or this program is connected to another cluster.
+        MissingPackageError: ray is not installed.
+        InputError: the address is invalid, or this program is connected to another cluster.
         AccessError: the cluster cannot be reached.
     """
-    if importlib.util.find_spec("ray") is None:
-        raise MissingPackageError("backend.workers.kind=ray needs the package ray; pip install 'tunerun[ray]'")
+    packages.require("ray", extra="ray", what="backend.workers.kind=ray")
     address = os.environ.get("RAY_ADDRESS", "") if section.address == "auto" else section.address
     if not address or address == "auto":
         # Ray's own `auto` takes the cluster that its files name, which may be another user's, or dead.
@@ -343,10 +344,9 @@ def _connect(section: RayWorkers, log: Path | None = None) -> Any:
                     configure_logging=False,
                 )
             except (OSError, RuntimeError, ValueError) as error:
-                first = str(error).strip().partition("\n")[0]
                 raise AccessError(
-                    f"the Ray cluster at {address} cannot be reached: {first}; give backend.workers.address as "
-                    "`ray start` prints it, and check that the cluster runs Ray "
+                    f"the Ray cluster at {address} cannot be reached: {first_line(error)}; give "
+                    "backend.workers.address as `ray start` prints it, and check that the cluster runs Ray "
                     f"{ray.__version__}"
                 ) from error
             _connected[:] = [address]
@@ -356,11 +356,8 @@ def _connect(section: RayWorkers, log: Path | None = None) -> Any:
 
 
 def _print_to(log: Path) -> None:
-    """Redirect Ray's output about its nodes to a file.
-
-    Ray prints it to stdout even with `log_to_driver=False` and has no setting to change that, but commands print JSON
-    there.
-    """
+    """Redirect Ray's output about its nodes to a file: Ray prints it to stdout, where commands print JSON."""
+    # Private: Ray 2.60 prints even with `log_to_driver=False` and has no setting to change that.
     from ray._private import worker
 
     def written(data: Mapping[str, Any], *_: object, **__: object) -> None:

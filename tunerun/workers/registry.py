@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from tunerun import schema
 from tunerun.workers import local, ray, slurm
-from tunerun.workers.base import Found, Place, Worker
+from tunerun.workers.base import Place, RecoveredWorker, Worker
 
 Workers: TypeAlias = local.LocalWorkers | ray.RayWorkers | slurm.SlurmWorkers
 """The config section `backend.workers` of any kind."""
@@ -39,7 +39,7 @@ class WorkersModule(Protocol):
         """
         ...
 
-    def take_over(self, section: Any, place: Place, /) -> Sequence[Found]:
+    def take_over(self, section: Any, place: Place, /) -> Sequence[RecoveredWorker]:
         """Continue with workers that outlived their program, or fetch their results and end them.
 
         Args:
@@ -86,7 +86,7 @@ def room(section: Workers) -> int:
     return _MODULES[section.kind].room(section)
 
 
-def take_over(section: Workers, place: Place) -> Sequence[Found]:
+def take_over(section: Workers, place: Place) -> Sequence[RecoveredWorker]:
     """Continue with workers that outlived their program; see `WorkersModule.take_over`."""
     return _MODULES[section.kind].take_over(section, place)
 

@@ -113,19 +113,16 @@ class RemoteWorker:
 
     def send(self, command: messages.Command) -> None:
         """Send a command, after the tuned models and saved states that it needs."""
-        if isinstance(command, messages.Train):
-            root = Path(command.tuned_models)
-            self.continue_with(command.pack, root)
+        portable = command
         try:
             if isinstance(command, messages.Train):
+                root = Path(command.tuned_models)
+                self.continue_with(command.pack, root)
                 for name, files in states.of_keys(root, {packed.request.key for packed in command.pack}):
                     self._channel.put(f"{TUNED_MODELS}/{name}", files)
-            line = messages.command_line(
-                messages.with_folders(replace(command, tuned_models=TUNED_MODELS), self._portable)
-                if isinstance(command, messages.Train)
-                else messages.with_folders(command, self._portable)
-            )
-            with self._sending:
+                portable = replace(command, tuned_models=TUNED_MODELS)
+            line = messages.command_line(messages.with_folders(portable, self._node_folder))
+            with self._sending:  # a command must not overtake one with a smaller number
                 self._commands += 1
                 if self._journal is not None and isinstance(command, messages.Train):
                     self._journal.note(self._commands, command)
@@ -135,7 +132,7 @@ class RemoteWorker:
         except OSError as error:
             self._lost(LostError(f"the journal of a worker's jobs cannot be written ({error.strerror})"))
 
-    def _portable(self, folder: str) -> str:
+    def _node_folder(self, folder: str) -> str:
         """Return a tuned model's folder on the node, after sending the tuned model if it is not there yet."""
         if folder == TUNED_MODELS:
             return folder
@@ -164,18 +161,13 @@ class RemoteWorker:
                 self.has_reported = True
                 self._take_states(entry)
                 report = messages.read_report(entry.report.encode())
-                if not self._is_foreign(report):
-                    return self._brought_home(report, entry.folder)
+                if self._foreign_calls and not isinstance(report, messages.JobReport | messages.RunBegan):
+                    self._foreign_calls -= isinstance(report, messages.FINAL)
+                    continue
+                return self._brought_home(report, entry.folder)
             except LostError as error:
                 self._lost(error)
         return None
-
-    def _is_foreign(self, report: messages.Report) -> bool:
-        """Whether a report answers a call of the program that was killed."""
-        if not self._foreign_calls or isinstance(report, messages.JobReport | messages.RunBegan):
-            return False
-        self._foreign_calls -= isinstance(report, messages.FINAL)
-        return True
 
     def _take_states(self, entry: Entry) -> None:
         """Copy changed states to this machine: if the node is lost, the jobs resume from them elsewhere."""

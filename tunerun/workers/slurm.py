@@ -13,7 +13,6 @@ cancelled from lost jobs (1.5.4, 2026-11-25), so the files do.
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import shutil
 import threading
 import time
@@ -26,11 +25,12 @@ from filelock import FileLock, Timeout
 from pydantic import Field
 
 from tunerun import schema
-from tunerun.errors import InputError, MissingPackageError
+from tunerun.engine import packages
+from tunerun.errors import InputError
 from tunerun.files import private_folder
 from tunerun.job import Failure, FailureKind
-from tunerun.workers.base import Found, Place, Worker
-from tunerun.workers.node import ENTRY, TUNED_MODELS, Entry, Host, NodeSettings, OpenWork, files_of
+from tunerun.workers.base import Place, RecoveredWorker, Worker
+from tunerun.workers.node import ENTRY, TUNED_MODELS, Entry, NodeEngine, NodeSettings, OpenWork, files_of
 from tunerun.workers.remote import LostError, RemoteWorker, bring_home
 
 COMMANDS_FILE = "commands.jsonl"
@@ -101,10 +101,10 @@ def room(section: SlurmWorkers) -> int:
     """Return how many workers can be open at once, which is always `count`: jobs wait for nodes in Slurm's queue.
 
     Raises:
-        InputError: the package submitit is missing, or Slurm is not installed on this machine.
+        MissingPackageError: the package submitit is not installed.
+        InputError: Slurm is not installed on this machine.
     """
-    if importlib.util.find_spec("submitit") is None:
-        raise MissingPackageError("backend.workers.kind=slurm needs the package submitit; pip install 'tunerun[slurm]'")
+    packages.require("submitit", extra="slurm", what="backend.workers.kind=slurm")
     if section.executor == "slurm" and shutil.which("srun") is None:
         raise InputError(
             "backend.workers: this machine has no Slurm (srun is not in the PATH); start the command on a login node, "
@@ -128,8 +128,21 @@ def open_worker(section: SlurmWorkers, place: Place, number: int) -> Worker:
     private_folder(place.runs)
     parent = private_folder(_parent(section, place))
     folder = private_folder(parent / f"{number}-{uuid.uuid4().hex[:12]}")
-    settings = NodeSettings(str(place.cache.absolute()), place.settings)
-    job = _submitted(section, folder, settings)
+
+    import submitit
+
+    executor = submitit.AutoExecutor(folder=folder / "job", cluster=section.executor)
+    executor.update_parameters(
+        name="tunerun",
+        timeout_min=section.time_minutes,
+        gpus_per_node=section.gpus,
+        cpus_per_task=section.cpus,
+        # What is null in the section is omitted, so that the cluster's default applies.
+        **({} if section.memory_gb is None else {"mem_gb": section.memory_gb}),
+        **({} if section.partition is None else {"slurm_partition": section.partition}),
+        **({"slurm_additional_parameters": dict(section.parameters)} if section.parameters else {}),
+    )
+    job = executor.submit(serve, str(folder), NodeSettings(str(place.cache.absolute()), place.settings))
     return RemoteWorker(_FolderChannel(folder, job, is_child=section.executor != "slurm"))
 
 
@@ -137,7 +150,7 @@ def _parent(section: SlurmWorkers, place: Place) -> Path:
     return Path(section.folder).absolute() if section.folder is not None else place.runs / "workers"
 
 
-def take_over(section: SlurmWorkers, place: Place) -> tuple[Found, ...]:
+def take_over(section: SlurmWorkers, place: Place) -> tuple[RecoveredWorker, ...]:
     """Fetch the results of jobs whose program was killed, and end these jobs.
 
     A complete tuned model is the result of its trial; a trial in training resumes from its last saved state in a new
@@ -152,21 +165,16 @@ def take_over(section: SlurmWorkers, place: Place) -> tuple[Found, ...]:
         (folder / END_FILE).touch()
         if _has_begun(folder):
             _wait_until((folder / ENDED_FILE).exists)
-        if not (folder / ENDED_FILE).exists():
-            _cancel(section, folder)
+        if section.executor == "slurm" and not (folder / ENDED_FILE).exists():
+            # The job is waiting for a node, or hangs. submitit names a file by the job's id (1.5.4).
+            import submitit
+
+            for submitted in (folder / "job").glob("*_submitted.pkl"):
+                submitit.SlurmJob(folder / "job", submitted.name.partition("_")[0]).cancel(check=False)
         bring_home(folder / TUNED_MODELS, place.runs / TUNED_MODELS)
         lock.release()
         shutil.rmtree(folder, ignore_errors=True)
     return ()
-
-
-def _cancel(section: SlurmWorkers, folder: Path) -> None:
-    """Cancel the Slurm job of a folder, which is waiting for a node or hangs."""
-    import submitit
-
-    if section.executor == "slurm":
-        for submitted in (folder / "job").glob("*_submitted.pkl"):  # submitit's file, named by the job's id
-            submitit.SlurmJob(folder / "job", submitted.name.partition("_")[0]).cancel(check=False)
 
 
 def _has_begun(folder: Path) -> bool:
@@ -179,23 +187,6 @@ def _wait_until(is_so: Callable[[], bool]) -> None:
     deadline = time.monotonic() + _END_S
     while not is_so() and time.monotonic() < deadline:
         time.sleep(_PAUSE_S)
-
-
-def _submitted(section: SlurmWorkers, folder: Path, settings: NodeSettings) -> Any:
-    """Submit the job that serves a folder."""
-    import submitit
-
-    executor = submitit.AutoExecutor(folder=folder / "job", cluster=section.executor)
-    executor.update_parameters(
-        name="tunerun",
-        timeout_min=section.time_minutes,
-        gpus_per_node=section.gpus,
-        cpus_per_task=section.cpus,
-        **({} if section.memory_gb is None else {"mem_gb": section.memory_gb}),
-        **({} if section.partition is None else {"slurm_partition": section.partition}),
-        **({"slurm_additional_parameters": dict(section.parameters)} if section.parameters else {}),
-    )
-    return executor.submit(serve, str(folder), settings)
 
 
 def serve(folder: str, settings: NodeSettings) -> None:
@@ -219,17 +210,17 @@ def serve(folder: str, settings: NodeSettings) -> None:
             if entry.death is not None:
                 has_died.set()
 
-        host = Host(place, settings, note, work)
+        engine = NodeEngine(place, settings, note, work)
         lines = _Lines(place / COMMANDS_FILE)
         number = 0
         while not (place / END_FILE).exists() and not has_died.is_set():
             for line in lines.new():
                 number += 1
-                host.follow(number, line)
+                engine.command(number, line)
             if work.is_empty and time.monotonic() - reported_at > IDLE_S:
                 break
             has_died.wait(_PAUSE_S)
-        host.end()
+        engine.end()
         with contextlib.suppress(FileNotFoundError):  # the program has removed the folder
             (place / ENDED_FILE).touch()
 
@@ -269,7 +260,7 @@ class _FolderChannel:
         self._job = job
         self._is_child = is_child
         self._lines = _Lines(folder / REPORTS_FILE)
-        self._asked_at = time.monotonic()  # when the job's state was polled last
+        self._polled_at = time.monotonic()  # when the job's state was polled last
         self._is_closed = False
 
     def command(self, _number: int, line: bytes) -> None:
@@ -292,8 +283,8 @@ class _FolderChannel:
             time.sleep(_PAUSE_S)
             if self._is_closed:
                 return ()
-            if time.monotonic() - self._asked_at > _STATE_PAUSE_S:
-                self._asked_at = time.monotonic()
+            if time.monotonic() - self._polled_at > _STATE_PAUSE_S:
+                self._polled_at = time.monotonic()
                 # Read once more: the job may have written its last reports between the first read and its end.
                 if self._job.done() and not (lines := self._lines.new()):
                     return (Entry(after + 1, death=self._death()),)
