@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Iterable
+from pathlib import Path
 
 _AT_ONCE = 10_000
 
@@ -27,6 +28,16 @@ def digest_of_list(values: Iterable[object]) -> str:
         separator = ","
     sha.update(b"]")
     return sha.hexdigest()
+
+
+def digest_of_file(file: Path) -> str:
+    """Return the SHA-256 of a file's content, as 64 hexadecimal digits.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def _canonical(value: object) -> str:

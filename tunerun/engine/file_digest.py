@@ -7,6 +7,7 @@ import hashlib
 import json
 from pathlib import Path
 
+from tunerun.digest import digest_of_file
 from tunerun.files import replacing
 
 READ_WHOLE_BYTES = 1 << 20
@@ -39,8 +40,7 @@ def sha256(file: Path, cache: Path) -> str:
         remembered = json.loads(record.read_text(encoding="utf-8"))
         if remembered["stamp"] == stamp:
             return str(remembered["sha256"])
-    with path.open("rb") as content:
-        digest = hashlib.file_digest(content, "sha256").hexdigest()
+    digest = digest_of_file(path)
     with contextlib.suppress(OSError):  # a cache that cannot be written only costs time
         record.parent.mkdir(parents=True, exist_ok=True)
         with replacing(record) as aside:

@@ -24,6 +24,7 @@ from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from tunerun.digest import digest_of_file
 from tunerun.engine import tuned_model
 from tunerun.errors import NotFoundError
 from tunerun.files import partial_folder, private_folder, remove_partial_folders
@@ -97,7 +98,7 @@ def write(folder: Path, state: TrainingState, tensors: Mapping[str, torch.Tensor
     with partial_folder(folder) as partial:
         kept = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
         save_file(kept, partial / TENSORS_FILE)
-        written = replace(state, tensors=_sha256(partial / TENSORS_FILE))
+        written = replace(state, tensors=digest_of_file(partial / TENSORS_FILE))
         (partial / STATE_FILE).write_bytes(_STATE.dump_json(written))
         remove(folder)
         partial.rename(folder)
@@ -115,7 +116,7 @@ def read(folder: Path, device: torch.device) -> tuple[TrainingState, dict[str, t
     """
     try:
         state = _STATE.validate_json((folder / STATE_FILE).read_bytes())
-        if state.format_version != FORMAT_VERSION or state.tensors != _sha256(folder / TENSORS_FILE):
+        if state.format_version != FORMAT_VERSION or state.tensors != digest_of_file(folder / TENSORS_FILE):
             return None
         return state, load_file(folder / TENSORS_FILE, device=str(device))
     except (OSError, ValidationError, SafetensorError):
@@ -155,8 +156,3 @@ def _made(tuned_models: Path) -> dict[str, float]:
             key = tuned_model.read(file.parent).key
             found[key] = max(found.get(key, 0.0), file.stat().st_mtime)
     return found
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
+from tunerun.digest import digest_of_file
 from tunerun.engine import file_digest
 from tunerun.engine.chat import ChatFormat, EarlierTurns
 from tunerun.errors import NotFoundError
@@ -155,7 +156,7 @@ def write(folder: Path, record: TunedModelRecord, finished: FinishedJob, save_ad
     private_folder(folder.parent.parent)
     with partial_folder(folder) as partial:
         save_adapter(partial)
-        written = replace(record, weights=_sha256(partial / WEIGHTS_FILE))
+        written = replace(record, weights=digest_of_file(partial / WEIGHTS_FILE))
         (partial / RECORD_FILE).write_bytes(_RECORD.dump_json(written, indent=1))
         (partial / STATUS_FILE).write_bytes(_FINISHED.dump_json(finished))
         for file in partial.iterdir():
@@ -268,15 +269,10 @@ def fault(folder: Path, weights: str | None = None, cache: Path | None = None) -
         return f"{folder} holds another tuned model than the one that was made"
     expected = weights or recorded
     try:
-        found = _sha256(file) if cache is None else file_digest.sha256(file, cache)
+        found = digest_of_file(file) if cache is None else file_digest.sha256(file, cache)
     except OSError as error:
         return f"{file} cannot be read ({error.strerror})"
     return None if expected in (None, found) else f"{file} has changed since it was made"
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def read(folder: Path) -> TunedModelRecord:

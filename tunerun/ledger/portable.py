@@ -11,7 +11,6 @@ local base model or a metric's code is named without its folder, and the folder 
 from __future__ import annotations
 
 import gzip
-import hashlib
 import io
 import json
 import math
@@ -23,6 +22,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePath
 from typing import Any
 
+from tunerun.digest import digest_of_file
 from tunerun.job import Scalar
 from tunerun.ledger.ledger import Ledger
 from tunerun.ledger.records import SweepRecord, TrialRecord
@@ -279,9 +279,7 @@ def _write_examples(ledger: Ledger, digest: str, folder: Path, places: Places) -
                 file.write(waiting.popleft().result())
         for member in waiting:
             file.write(member.result())
-    with (folder / name).open("rb") as written:
-        sha256 = hashlib.file_digest(written, "sha256").hexdigest()
-    return PortableSet(name, sha256, size, rows, places.name(source))
+    return PortableSet(name, digest_of_file(folder / name), size, rows, places.name(source))
 
 
 def _trial(trial: TrialRecord, places: Places) -> PortableTrial:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
 import json
 import re
 import struct
@@ -18,6 +17,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from tunerun import example_json
+from tunerun.digest import digest_of_file
 from tunerun.errors import LedgerError, RecordError
 from tunerun.job import BaseModelRef, JobRef, TrainedOn
 from tunerun.ledger.answers import LOSSES
@@ -211,9 +211,8 @@ def _checked(folder: Path) -> PortableRecord:
         raise RecordError([f"{folder / RECORD}: {problem}; {_ADVICE}" for problem in problems])
     for each in record.examples.values():
         file = _inside(folder, each.file)
-        with file.open("rb") as content:
-            if hashlib.file_digest(content, "sha256").hexdigest() != each.sha256:
-                raise RecordError(f"{file}: its content does not match the SHA-256 in {RECORD}; {_ADVICE}")
+        if digest_of_file(file) != each.sha256:
+            raise RecordError(f"{file}: its content does not match the SHA-256 in {RECORD}; {_ADVICE}")
     return record
 
 

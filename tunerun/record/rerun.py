@@ -6,7 +6,6 @@ and ledger, so that its results cannot be confused with those of the first run.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 import secrets
@@ -17,6 +16,7 @@ from typing import Any
 
 from tunerun.backends import capabilities_of
 from tunerun.dataset import LoadedDataset, Progress
+from tunerun.digest import digest_of_file
 from tunerun.engine import precision
 from tunerun.errors import ConfigError, InputError, MismatchError
 from tunerun.example_json import digest_of_examples, from_object
@@ -330,8 +330,7 @@ def _files(record: OpenRecord, trials: Sequence[TrialRecord], paths: Sequence[Pa
             continue
         name = path.name
         if name not in wanted:
-            with path.open("rb") as content:
-                name = recorded.get(hashlib.file_digest(content, "sha256").hexdigest(), "")
+            name = recorded.get(digest_of_file(path), "")
         if name not in wanted and len(wanted) == len(paths) == 1:  # the only file in the place of the only one
             (name,) = wanted
         if name not in wanted:

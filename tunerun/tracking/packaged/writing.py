@@ -7,7 +7,6 @@ Not `mlflow.pyfunc.save_model`: it writes absolute paths of this machine into ML
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import json
 import platform
@@ -22,7 +21,7 @@ from typing import Any
 import yaml
 
 import tunerun
-from tunerun.digest import digest
+from tunerun.digest import digest, digest_of_file
 from tunerun.engine import base_model, tuned_model
 from tunerun.errors import BaseModelError, NotFoundError, TemplateError
 from tunerun.interpolation import resolved_record
@@ -281,10 +280,5 @@ def _signature(template: PromptTemplate, max_output_tokens: int) -> Any:
 
 def _sums(folder: Path) -> str:
     """The SHA-256 of all files of a folder, as `sha256sum` prints them."""
-    lines = []
-    for file in sorted(each for each in folder.rglob("*") if each.is_file()):
-        with file.open("rb") as content:
-            lines.append(
-                f"{hashlib.file_digest(content, 'sha256').hexdigest()}  {file.relative_to(folder).as_posix()}\n"
-            )
-    return "".join(lines)
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    return "".join(f"{digest_of_file(file)}  {file.relative_to(folder).as_posix()}\n" for file in files)
