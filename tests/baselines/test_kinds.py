@@ -10,7 +10,7 @@ import pytest
 
 from tunerun.baselines import Baseline, Setting, baselines_of, is_base_model, restored
 from tunerun.digest import digest
-from tunerun.engine.tokens import EstimatedCounter
+from tunerun.engine.token_counter import EstimatedCounter
 from tunerun.job import BaseModelRef, Example, GenerateOptions, TunedModel
 from tunerun.testing.scripted import ScriptedBackend, ScriptedService
 

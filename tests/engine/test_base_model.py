@@ -20,7 +20,8 @@ from tunerun.job import BaseModelRef
 def test_light_modules_import_nothing_heavy() -> None:
     """The modules that `plan` imports load neither torch nor transformers nor huggingface_hub."""
     code = (
-        "import sys; from tunerun.engine import base_model, chat, tokens, tuned_model; from tunerun.backends import local; "
+        "import sys; from tunerun.engine import base_model, chat_format, token_counter, tuned_model; "
+        "from tunerun.backends import local; "
         "print([name for name in ('torch', 'transformers', 'peft', 'huggingface_hub', 'gguf') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -74,7 +75,7 @@ def test_prepare_never_writes_into_the_users_folder(tiny_folder: Path, tmp_path:
     assert prepared_model.prepare(model, cache) == tiny_folder == prepared_model.model_folder(found, cache)
     assert {file: file.stat().st_mtime_ns for file in tiny_folder.rglob("*")} == before
     assert prepared_model.tokenizer_file(found, cache).is_file()
-    assert prepared_model.chat_format(found, cache).suffix == "<|im_end|>\n<|im_start|>assistant\n"
+    assert prepared_model.read_chat_format(found, cache).suffix == "<|im_end|>\n<|im_start|>assistant\n"
 
 
 @pytest.mark.parametrize("source", ["/no/such/folder", "./nothing", "../nothing", "~/nothing-here", "nothing.gguf"])

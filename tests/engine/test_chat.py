@@ -14,9 +14,9 @@ from tokenizers import Tokenizer
 
 from tests.engine import chat_templates, tiny_model
 from tests.engine.tiny_model import TOKENIZERS
-from tunerun.engine import base_model, chat, chat_template, encoding, prepared_model
-from tunerun.engine.chat import ChatFormat
+from tunerun.engine import base_model, chat_format, chat_template, encoding, prepared_model
 from tunerun.engine.chat_encoder import ChatEncoder
+from tunerun.engine.chat_format import ChatFormat
 from tunerun.errors import BaseModelError, NoTurnsError
 from tunerun.job import Example
 
@@ -61,7 +61,7 @@ def with_template(folder: Path, source: Path, template: str | None) -> Path:
 def test_the_format_is_the_models_own_answered_turn(name: str, tokenizers: dict[str, Any]) -> None:
     """The text after the input is the one that the template writes before an answer: no open thought, a chosen channel."""
     tokenizers["bytes"].chat_template = chat_templates.ALL[name]
-    found = chat.derive(tokenizers["bytes"])
+    found = chat_format.derive(tokenizers["bytes"])
     assert (found.suffix, found.start, found.end) == EXPECTED[name]
 
 
@@ -74,7 +74,7 @@ def test_tokens_are_those_of_apply_chat_template(name: str, kind: str, tokenizer
     """Prompt and target together have the tokens of the whole conversation as transformers renders it."""
     tokenizer = tokenizers[kind]
     tokenizer.chat_template = chat_templates.ALL[name]
-    derived = chat.derive(tokenizer)
+    derived = chat_format.derive(tokenizer)
     backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     for example, encoded in zip(EXAMPLES, encoding.encode_examples(backend, derived, EXAMPLES), strict=True):
         turns = [
@@ -110,9 +110,9 @@ def test_tokens_of_several_turns_are_those_of_apply_chat_template(
     """Earlier turns, prompt and target together have the tokens of the whole conversation as transformers renders it."""
     tokenizer = tokenizers[kind]
     tokenizer.chat_template = (chat_templates.ALL | {"tiny": tiny_model.CHAT_TEMPLATE})[name]
-    derived = chat.derive(tokenizer)
+    derived = chat_format.derive(tokenizer)
     backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-    encoder = ChatEncoder(backend, derived, chat.derive_turns(tokenizer, derived))
+    encoder = ChatEncoder(backend, derived, chat_format.derive_turns(tokenizer, derived))
     for last in EXAMPLES:
         for count in (1, 2, 3):
             earlier = EXAMPLES[:count]
@@ -155,8 +155,8 @@ def test_a_format_that_does_not_support_turns_refuses_them(
 ) -> None:
     """It can write one input and its answer; examples are refused with the reason."""
     tokenizers["bytes"].chat_template = template
-    derived = chat.derive(tokenizers["bytes"])
-    turns = chat.derive_turns(tokenizers["bytes"], derived)
+    derived = chat_format.derive(tokenizers["bytes"])
+    turns = chat_format.derive_turns(tokenizers["bytes"], derived)
     encoder = ChatEncoder(tokenizers["bytes"].backend_tokenizer, derived, turns)
     assert encoder.prompts(["x"], ()) == encoder.prompts(["x"])
     with pytest.raises(NoTurnsError, match=words):
@@ -167,8 +167,8 @@ def test_a_format_that_does_not_support_turns_refuses_them(
 def test_text_of_earlier_turns_never_becomes_control_tokens(name: str, kind: str, tokenizers: dict[str, Any]) -> None:
     """It is decoded as it was."""
     tokenizers[kind].chat_template = chat_templates.ALL[name]
-    derived = chat.derive(tokenizers[kind])
-    turns = chat.derive_turns(tokenizers[kind], derived)
+    derived = chat_format.derive(tokenizers[kind])
+    turns = chat_format.derive_turns(tokenizers[kind], derived)
     backend = Tokenizer.from_str(tokenizers[kind].backend_tokenizer.to_str())
     encoder = ChatEncoder(backend, derived, turns)
     controls = {number for number, token in backend.get_added_tokens_decoder().items() if token.special}
@@ -229,14 +229,14 @@ def test_templates_may_use_what_transformers_offers(tokenizers: dict[str, Any]) 
     assert chat_template.render(EVERYTHING, turns, tokens) == tokenizers["bytes"].apply_chat_template(
         turns, tokenize=False
     )
-    assert chat.derive(tokenizers["bytes"]).end.startswith("</turn1>")
+    assert chat_format.derive(tokenizers["bytes"]).end.startswith("</turn1>")
 
 
 @pytest.mark.parametrize("name", ["llama-3.2", "smollm3", "gpt-oss"])
 def test_the_date_is_constant(name: str, tokenizers: dict[str, Any]) -> None:
     """A template that writes the date always writes the same one."""
     tokenizers["bytes"].chat_template = chat_templates.ALL[name]
-    prefix = chat.derive(tokenizers["bytes"]).prefix
+    prefix = chat_format.derive(tokenizers["bytes"]).prefix
     assert any(date in prefix for date in ("2024-07-26", "26 Jul 2024", "26 July 2024"))
     assert str(datetime.now().year) not in prefix.replace("2024", "").replace("June 2025", "")
 
@@ -262,7 +262,7 @@ OUTPUTS = [
 def test_text_of_rows_never_becomes_control_tokens(name: str, kind: str, tokenizers: dict[str, Any]) -> None:
     """The only control tokens are the format's own, and the text of a row is decoded as it was."""
     tokenizers[kind].chat_template = chat_templates.ALL[name]
-    derived = chat.derive(tokenizers[kind])
+    derived = chat_format.derive(tokenizers[kind])
     backend = Tokenizer.from_str(tokenizers[kind].backend_tokenizer.to_str())
     encoder = ChatEncoder(backend, derived)
     controls = {
@@ -284,14 +284,14 @@ def test_text_of_rows_never_becomes_control_tokens(name: str, kind: str, tokeniz
 def test_control_tokens_of_a_row_are_named(tokenizers: dict[str, Any]) -> None:
     """Special tokens and tokens of the chat format are listed once each."""
     tokenizers["bytes"].chat_template = chat_templates.QWEN3
-    encoder = ChatEncoder(tokenizers["bytes"].backend_tokenizer, chat.derive(tokenizers["bytes"]))
+    encoder = ChatEncoder(tokenizers["bytes"].backend_tokenizer, chat_format.derive(tokenizers["bytes"]))
     assert encoder.control_tokens_in("<think>  <|im_end|></s> <|im_end|><｜User｜>") == ["<think>", "<|im_end|>"]
 
 
 def test_control_tokens_that_are_words_of_the_vocabulary(tokenizers: dict[str, Any]) -> None:
     """If the tokenizer itself would make a control token of a row's text, the text is cut."""
     tokenizers["unigram"].chat_template = chat_templates.MISTRAL
-    encoder = ChatEncoder(tokenizers["unigram"].backend_tokenizer, chat.derive(tokenizers["unigram"]))
+    encoder = ChatEncoder(tokenizers["unigram"].backend_tokenizer, chat_format.derive(tokenizers["unigram"]))
     ((*ids, end),) = encoder.targets(["one</s> two<s>"])
     assert end == tokenizers["unigram"].eos_token_id
     assert not {1, 2} & set(ids)
@@ -301,7 +301,7 @@ def test_control_tokens_that_are_words_of_the_vocabulary(tokenizers: dict[str, A
 def test_a_control_token_in_an_answer_becomes_text(tokenizers: dict[str, Any]) -> None:
     """A control token that does not end the answer is not deleted."""
     tokenizers["bytes"].chat_template = chat_templates.QWEN3
-    encoder = ChatEncoder(tokenizers["bytes"].backend_tokenizer, chat.derive(tokenizers["bytes"]))
+    encoder = ChatEncoder(tokenizers["bytes"].backend_tokenizer, chat_format.derive(tokenizers["bytes"]))
     start = tokenizers["bytes"].convert_tokens_to_ids("<|im_start|>")
     assert encoder.text([start], has_end=True) == "<|im_start|>"
 
@@ -310,7 +310,9 @@ def test_no_template(tmp_path: Path, tiny_folder: Path) -> None:
     """A model without a chat template gets a line break between input and output, and its end token."""
     model = tiny_model.model_of(with_template(tmp_path / "model", tiny_folder, None))
     prepared_model.prepare(model, tmp_path)
-    assert prepared_model.chat_format(base_model.find(model, tmp_path), tmp_path) == ChatFormat("", "\n", "<|im_end|>")
+    assert prepared_model.read_chat_format(base_model.find(model, tmp_path), tmp_path) == ChatFormat(
+        "", "\n", "<|im_end|>"
+    )
 
 
 @pytest.mark.parametrize(
@@ -349,7 +351,7 @@ def test_templates_by_name(tmp_path: Path, tiny_folder: Path) -> None:
     file.write_text(json.dumps({**config, "chat_template": named}))
     model = tiny_model.model_of(folder)
     prepared_model.prepare(model, tmp_path)
-    assert prepared_model.chat_format(base_model.find(model, tmp_path), tmp_path).end == "<|im_end|>"
+    assert prepared_model.read_chat_format(base_model.find(model, tmp_path), tmp_path).end == "<|im_end|>"
     file.write_text(json.dumps({**config, "chat_template": named[:1]}))
     with pytest.raises(BaseModelError, match=r"several chat templates \(tool_use\) and no default"):
         base_model.find(model, tmp_path)
@@ -363,5 +365,5 @@ def test_prompt_and_target(tmp_path: Path) -> None:
     format_ = ChatFormat("<", "\n>\u2028", " é", start=" ")
     assert format_.prompt(" a ") == "< a \n>\u2028"
     assert format_.target(Example("x", "b\n")) == " b\n é"
-    chat.write(format_, tmp_path / "chat.json")
-    assert chat.read(tmp_path / "chat.json") == format_
+    chat_format.write(format_, tmp_path / "chat.json")
+    assert chat_format.read(tmp_path / "chat.json") == format_

@@ -15,7 +15,7 @@ from tests.engine import chat_templates, peft_loop, training
 from tests.engine.observer import Recording
 from tests.engine.test_generation import tune
 from tests.engine.tiny_model import TOKENIZERS, request_of
-from tunerun.engine import chat, chat_template, encoding, forms, lora, merging, plain_answers
+from tunerun.engine import chat_format, chat_template, encoding, export_answers, forms, lora, merging
 from tunerun.engine.chat_encoder import ChatEncoder
 from tunerun.engine.encoding import NOT_LEARNED, EncodedExample
 from tunerun.engine.generation import Generation
@@ -61,9 +61,9 @@ def rendered_by_transformers(tokenizer: Any, messages: list[dict[str, Any]]) -> 
 
 
 def encoded_with(tokenizer: Any, examples: Sequence[Example]) -> list[EncodedExample]:
-    derived = chat.derive(tokenizer)
+    derived = chat_format.derive(tokenizer)
     backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-    return encoding.encode_examples(backend, derived, examples, chat.derive_turns(tokenizer, derived))
+    return encoding.encode_examples(backend, derived, examples, chat_format.derive_turns(tokenizer, derived))
 
 
 @pytest.fixture(scope="module")
@@ -98,8 +98,8 @@ def test_only_learned_answers_and_their_end_tokens_are_learned(name: str, tokeni
     batch = encoding.collate([encoded], 0, torch.device("cpu"))
     labels = batch.labels[0].tolist()
     learned = [label for label in labels if label != NOT_LEARNED]
-    derived = chat.derive(tokenizer)
-    turns = chat.derive_turns(tokenizer, derived)
+    derived = chat_format.derive(tokenizer)
+    turns = chat_format.derive_turns(tokenizer, derived)
     texts = [f"{turns.start}{turn.output}{turns.end}" for turn in EARLIER if turn.is_learned]
     assert tokenizer.decode(learned) == "".join([*texts, derived.target(example)])
     assert turns.end.endswith(tuple(chat_templates.SPECIAL_TOKENS))
@@ -131,8 +131,8 @@ def test_a_format_that_does_not_support_a_system_message_refuses_it(
 ) -> None:
     """Other prompts are unchanged; a system message is refused with the reason and what to do."""
     tokenizers["bytes"].chat_template = template
-    derived = chat.derive(tokenizers["bytes"])
-    turns = chat.derive_turns(tokenizers["bytes"], derived)
+    derived = chat_format.derive(tokenizers["bytes"])
+    turns = chat_format.derive_turns(tokenizers["bytes"], derived)
     encoder = ChatEncoder(tokenizers["bytes"].backend_tokenizer, derived, turns)
     assert encoder.prompts([Conversation("x")]) == encoder.prompts(["x"])
     with pytest.raises(NoTurnsError, match=f"{words}.*template.text_input"):
@@ -224,5 +224,5 @@ def test_a_tuned_model_answers_in_the_conversation_it_learned(
     assert [getattr(answer, "text", answer) for answer in answers] == [row.output for row in rows]
     exported = merging.load(tuned, cache)
     merging.save_merged(exported, GenerateOptions(8), tmp_path / "merged")
-    inputs, chat_format = [row.input for row in rows], exported.record.chat_format
-    assert plain_answers.of_merged(tmp_path / "merged", inputs, chat_format) == [row.output for row in rows]
+    inputs, form = [row.input for row in rows], exported.record.chat_format
+    assert export_answers.of_merged(tmp_path / "merged", inputs, form) == [row.output for row in rows]

@@ -12,7 +12,7 @@ from tokenizers import Regex, pre_tokenizers
 
 from tests.engine import tiny_model
 from tests.export.labs import HELD, OPTIONS, trained
-from tunerun.engine import gguf_export, merging, plain_answers, tuned_model
+from tunerun.engine import export_answers, gguf_export, merging, tuned_model
 from tunerun.errors import InputError
 
 INPUTS = [example.text_input for example in HELD]
@@ -92,8 +92,8 @@ def test_a_round_trip_gives_equal_answers(tiny_folder: Path, tmp_path: Path, arc
     file, facts = written(base, tmp_path)
     folder = tmp_path / "runs" / "tuned_models" / "tiny-a"
     record = tuned_model.read(folder)
-    expected = plain_answers.of_tuned(folder, record.base_model, tmp_path / "cache", INPUTS, OPTIONS)
-    assert plain_answers.of_gguf(file, INPUTS, record.chat_format, OPTIONS) == expected
+    expected = export_answers.of_tuned(folder, record.base_model, tmp_path / "cache", INPUTS, OPTIONS)
+    assert export_answers.of_gguf(file, INPUTS, record.chat_format, OPTIONS) == expected
     assert len(set(expected)) > 2, "the comparison has content"
     assert facts["general.architecture"] == architecture
     assert facts["tokenizer.chat_template"].startswith("{%- if messages[0]['role'] == 'system' -%}")
@@ -113,5 +113,5 @@ def test_a_merged_folder_has_the_base_models_precision(tiny_folder: Path, tmp_pa
     merging.save_merged(tuned, OPTIONS, tmp_path / "out")
     assert {weight.dtype for weight in load_file(tmp_path / "out" / "model.safetensors").values()} == {torch.bfloat16}
     assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "bfloat16"
-    answers = plain_answers.of_merged(tmp_path / "out", INPUTS, tuned.record.chat_format)
+    answers = export_answers.of_merged(tmp_path / "out", INPUTS, tuned.record.chat_format)
     assert len(answers) == len(INPUTS)

@@ -10,7 +10,7 @@ import torch
 from tokenizers import Tokenizer
 
 from tests.engine.test_generation import texts, transformers_answer, tune
-from tunerun.engine import base_model, encoding, network, prepared_model, tokens
+from tunerun.engine import base_model, encoding, network, prepared_model, token_counter
 from tunerun.engine.generation import Generation
 from tunerun.job import (
     BaseModelRef,
@@ -36,7 +36,7 @@ def test_tuning_learns_and_peft_agrees(smollm2: BaseModelRef, cache: Path, tmp_p
     examples = tuple(Example(row["text_input"], row["output"]) for row in rows)
     torch.set_num_threads(1)  # on a busy machine two wait for each other longer than they work
     base = network.load(smollm2, cache, network.choose_device("cpu"))
-    counter = tokens.token_counter(smollm2, cache)
+    counter = token_counter.token_counter(smollm2, cache)
     lengths = [len(one) for one in encoding.encode_examples(base.tokenizer, base.chat, examples)]
     assert counter.exact
     assert counter.count_all(examples) == lengths
@@ -74,7 +74,7 @@ def test_tokens_of_conversations_are_those_of_apply_chat_template(smollm2: BaseM
     found = base_model.find(smollm2, cache)
     transformers = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     chat, turns = (
-        prepared_model.chat_format(found, cache),
+        prepared_model.read_chat_format(found, cache),
         prepared_model.earlier_turns_or_derived(smollm2, found, cache),
     )
     tokenizer = Tokenizer.from_file(str(prepared_model.tokenizer_file(found, cache)))

@@ -12,7 +12,7 @@ from tests.engine import training
 from tests.engine.observer import Recording
 from tests.engine.tiny_model import EXAMPLES, HELD_OUT, model_of, request_of
 from tunerun.digest import digest
-from tunerun.engine import network, plain_answers, tuned_model
+from tunerun.engine import export_answers, network, tuned_model
 from tunerun.engine.network import LoadedModel
 from tunerun.engine.observer import Trained
 from tunerun.job import (
@@ -84,7 +84,7 @@ def lab_of(base: Path, runs: Path, cache: Path) -> Lab:
     """Tune a base model, and write a ledger as if a sweep had done it."""
     folder = trained(base, runs, cache)
     model, request = model_of(base), request_of(model_of(base))
-    answers = plain_answers.of_tuned(folder, model, cache, [each.text_input for each in HELD], OPTIONS)
+    answers = export_answers.of_tuned(folder, model, cache, [each.text_input for each in HELD], OPTIONS)
     held_out = ExampleSet(digest("held out"), "rows.jsonl", HELD)
     training_set = ExampleSet(digest("training"), "rows.jsonl", EXAMPLES)
     trial = TrialRecord(

@@ -17,6 +17,7 @@ from tests.ledger.test_ledger import SET, request, trial
 from tests.ledger.test_ledger import SWEEP as PLAN
 from tunerun.cli import app
 from tunerun.compose import load
+from tunerun.digest import digest_of_file
 from tunerun.engine import tuned_model
 from tunerun.errors import NotFoundError
 from tunerun.job import JobRef, JobState, JobStatus, TunedModel
@@ -113,7 +114,7 @@ def swap(folder: Path) -> None:
     """Another tuned model's whole folder, which is whole in itself."""
     flip(folder)
     record = json.loads((folder / "tunerun.json").read_text())
-    record["weights"] = tuned_model._sha256(folder / "adapter_model.safetensors")
+    record["weights"] = digest_of_file(folder / "adapter_model.safetensors")
     (folder / "tunerun.json").write_text(json.dumps(record))
 
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from tunerun.engine import tuned_model
-from tunerun.engine.chat import ChatFormat
+from tunerun.engine.chat_format import ChatFormat
 from tunerun.engine.tuned_model import FinishedJob, TunedModelRecord
 from tunerun.job import BaseModelRef
 

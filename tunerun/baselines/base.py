@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from tunerun.backends.base import Backend
 from tunerun.digest import digest
-from tunerun.engine.tokens import TokenCounter
+from tunerun.engine.token_counter import TokenCounter
 from tunerun.job import BaseModelRef, Example, GenerateOptions, Input, ModelInputs
 
 

@@ -19,7 +19,7 @@ from tunerun import example_json
 from tunerun.backends.base import Backend
 from tunerun.baselines.base import Baseline, Setting, subject_of
 from tunerun.digest import digest
-from tunerun.engine.tokens import TokenCounter
+from tunerun.engine.token_counter import TokenCounter
 from tunerun.job import BaseModelRef, Example, GenerateOptions, Input, ModelInputs, as_conversation
 from tunerun.stored import read_stored, section
 

@@ -15,7 +15,7 @@ from typing import Any
 from tunerun.backends.base import Backend
 from tunerun.baselines.base import Baseline, Setting
 from tunerun.digest import digest
-from tunerun.engine.tokens import TokenCounter
+from tunerun.engine.token_counter import TokenCounter
 from tunerun.errors import InputError
 from tunerun.job import Example, GenerateOptions, Input
 

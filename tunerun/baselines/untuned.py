@@ -8,7 +8,7 @@ from typing import Any
 
 from tunerun.backends.base import Backend
 from tunerun.baselines.base import Baseline, Setting, subject_of
-from tunerun.engine.tokens import TokenCounter
+from tunerun.engine.token_counter import TokenCounter
 from tunerun.job import BaseModelRef, Example, GenerateOptions, Input, ModelInputs
 from tunerun.stored import read_stored, section
 

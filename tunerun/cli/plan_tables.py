@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from tunerun.cli.tables import err, new_table, out, plain, print_table, warnings
 from tunerun.comparison import labels
 from tunerun.comparison.numbers import counted
-from tunerun.engine.tokens import ESTIMATE_RANGE
+from tunerun.engine.token_counter import ESTIMATE_RANGE
 from tunerun.planning import Plan, Trial, trained
 from tunerun.planning.judging import PlannedJudge
 

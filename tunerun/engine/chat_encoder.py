@@ -16,7 +16,7 @@ from itertools import pairwise
 
 from tokenizers import Tokenizer
 
-from tunerun.engine.chat import ChatFormat, EarlierTurns
+from tunerun.engine.chat_format import ChatFormat, EarlierTurns
 from tunerun.job import Conversation, Example, Input, TokenScore, as_conversation, behind_examples
 
 _BREAK = "\n"

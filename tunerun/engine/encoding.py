@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from tokenizers import Tokenizer
 
-from tunerun.engine.chat import ChatFormat, EarlierTurns
 from tunerun.engine.chat_encoder import ChatEncoder
+from tunerun.engine.chat_format import ChatFormat, EarlierTurns
 from tunerun.job import Example
 
 NOT_LEARNED = -100

@@ -13,8 +13,8 @@ from pathlib import Path
 from tunerun.engine import decoding, likelihoods
 from tunerun.engine.adapters import LoadedAdapters, MixingError
 from tunerun.engine.answer_row import AnswerRow
-from tunerun.engine.chat import ChatFormat, EarlierTurns
 from tunerun.engine.chat_encoder import ChatEncoder
+from tunerun.engine.chat_format import ChatFormat, EarlierTurns
 from tunerun.engine.decoding import Decoder
 from tunerun.engine.json_grammar import JsonGrammars
 from tunerun.engine.network import LoadedModel, chat_of

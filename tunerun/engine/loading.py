@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from tunerun.engine import packages
-from tunerun.engine.chat import ChatFormat
+from tunerun.engine.chat_format import ChatFormat
 from tunerun.engine.failures import is_out_of_memory
 from tunerun.engine.model_shape import layer_count
 from tunerun.engine.precision import BYTES, FLOAT32

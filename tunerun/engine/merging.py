@@ -18,8 +18,8 @@ from safetensors import SafetensorError
 
 from tunerun.engine import adapters, base_model, loading, model_facts, network, prepared_model, tuned_model
 from tunerun.engine.base_model import FoundModel
+from tunerun.engine.export_template import template_of
 from tunerun.engine.network import ADAPTER, LoadedModel
-from tunerun.engine.plain_template import template_of
 from tunerun.engine.tuned_model import RECORD_FILE, WEIGHTS_FILE, TunedModelRecord
 from tunerun.errors import BaseModelError, NotFoundError
 from tunerun.job import GenerateOptions

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 from torch.utils.checkpoint import checkpoint
 
 from tunerun.engine import base_model, loading, precision, prepared_model, tuned_model
-from tunerun.engine.chat import ChatFormat, EarlierTurns
+from tunerun.engine.chat_format import ChatFormat, EarlierTurns
 from tunerun.engine.settings import DEFAULT, EngineSettings
 from tunerun.engine.tuned_model import TunedModelRecord
 from tunerun.errors import BaseModelError, InputError
@@ -142,7 +142,7 @@ def load(model: BaseModelRef, cache: Path, device: torch.device, settings: Engin
     tokenizer = Tokenizer.from_file(str(prepared_model.tokenizer_file(found, cache)))
     tokenizer.no_padding()
     tokenizer.no_truncation()
-    chat = prepared_model.chat_format(found, cache)
+    chat = prepared_model.read_chat_format(found, cache)
     # An answer ends with the chat format's end of turn, which training teaches, or the model's own end-of-text tokens.
     eos = network.generation_config.eos_token_id
     own_stops = list(eos) if isinstance(eos, list) else [] if eos is None else [eos]

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from tunerun.engine import base_model, chat, chat_template, hub, model_facts
+from tunerun.engine import base_model, chat_format, chat_template, hub, model_facts
 from tunerun.engine.base_model import FoundModel
 from tunerun.engine.packages import require
 from tunerun.errors import BaseModelError
@@ -91,16 +91,16 @@ def _write_entry(entry: Path, model: BaseModelRef, found: FoundModel) -> None:
     partial.mkdir()
     try:
         tokenizer = loading.load_tokenizer(what, folder, gguf_file)
-        chat_format = chat.derive(tokenizer)
+        form = chat_format.derive(tokenizer)
         network = loading.load_network(what, folder, gguf_file)
-        loading.check_vocabulary(what, network, tokenizer, chat_format)
+        loading.check_vocabulary(what, network, tokenizer, form)
         if gguf_file is not None:
             private_names.forget_quantisation(network)
             network.save_pretrained(partial / "model")
             tokenizer.save_pretrained(partial / "model")
         tokenizer.backend_tokenizer.save(str(partial / "tokenizer.json"))
-        chat.write(chat_format, chat_file(partial))
-        chat.write_turns(chat.derive_turns(tokenizer, chat_format), turns_file(partial))
+        chat_format.write(form, chat_file(partial))
+        chat_format.write_turns(chat_format.derive_turns(tokenizer, form), turns_file(partial))
         shutil.rmtree(entry, ignore_errors=True)
         partial.rename(entry)
     finally:
@@ -146,23 +146,23 @@ def chat_file(entry: Path) -> Path:
     return entry / f"chat-{chat_template.VERSION}.json"
 
 
-def chat_format(found: FoundModel, cache: Path) -> chat.ChatFormat:
+def read_chat_format(found: FoundModel, cache: Path) -> chat_format.ChatFormat:
     """Return the chat format of a prepared model."""
-    return chat.read(chat_file(entry_folder(found, cache)))
+    return chat_format.read(chat_file(entry_folder(found, cache)))
 
 
 def turns_file(entry: Path) -> Path:
     """Return the file of the format of earlier turns; its name has the version of the rules."""
-    return entry / f"turns-{chat.TURNS_VERSION}.json"
+    return entry / f"turns-{chat_format.TURNS_VERSION}.json"
 
 
-def earlier_turns(found: FoundModel, cache: Path) -> chat.EarlierTurns | None:
+def earlier_turns(found: FoundModel, cache: Path) -> chat_format.EarlierTurns | None:
     """Return the format of earlier turns; None: an earlier version, which did not derive it, prepared the model."""
     file = turns_file(entry_folder(found, cache))
-    return chat.read_turns(file) if file.is_file() else None
+    return chat_format.read_turns(file) if file.is_file() else None
 
 
-def earlier_turns_or_derived(model: BaseModelRef, found: FoundModel, cache: Path) -> chat.EarlierTurns:
+def earlier_turns_or_derived(model: BaseModelRef, found: FoundModel, cache: Path) -> chat_format.EarlierTurns:
     """Return the format of earlier turns of a prepared model; derive it if an earlier version prepared the model.
 
     Raises:
@@ -174,7 +174,7 @@ def earlier_turns_or_derived(model: BaseModelRef, found: FoundModel, cache: Path
 
         folder = prepare(model, cache)
         tokenizer = loading.load_tokenizer(f"the base model {model.name!r} ({found.origin})", folder)
-        turns = chat.derive_turns(tokenizer, chat_format(found, cache))
+        turns = chat_format.derive_turns(tokenizer, read_chat_format(found, cache))
         with contextlib.suppress(OSError):  # without a writable cache it is derived again next time
-            chat.write_turns(turns, turns_file(entry_folder(found, cache)))
+            chat_format.write_turns(turns, turns_file(entry_folder(found, cache)))
     return turns

@@ -22,7 +22,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from tunerun.digest import digest_of_file
 from tunerun.engine import file_digest
-from tunerun.engine.chat import ChatFormat, EarlierTurns
+from tunerun.engine.chat_format import ChatFormat, EarlierTurns
 from tunerun.errors import NotFoundError
 from tunerun.files import partial_folder, private_folder
 from tunerun.job import (

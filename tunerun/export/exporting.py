@@ -224,10 +224,10 @@ def _check(
     if stored is not None:
         expected, origin = list(stored.texts[:MOST_ROWS]), "as the ledger has them"
     else:
-        from tunerun.engine import plain_answers
+        from tunerun.engine import export_answers
 
         base_model = source.record.base_model
-        expected = plain_answers.of_tuned(source.folder, base_model, source.cache, inputs, source.options)
+        expected = export_answers.of_tuned(source.folder, base_model, source.cache, inputs, source.options)
         origin = "as it gives them now"
     answers = export_format.answers(source, folder, inputs)
     pairs = enumerate(zip(answers, expected, strict=True), start=1)

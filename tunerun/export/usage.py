@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from tunerun.engine.chat import ChatFormat
+from tunerun.engine.chat_format import ChatFormat
 from tunerun.errors import InputError
 from tunerun.job import GenerateOptions
 from tunerun.markdown import code_block

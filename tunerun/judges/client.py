@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from tunerun.backends.http import JsonService
 from tunerun.backends.openai.refusals import refusal
-from tunerun.engine.tokens import CHARACTERS_PER_TOKEN
+from tunerun.engine.token_counter import CHARACTERS_PER_TOKEN
 from tunerun.errors import AccessError, BackendError, StatusError
 from tunerun.judges import prompt
 from tunerun.judges.prompt import Judged, Rating

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tunerun.engine.tokens import CHARACTERS_PER_TOKEN, ESTIMATE_RANGE
+from tunerun.engine.token_counter import CHARACTERS_PER_TOKEN, ESTIMATE_RANGE
 from tunerun.judges import prompt
 from tunerun.metrics.judged_metric import JudgedMetric
 

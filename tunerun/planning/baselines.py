@@ -9,7 +9,7 @@ from typing import Any
 
 from tunerun.baselines import Baseline, Setting, baselines_of
 from tunerun.dataset import LoadedDataset, TokenLimit
-from tunerun.engine.tokens import TokenCounter
+from tunerun.engine.token_counter import TokenCounter
 from tunerun.errors import NoTurnsError
 from tunerun.job import BaseModelRef, Example, ExampleSet
 from tunerun.ledger import LOSSES, BaselineRecord

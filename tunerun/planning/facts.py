@@ -152,7 +152,7 @@ def _with_files(
         package=None if carried is None else f"{stored.package}=={carried}",
         license=known.license or base_model.stated_license(found),
         files=tuple(files),
-        chat_format=asdict(prepared_model.chat_format(found, cache)) if is_prepared else {},
+        chat_format=asdict(prepared_model.read_chat_format(found, cache)) if is_prepared else {},
     )
 
 

@@ -15,7 +15,7 @@ from tunerun.dataset import LoadedDataset, Progress, TokenLimit, load_examples
 from tunerun.dataset.advice import MOST_PLACES
 from tunerun.engine import model_facts, prepared_model
 from tunerun.engine.base_model import FoundModel, cache_folder, find
-from tunerun.engine.tokens import EstimatedCounter, TokenCounter, token_counter
+from tunerun.engine.token_counter import EstimatedCounter, TokenCounter, token_counter
 from tunerun.errors import BaseModelError, MissingPackageError
 from tunerun.job import Example, ExampleSet
 from tunerun.planning import checks

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tunerun.dataset import Progress
 from tunerun.digest import digest
 from tunerun.engine.base_model import cache_folder
-from tunerun.engine.tokens import token_counter
+from tunerun.engine.token_counter import token_counter
 from tunerun.errors import ConfigError, InputError
 from tunerun.job import TuningHyperparameters, TuningRequest, in_common
 from tunerun.ledger import Spending

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tunerun.engine.tokens import ESTIMATE_RANGE
+from tunerun.engine.token_counter import ESTIMATE_RANGE
 from tunerun.errors import ConfigError, LimitError
 from tunerun.ledger import FILE_NAME, Spending, SweepRecord
 from tunerun.planning.baselines import PlannedBaseline

@@ -14,7 +14,8 @@ from typing import Any, Self
 from tunerun.backends.base import Capabilities
 from tunerun.dataset import LoadedDataset
 from tunerun.digest import digest
-from tunerun.engine import chat, chat_template
+from tunerun.engine import chat_template
+from tunerun.engine.chat_format import TURNS_VERSION
 from tunerun.schema import TrialConfig
 
 KEY_FORMAT = 2
@@ -75,7 +76,7 @@ class TrialKey:
         }
         sets = (examples.training, examples.validation)
         if not place.is_hosted and any(each.has_conversations for each in sets if each is not None):
-            ingredients["turns"] = chat.TURNS_VERSION
+            ingredients["turns"] = TURNS_VERSION
         if place.quantization:
             ingredients["quantization"] = place.quantization
         if hyperparameters.keep != "last":

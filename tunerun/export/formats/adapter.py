@@ -29,7 +29,7 @@ class AdapterFormat:
 
     def answers(self, source: ExportSource, folder: Path, inputs: Sequence[Input]) -> list[str]:
         """Answer with transformers and PEFT, on the base model of this machine."""
-        from tunerun.engine import plain_answers
+        from tunerun.engine import export_answers
 
         record = source.record
-        return plain_answers.of_adapter(folder, record.base_model, source.cache, inputs, record.chat_format)
+        return export_answers.of_adapter(folder, record.base_model, source.cache, inputs, record.chat_format)

@@ -41,7 +41,7 @@ class GgufFormat:
 
     def answers(self, source: ExportSource, folder: Path, inputs: Sequence[Input]) -> list[str]:
         """Answer with transformers, which reads the file back."""
-        from tunerun.engine import plain_answers
+        from tunerun.engine import export_answers
 
         (file,) = folder.glob("*.gguf")
-        return plain_answers.of_gguf(file, inputs, source.record.chat_format, source.options)
+        return export_answers.of_gguf(file, inputs, source.record.chat_format, source.options)

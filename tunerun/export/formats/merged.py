@@ -28,6 +28,6 @@ class MergedFormat:
 
     def answers(self, source: ExportSource, folder: Path, inputs: Sequence[Input]) -> list[str]:
         """Answer with transformers alone."""
-        from tunerun.engine import plain_answers
+        from tunerun.engine import export_answers
 
-        return plain_answers.of_merged(folder, inputs, source.record.chat_format)
+        return export_answers.of_merged(folder, inputs, source.record.chat_format)

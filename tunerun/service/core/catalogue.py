@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tunerun.engine import base_model
-from tunerun.engine.tokens import TokenCounter, token_counter
+from tunerun.engine.token_counter import TokenCounter, token_counter
 from tunerun.errors import ConfigError
 from tunerun.job import BaseModelRef
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 
-from tunerun.engine.chat import ChatFormat, EarlierTurns, SystemMessage
+from tunerun.engine.chat_format import ChatFormat, EarlierTurns, SystemMessage
 
 
 def template_of(chat: ChatFormat, turns: EarlierTurns) -> str:

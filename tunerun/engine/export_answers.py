@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from tunerun.engine import network, prepared_model
-from tunerun.engine.chat import ChatFormat
+from tunerun.engine.chat_format import ChatFormat
 from tunerun.engine.generation import Generation
 from tunerun.errors import BackendError
 from tunerun.job import BaseModelRef, GenerateOptions, Input, messages_of, prompt_of

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tunerun.engine import chat_template
-from tunerun.engine.chat import ChatFormat, EarlierTurns, SystemMessage
-from tunerun.engine.plain_template import template_of
+from tunerun.engine.chat_format import ChatFormat, EarlierTurns, SystemMessage
+from tunerun.engine.export_template import template_of
 from tunerun.job import Example
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from tunerun.engine import base_model, prepared_model
-from tunerun.engine.chat import ChatFormat, EarlierTurns
+from tunerun.engine.chat_format import ChatFormat, EarlierTurns
 from tunerun.job import BaseModelRef, Example, Input, as_conversation, behind_examples, texts_of
 
 if TYPE_CHECKING:
@@ -74,7 +74,9 @@ def token_counter(model: BaseModelRef, cache: Path) -> TokenCounter:
     except ImportError:
         return EstimatedCounter()
     tokenizer = tokenizers.Tokenizer.from_file(str(prepared_model.tokenizer_file(found, cache)))
-    return ExactCounter(tokenizer, prepared_model.chat_format(found, cache), prepared_model.earlier_turns(found, cache))
+    return ExactCounter(
+        tokenizer, prepared_model.read_chat_format(found, cache), prepared_model.earlier_turns(found, cache)
+    )
 
 
 class ExactCounter:
