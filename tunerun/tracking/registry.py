@@ -7,10 +7,8 @@ model by the tag of its content, then the version by the same tag, then the alia
 from __future__ import annotations
 
 import json
-import os
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +16,7 @@ from tunerun.digest import digest
 from tunerun.errors import ConfigError
 from tunerun.ledger.subjects import RunKind
 from tunerun.redaction import redact
+from tunerun.tracking.mlflow_internals import tracking_uri_of_process
 from tunerun.tracking.packaged.record import CONTENT_TAG
 from tunerun.tracking.packaged.writing import Package
 from tunerun.tracking.run_projection import sweep_tag
@@ -28,7 +27,6 @@ _NOT_IN_NAMES = re.compile(r"[/:'\"\x00-\x1f]|^\s|\s$")
 _ALIAS = re.compile(r"[A-Za-z0-9_-]+")
 _RESERVED = re.compile(r"latest|v\d+", re.IGNORECASE)
 _MAX_NAME_CHARACTERS = 250
-_URI_VARIABLE = "MLFLOW_TRACKING_URI"
 _VERSIONS_TAG = "mlflow.modelVersions"
 _OWN_DESCRIPTION_TAG = "tunerun.description"
 """The digest of the description that tunerun wrote: one that a person has edited stays."""
@@ -189,22 +187,18 @@ def _registered_model(store: Store, entry: RegistryEntry) -> Any:
 
 def _version(store: Store, entry: RegistryEntry) -> Any:
     """The version with this content, the newest of several; None: there is none."""
-    found = [each for each in _versions(store, entry.name) if each.tags.get(CONTENT_TAG) == entry.package.content]
+    found: list[Any] = []
+    token, is_last = None, False
+    while not is_last:
+        page = store.client.search_model_versions(f"name = '{entry.name}'", page_token=token)
+        found += [each for each in page if each.tags.get(CONTENT_TAG) == entry.package.content]
+        token = page.token
+        is_last = not token
     return max(found, key=lambda each: int(each.version), default=None)
 
 
-def _versions(store: Store, name: str) -> Iterator[Any]:
-    token = None
-    while True:
-        page = store.client.search_model_versions(f"name = '{name}'", page_token=token)
-        yield from page
-        token = page.token
-        if not token:
-            return
-
-
 def _new_version(store: Store, entry: RegistryEntry, model_id: str, run_id: str | None, tags: Mapping[str, str]) -> Any:
-    with _process_wide(store.address.uri):
+    with tracking_uri_of_process(store.address.uri):
         version = store.client.create_model_version(
             entry.name,
             source=f"models:/{model_id}",
@@ -219,24 +213,6 @@ def _new_version(store: Store, entry: RegistryEntry, model_id: str, run_id: str 
     if link not in [{**each, "version": int(each["version"])} for each in links]:
         store.client.set_logged_model_tags(model_id, {_VERSIONS_TAG: json.dumps([*links, link])})
     return version
-
-
-@contextmanager
-def _process_wide(uri: str) -> Iterator[None]:
-    """Make a tracking URI the process's own: MLflow's registry in a database asks that one for the logged model.
-
-    Left alone it looks in `mlflow.db` of the current directory, which it creates (sqlalchemy_store.py of 3.17.2). The
-    environment is as it was afterwards, for MLflow unsets its variable.
-    """
-    from mlflow.tracking._tracking_service.utils import _use_tracking_uri
-
-    before = os.environ.get(_URI_VARIABLE)
-    try:
-        with _use_tracking_uri(uri):
-            yield
-    finally:
-        if before is not None:
-            os.environ[_URI_VARIABLE] = before
 
 
 def _describe_again(store: Store, entry: RegistryEntry, version: Any, tags: Mapping[str, str]) -> None:

@@ -1,4 +1,4 @@
-"""MLflow, through `MlflowClient` with explicit run ids; imports mlflow when it connects, as does only `store_file`.
+"""MLflow, through `MlflowClient` with explicit run ids; imports mlflow when it connects.
 
 Never the fluent API: in threads it writes into other runs. Never async logging: it is slower and loses points at a
 crash. Measured in reference/mlflow.md, sections 2 and 2e. Errors of mlflow, requests and SQLAlchemy end here.
@@ -24,9 +24,11 @@ from tunerun.digest import digest
 from tunerun.errors import TrackingError
 from tunerun.files import private_folder
 from tunerun.redaction import redact
+from tunerun.tracking import mlflow_internals
 from tunerun.tracking.address import Address
 from tunerun.tracking.packaged.record import CONTENT_TAG
 from tunerun.tracking.run_projection import (
+    NOTE_TAG,
     Content,
     Input,
     LoggedModel,
@@ -55,8 +57,8 @@ _REFUSALS = frozenset(
 )
 _EXPERIMENT_TAG = "tunerun.experiment"
 """On an MLflow experiment: the name under which tunerun looks for it, whatever it is called there by now."""
-_NOTE_TAG, _OWN_NOTE_TAG = "mlflow.note.content", "tunerun.note"
-"""The note of an MLflow experiment, and the digests of the last two that tunerun wrote."""
+_OWN_NOTE_TAG = "tunerun.note"
+"""On an MLflow experiment: the digests of the last two notes of it that tunerun wrote."""
 _MAX_CAUSE_CHARACTERS = 200
 _LATER = "nothing is lost: the ledger has it, and `tunerun sync` brings MLflow up to date"
 _EXTERNAL_TAG = "mlflow.model.isExternal"
@@ -113,12 +115,7 @@ class Store:
         """Connect again and ask for experiments again: the store may be another one than it was."""
         self._experiments.clear()
         if self._connected is not None and self.address.file is not None:
-            from mlflow.tracking._tracking_service.registry import TrackingStoreRegistry
-
-            # MLflow keeps a store and its connections for as long as the process lives, also those to a file that
-            # was deleted or replaced.
-            self._connected._tracking_client.store.engine.dispose()
-            TrackingStoreRegistry._get_store_with_resolved_uri.cache_clear()
+            mlflow_internals.drop_connections(self._connected)
         self._connected = None
 
     @property
@@ -167,7 +164,14 @@ class Store:
                     )
                 if found is not None and _EXPERIMENT_TAG not in found.tags:
                     self.client.set_experiment_tag(found.experiment_id, _EXPERIMENT_TAG, name)
-                self._experiments[name] = found.experiment_id if found is not None else self._create_experiment(name)
+                if found is not None:
+                    self._experiments[name] = str(found.experiment_id)
+                else:
+                    artifacts, folder = self.address.artifacts, re.sub(r"[^\w.-]", "_", name).lstrip(".")
+                    location = None if artifacts is None else (artifacts / (folder or "experiment")).as_uri()
+                    self._experiments[name] = str(
+                        self.client.create_experiment(name, artifact_location=location, tags={_EXPERIMENT_TAG: name})
+                    )
         return self._experiments[name]
 
     def _renamed(self, name: str) -> Any:
@@ -182,13 +186,6 @@ class Store:
         found = sorted(found, key=lambda e: (e.lifecycle_stage != "active", e.name != name, int(e.experiment_id)))
         return found[0] if found else None
 
-    def _create_experiment(self, name: str) -> str:
-        artifacts = self.address.artifacts
-        folder = re.sub(r"[^\w.-]", "_", name).lstrip(".") or "experiment"
-        location = None if artifacts is None else (artifacts / folder).as_uri()
-        tags = {_EXPERIMENT_TAG: name}
-        return str(self.client.create_experiment(name, artifact_location=location, tags=tags))
-
     def tag_experiment(self, experiment_id: str, tags: Mapping[str, str], rerun: str = "") -> None:
         """Set tags of an experiment that are not as they should be; a note that a person has written stays.
 
@@ -199,10 +196,10 @@ class Store:
         with self.translated():
             now = self.client.get_experiment(experiment_id).tags
             wanted = {key: redact(value) for key, value in tags.items()}
-            note, old = wanted.get(_NOTE_TAG), now.get(_NOTE_TAG)
+            note, old = wanted.get(NOTE_TAG), now.get(NOTE_TAG)
             if note is not None and old:
                 if digest(old) not in now.get(_OWN_NOTE_TAG, "") or rerun not in old:
-                    del wanted[_NOTE_TAG]
+                    del wanted[NOTE_TAG]
                 elif note != old:
                     # Both digests, and before the note: a crash between the two must not make ours a person's.
                     wanted[_OWN_NOTE_TAG] = f"{digest(old)} {digest(note)}"
@@ -306,7 +303,12 @@ class Store:
 
     def log_files(self, run_id: str, files: Mapping[str, Content]) -> None:
         """Write artifacts; one of the same name is replaced."""
-        self.log_written(run_id, lambda folder: _write(folder, files))
+
+        def write(folder: Path) -> None:
+            for name, content in files.items():
+                (folder / name).write_bytes(content if isinstance(content, bytes) else redact(content).encode())
+
+        self.log_written(run_id, write)
 
     def log_written(self, run_id: str, write: Callable[[Path], object]) -> None:
         """Write what a function puts into a folder as artifacts; one of the same name is replaced."""
@@ -339,20 +341,21 @@ class Store:
             package = model.package(Path(folder) / "model") if model.package is not None else None
             if linked and package is None:
                 return str(linked[0])
-            found = [self.client.get_logged_model(each) for each in linked] or self._models_of(experiment_id, run_id)
+            found = [self.client.get_logged_model(each) for each in linked]
+            found = found or list(self.client.search_logged_models([experiment_id], f"source_run_id = '{run_id}'"))
             tags = dict(model.tags) | (package.tags if package is not None else {_EXTERNAL_TAG: "true"})
             nearest = min(found, key=lambda each: _distance(each, package), default=None)
             own = nearest or self.new_model(experiment_id, model.name, run_id, tags, model.params)
-            if package is None:
-                self._finalize_external(own)
-            elif _distance(own, package) < _OTHER_FILES:
+            if package is None and own.status != "READY":
+                with tempfile.TemporaryDirectory(prefix="tunerun-") as files:
+                    mlflow_internals.write_external_model(own, Path(files))
+                    self.client.log_model_artifacts(own.model_id, files)
+                self.client.finalize_logged_model(own.model_id, "READY")
+            elif package is not None and _distance(own, package) < _OTHER_FILES:
                 self.upload(own, package, tags)
             if own.model_id not in linked:
                 self.client.log_outputs(run_id, [LoggedModelOutput(own.model_id, step=0)])
             return str(own.model_id)
-
-    def _models_of(self, experiment_id: str, run_id: str) -> list[Any]:
-        return list(self.client.search_logged_models([experiment_id], f"source_run_id = '{run_id}'"))
 
     def new_model(
         self, experiment_id: str, name: str, run_id: str | None, tags: Mapping[str, str], params: Mapping[str, str]
@@ -376,17 +379,6 @@ class Store:
             self.client.delete_logged_model_tag(model.model_id, _EXTERNAL_TAG)
         self.client.set_logged_model_tags(model.model_id, {key: redact(value) for key, value in tags.items()})
         self.client.finalize_logged_model(model.model_id, "READY")
-
-    def _finalize_external(self, created: Any) -> None:
-        """Make a model READY, with the MLmodel file that the model registry wants of an external one too."""
-        from mlflow.models.utils import get_external_mlflow_model_spec
-
-        if created.status == "READY":
-            return
-        with tempfile.TemporaryDirectory(prefix="tunerun-") as folder:
-            get_external_mlflow_model_spec(created).save(str(Path(folder) / "MLmodel"))
-            self.client.log_model_artifacts(created.model_id, folder)
-        self.client.finalize_logged_model(created.model_id, "READY")
 
     @contextmanager
     def translated(self, advice: str = _LATER) -> Iterator[None]:
@@ -459,11 +451,6 @@ def _time_for(size: int) -> Iterator[None]:
         yield
     finally:
         os.environ[_TIMEOUT] = before
-
-
-def _write(folder: Path, files: Mapping[str, Content]) -> None:
-    for name, content in files.items():
-        (folder / name).write_bytes(content if isinstance(content, bytes) else redact(content).encode())
 
 
 def _view_all() -> Any:

@@ -15,7 +15,8 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from enum import Enum, auto
 from pathlib import Path
-from typing import Any
+
+from tunerun.tracking import mlflow_internals
 
 BUSY_TIMEOUT_S = 5.0
 """Seconds to wait for a file that another process has locked, before the next turn tries again."""
@@ -64,7 +65,7 @@ def make_ready(file: Path, *, thorough: bool, before_new: Callable[[], None]) ->
     if found.kind is _Kind.UNFINISHED and _finish(file, found):
         return f"{file} was of an older MLflow: brought up to date, the old file kept beside it" if found.runs else None
     with Aside(file) as aside:
-        _create(aside)
+        mlflow_internals.create_tables(aside)
         before_new()
         _clear_beside(file)
         kept = None if found.kind is _Kind.ABSENT else _keep(file)
@@ -91,23 +92,19 @@ def _examine(file: Path, *, thorough: bool) -> _Found:
 
 
 def _judge(connection: sqlite3.Connection, file: Path, tables: set[str]) -> _Found:
-    from alembic.script import ScriptDirectory
-    from mlflow.store.db import utils
-    from mlflow.store.db.base_sql_model import Base
-
-    expected, ours = set(Base.metadata.tables), {t for t in tables if not t.startswith(("alembic_", "sqlite_"))}
+    expected, ours = mlflow_internals.table_names(), {t for t in tables if not t.startswith(("alembic_", "sqlite_"))}
     if ours and not ours & expected:
         raise UnusableError(f"{file} is a database of another program; choose another tracking.uri")
     row = None
     if "alembic_version" in tables:
         row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
-    script = ScriptDirectory.from_config(utils._get_alembic_config(db_url=""))
-    if row is not None and row[0] not in {each.revision for each in script.walk_revisions()}:
+    versions, newest = mlflow_internals.schema_versions()
+    if row is not None and row[0] not in versions:
         raise UnusableError(
             f"{file} was written by a newer MLflow (schema {row[0]}); install that version, or choose another "
             "tracking.uri"
         )
-    if row is not None and row[0] == script.get_current_head() and expected <= tables:
+    if row is not None and row[0] == newest and expected <= tables:
         return _Found(_Kind.READY)
     runs = connection.execute("SELECT count(*) FROM runs").fetchone()[0] if "runs" in tables else 0
     return _Found(_Kind.UNFINISHED, "half made, as by a process that was killed", runs)
@@ -122,7 +119,7 @@ def _finish(file: Path, found: _Found) -> bool:
         with closing(sqlite3.connect(file)) as old, closing(sqlite3.connect(aside)) as new:
             old.backup(new)
         try:
-            _create(aside)
+            mlflow_internals.create_tables(aside)
         except (CommandError, KeyError, ValueError):
             return False
         except sqlalchemy.exc.DBAPIError as error:
@@ -135,17 +132,6 @@ def _finish(file: Path, found: _Found) -> bool:
             _keep(file)
         aside.replace(file)
     return True
-
-
-def _create(file: Path) -> None:
-    """Create the tables, or those that are missing."""
-    from mlflow.store.db import utils
-
-    engine: Any = utils.create_sqlalchemy_engine(f"sqlite:///{file}")
-    try:
-        utils._initialize_tables(engine)
-    finally:
-        engine.dispose()
 
 
 class Aside:
