@@ -62,7 +62,7 @@ _OWN_NOTE_TAG = "tunerun.note"
 _MAX_CAUSE_CHARACTERS = 200
 _LATER = "nothing is lost: the ledger has it, and `tunerun sync` brings MLflow up to date"
 _EXTERNAL_TAG = "mlflow.model.isExternal"
-_DAMAGE = ("database disk projection is malformed", "file is not a database")
+_DAMAGE = ("database disk image is malformed", "file is not a database")
 _TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
 
 
