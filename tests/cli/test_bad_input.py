@@ -162,7 +162,7 @@ def said(
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("case", CASES, ids=lambda case: " ".join(case.overrides) or ascii(case.content[:40]))
-def test_bad_input_is_said_exactly_and_nothing_is_sent(
+def test_bad_input_has_its_exact_message_and_nothing_is_sent(
     case: Case,
     tmp_path: Path,
     service: GeminiService,
@@ -189,15 +189,15 @@ def test_bad_input_is_said_exactly_and_nothing_is_sent(
     assert [file.name for file in tmp_path.iterdir()] == [case.file]
 
 
-def test_there_are_at_least_sixty_cases() -> None:
-    """Each another mistake."""
+def test_at_least_sixty_mistakes_are_covered() -> None:
+    """The table covers at least sixty different mistakes."""
     assert len({(*case.overrides, case.content) for case in CASES}) == len(CASES) >= 60
 
 
-def test_the_same_run_without_a_mistake_is_good(
+def test_the_same_run_without_a_mistake_succeeds(
     tmp_path: Path, service: GeminiService, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What every case adds its mistake to really runs; else the table would prove nothing."""
+    """The run to which every case adds its mistake succeeds without it."""
     (tmp_path / "rows.jsonl").write_text(ROWS)
     good = [
         f"backend.base_url={service.address}",

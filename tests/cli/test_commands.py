@@ -25,7 +25,7 @@ def refused(*arguments: str) -> list[str]:
 
 @pytest.mark.process
 def test_help_names_every_command_and_where_overrides_come_from() -> None:
-    """The first thing a user sees says what there is; in a process of its own, as all commands are for a user."""
+    """`--help`, in a process of its own, lists the commands and the source of overrides."""
     text = subprocess.run(
         [sys.executable, "-m", "tunerun", "--help"], capture_output=True, text=True, check=True
     ).stdout
@@ -47,7 +47,7 @@ def test_a_plan_as_json_is_one_document(tmp_path: Path) -> None:
 
 
 def test_a_plan_for_people_shows_trials_pins_effort_and_warnings(tmp_path: Path) -> None:
-    """The table, what was pinned, the tokens and steps, and the guide's advice are shown."""
+    """The output has the table, pinned values, tokens, steps and the guide's advice."""
     finished = tunerun("plan", "experiment=next_number", "hyperparameters.epoch_count=3", "-m")
     assert "pinned by the command line: hyperparameters.epoch_count = 3" in finished.stdout
     assert "2 trials to run:" in finished.stdout
@@ -71,7 +71,7 @@ def test_config_prints_explains_and_describes(tmp_path: Path) -> None:
 
 
 def test_init_writes_a_project_that_plans(tmp_path: Path) -> None:
-    """What `init` writes works at once, and is not overwritten by a second `init`."""
+    """The project that `init` writes can be planned, and a second `init` does not overwrite it."""
     assert tunerun("init", "mine").returncode == 0
     os.chdir("mine")
     document = json.loads(tunerun("plan", "--json", "experiment=support").stdout)
@@ -94,10 +94,10 @@ ROW = '{"text_input": "1", "output": "2"}\n'
         ("rows.jsonl", ROW, ["tracking.uri=file:///tmp/mlruns"], "sqlite:"),
     ],
 )  # fmt: skip
-def test_bad_input_is_said_in_a_line_and_starts_nothing(
+def test_bad_input_is_one_line_and_starts_nothing(
     name: str, content: str | bytes, more: list[str], problem: str
 ) -> None:
-    """Exit code 2 and a line that names it, and nothing is written; all others: test_bad_input."""
+    """Exit code 2, one line that names the problem, and no file; `test_bad_input` has the other mistakes."""
     Path(name).write_bytes(content if isinstance(content, bytes) else content.encode())
     sized = [] if any("batch_size" in m for m in more) else ["hyperparameters.batch_size=1"]
     lines = refused("run", "name=x", "dataset.path=rows.jsonl", *sized, *more)
@@ -134,25 +134,25 @@ def test_bad_input_is_said_in_a_line_and_starts_nothing(
     ],
 )
 def test_wrong_command_lines_are_refused(arguments: list[str], problem: str) -> None:
-    """Every command says what is missing, and its exit code is 2."""
+    """The message names the missing argument, and the exit code is 2."""
     assert any(problem in line for line in refused(*arguments))
 
 
 def test_all_problems_of_a_command_are_counted(examples_file: Path) -> None:
-    """Three mistakes are three lines under their number."""
+    """Three mistakes are three lines below a line with their number."""
     lines = refused("plan", "name=x", "sed=1", "seed=-1", "backend.device=gpu")
     assert lines[0] == "4 problems:"
 
 
 def test_a_planted_key_is_never_printed(examples_file: Path) -> None:
-    """A secret that was pasted into the wrong place does not reach the terminal."""
+    """A secret in the wrong option is not printed."""
     finished = tunerun("run", "name=x", "backend.api_key=sk-planted-1", "seed=sk-planted-2")
     assert "sk-planted" not in finished.stdout + finished.stderr
 
 
 @pytest.mark.thorough
-def test_every_command_that_tells_something_can_tell_it_as_json(tmp_path: Path) -> None:
-    """One document on stdout, and nothing else there."""
+def test_every_command_with_output_prints_json(tmp_path: Path) -> None:
+    """stdout has one JSON document and nothing else."""
     options = overrides(tmp_path, "tracking=none")
     documents = {
         "config": tunerun("config", "--json", *options),
@@ -170,7 +170,7 @@ def test_every_command_that_tells_something_can_tell_it_as_json(tmp_path: Path) 
 @pytest.mark.process
 @pytest.mark.parametrize(("thread", "is_unloaded"), [("tunerun-tracker", False), ("another", True)])
 def test_a_busy_tracker_is_not_unloaded_beneath_its_thread(thread: str, is_unloaded: bool) -> None:
-    """The process ends with its exit code and without Python's own end, which crashed in a C library once."""
+    """The process keeps its exit code and skips Python's finalization, which once crashed in a C library."""
     source = (
         "import atexit, sys, threading\n"
         "from tunerun.cli import program\n"

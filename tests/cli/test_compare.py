@@ -46,7 +46,7 @@ def blue_pixels(png: bytes) -> int:
 
 
 def test_the_last_line_is_the_sentence(runs: Path) -> None:
-    """The table comes first, with what its marks mean; each point is a row above the baselines."""
+    """The table and the legend of its marks come first; points are rows above the baselines."""
     lines = compare(runs, "--sweep", FIRST).stdout.splitlines()
     assert lines[-1].startswith("Use point 0 (5 epochs): this trained model is better than")
     assert next(line for line in lines if line.startswith(" *")).split()[:3] == ["*", "0", "5"]
@@ -55,7 +55,7 @@ def test_the_last_line_is_the_sentence(runs: Path) -> None:
 
 
 def test_the_files_are_the_same_at_every_call_and_name_no_machine(runs: Path, tmp_path: Path) -> None:
-    """Each kind of file is written, the same bytes each time, without a path of this machine."""
+    """Every file has the same bytes at each call, and no path of this machine."""
     contents = []
     for name in ("one", "two"):
         finished = compare(runs, "--sweep", FIRST, "--output", str(tmp_path / name))
@@ -73,7 +73,7 @@ def test_the_files_are_the_same_at_every_call_and_name_no_machine(runs: Path, tm
 
 
 def test_the_markdown_has_the_answers_beside_a_baselines(runs: Path, tmp_path: Path) -> None:
-    """Each held-out row, what the advised point answers, whether that is right, and what the baseline answers."""
+    """Each held-out row has the advised point's answer, whether it is right, and the baseline's answer."""
     compare(runs, "--sweep", FIRST, "--output", str(tmp_path / "written"))
     text = (tmp_path / "written" / "results.md").read_text()
     assert "| held-out input | expected | tuned model | right | base |" in text
@@ -83,7 +83,7 @@ def test_the_markdown_has_the_answers_beside_a_baselines(runs: Path, tmp_path: P
 
 
 def test_two_sweeps_are_compared_in_one_family(runs: Path) -> None:
-    """Points are numbered through, each with its sweep; the order of the options decides."""
+    """Points are numbered across sweeps in the order of the options."""
     finished = compare(runs, "--sweep", SECOND, "--sweep", FIRST, "--json")
     document = json.loads(finished.stdout)
     assert document["sweeps"] == [SECOND, FIRST]
@@ -99,8 +99,8 @@ def test_two_sweeps_are_compared_in_one_family(runs: Path) -> None:
     assert "1a2b3c4d" in next(line for line in shown.splitlines() if line.startswith(" *"))
 
 
-def test_unknown_sweeps_are_named_with_those_that_there_are(runs: Path) -> None:
-    """All at once; nothing is written."""
+def test_unknown_sweeps_are_named_with_the_known_ones(runs: Path) -> None:
+    """One message names all unknown sweeps; nothing is written."""
     finished = compare(runs, "--sweep", "lost", "--sweep", FIRST, "--sweep", "gone")
     assert isinstance(finished.exception, NotFoundError)
     assert str(finished.exception).startswith("lost, gone: no sweep of this id or experiment in ")
@@ -109,7 +109,7 @@ def test_unknown_sweeps_are_named_with_those_that_there_are(runs: Path) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a folder cannot be below a file in another way there")
 def test_a_folder_that_cannot_be_written_is_an_error(runs: Path, tmp_path: Path) -> None:
-    """It says which, and what to do."""
+    """The message names the folder and what to do."""
     (tmp_path / "file").write_text("")
     finished = compare(runs, "--sweep", FIRST, "--output", str(tmp_path / "file" / "below"))
     assert isinstance(finished.exception, InputError)
@@ -117,7 +117,7 @@ def test_a_folder_that_cannot_be_written_is_an_error(runs: Path, tmp_path: Path)
 
 
 def test_sweeps_over_different_rows_are_refused(runs: Path) -> None:
-    """The reason names both; nothing is compared."""
+    """The message names both sweeps; nothing is compared."""
     with Ledger(runs / "ledger.db") as ledger:
         frozen(runs, [Trained("1" * 30)], sweep_id="other-0a0b0c0d", ledger=ledger)
     finished = compare(runs, "--sweep", FIRST, "--sweep", "other-0a0b0c0d")

@@ -39,14 +39,14 @@ TEMPLATES = ["bank_intents", "bank_question", "plain", "question_context"]
     ],
 )
 def test_an_override_is_completed(typed: str, found: list[str]) -> None:
-    """Groups and keys level by level, choices behind the `=` and behind a comma, those of the user's conf among them."""
+    """Groups and keys complete level by level, choices after `=` and commas, including those of the user's conf."""
     Path("conf/experiment").mkdir(parents=True)
     Path("conf/experiment/mine.yaml").write_text("# @package _global_\nname: mine\n")
     assert sorted(completions(typed)) == sorted(found)
 
 
 def test_the_top_level_has_every_group_and_key() -> None:
-    """What can be typed first."""
+    """An empty word completes to every group and key."""
     first = completions("")
     assert {"seed=", "name=", "dataset=", "dataset.", "experiment=", "budget.", "sweep.", "debug="} <= set(first)
     assert not [each for each in first if each.startswith(("points", "pins", "notes", "hydra"))]
@@ -64,7 +64,7 @@ def test_the_top_level_has_every_group_and_key() -> None:
     ],
 )
 def test_bash_gets_the_word_that_it_completes(words: list[str], found: list[str]) -> None:
-    """It takes the key, the `=` and the value for three words."""
+    """Bash splits an override into three words: the key, the `=` and the value."""
     environment = {
         "_TUNERUN_COMPLETE": "complete_bash",
         "COMP_WORDS": " ".join(["tunerun", *words]),

@@ -29,7 +29,7 @@ def _checked(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 def test_check_without_a_template(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Where the template does not fit, the errors say which would, and the checks run with that one; exit code 2."""
+    """If the template does not fit, the errors name one that does, and the checks use it; exit code 2."""
     path = tmp_path / "rows.csv"
     path.write_text(ROWS)
     code, document, errors = _checked(monkeypatch, capsys, f"dataset.path={path}")
@@ -45,7 +45,7 @@ def test_check_without_a_template(
 def test_check_of_rows_that_no_template_helps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Where the rows themselves are wrong, the errors are all there is."""
+    """If the rows themselves are wrong, only errors are printed."""
     path = tmp_path / "rows.csv"
     path.write_text(ROWS + "e,\n")
     code, document, _ = _checked(monkeypatch, capsys, f"dataset.path={path}")

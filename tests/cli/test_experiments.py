@@ -48,7 +48,7 @@ def two_experiments(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("two_experiments")
 def test_a_plan_of_several_experiments_is_one_document(said: Said) -> None:
-    """By name and by glob; a single one has its own document as ever."""
+    """Several experiments, by name or glob, are one list; a single one is its own document."""
     code, out, _ = said("plan", "--json", "experiment=a,b", "hyperparameters.batch_size=1,2")
     plans = json.loads(out)["experiments"]
     assert code == 0
@@ -61,8 +61,8 @@ def test_a_plan_of_several_experiments_is_one_document(said: Said) -> None:
 
 
 @pytest.mark.usefixtures("two_experiments")
-def test_what_is_wrong_says_of_which_experiment_it_is(said: Said) -> None:
-    """All problems of all experiments at once, and nothing runs."""
+def test_a_problem_names_its_experiment(said: Said) -> None:
+    """Problems of all experiments are reported together, and nothing runs."""
     Path("conf/experiment/b.yaml").write_text("# @package _global_\nname: b\ndataset: {path: nowhere.jsonl}\n")
     for command in ("plan", "run"):
         code, _, err = said(command, "experiment=b,a", "hyperparameters.batch_size=99")
@@ -94,7 +94,7 @@ def test_several_experiments_run_one_after_another(said: Said, monkeypatch: pyte
 
 @pytest.mark.usefixtures("two_experiments")
 def test_other_commands_take_one_experiment(said: Said) -> None:
-    """And say which commands take several."""
+    """The message names the commands that take several."""
     code, _, err = said("config", "experiment=a,b")
     assert code == 2
     assert "experiment=a,b: each choice of experiment is a sweep of its own; only `plan` and `run` take several" in err
@@ -102,10 +102,10 @@ def test_other_commands_take_one_experiment(said: Said) -> None:
 
 @pytest.mark.usefixtures("two_experiments")
 def test_a_table_that_would_break_words_is_stacked(said: Said, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At 40 columns each row is a few lines of head and cell; no line is longer, and no word is broken."""
+    """At 40 columns each row is printed as lines of head and cell, none longer than the terminal."""
     from tunerun.cli import tables
 
-    monkeypatch.setattr(tables.out, "_width", 40)
+    monkeypatch.setattr(tables.out, "width", 40)
     out = said("plan", "experiment=a", "hyperparameters.epoch_count=1,2")[1]
     rows = out[: out.index("2 trials to run")].splitlines()
     assert [line for line in rows if line.startswith("trial: ")] == ["trial: 0", "trial: 1"]

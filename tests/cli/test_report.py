@@ -34,7 +34,7 @@ def report(*arguments: str, **environment: str) -> Result:
 
 
 def test_a_page_is_written_beside_the_ledger(runs: Path) -> None:
-    """Without a display its path is printed, and nothing else is done; a second report replaces it."""
+    """Without a display only its path is printed; a second report replaces the file."""
     page = runs / "reports" / "support-1a2b3c4d.html"
     for _ in range(2):
         finished = report(f"paths.runs={runs}")
@@ -46,7 +46,7 @@ def test_a_page_is_written_beside_the_ledger(runs: Path) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the browser of this test is a shell script")
 def test_the_page_is_opened(runs: Path, tmp_path: Path) -> None:
-    """In the browser that `BROWSER` names; with --no-open and --json in none."""
+    """`BROWSER` chooses the program; --no-open and --json open none."""
     browser, opened = tmp_path / "browser", tmp_path / "opened"
     browser.write_text(f'#!/bin/sh\necho "$1" >> {opened}\n')
     browser.chmod(0o700)
@@ -63,7 +63,7 @@ def test_the_page_is_opened(runs: Path, tmp_path: Path) -> None:
 
 
 def test_a_file_that_cannot_be_written(runs: Path, tmp_path: Path) -> None:
-    """Says which, and what to do."""
+    """The message names the file and what to do."""
     (tmp_path / "file").touch()
     finished = report(f"paths.runs={runs}", "-o", str(tmp_path / "file" / "report.html"))
     assert isinstance(finished.exception, InputError)

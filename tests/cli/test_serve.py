@@ -31,7 +31,7 @@ def called(
 def test_keys_are_added_listed_and_revoked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`add` prints the key, once; `list` shows whose keys there are, and none of them."""
+    """`add` prints the key once; `list` shows owners and ids, but no key."""
     place = ["--state", str(tmp_path / "state")]
     code, secret, _ = called(monkeypatch, capsys, "keys", "add", "--owner", "You@Example.org", *place)
     assert code == 0
@@ -73,14 +73,14 @@ def test_keys_are_added_listed_and_revoked(
         (["keys", "revoke", "k1"], "no key has this id"),
     ],
 )
-def test_what_is_wrong_is_one_line_and_exit_code_2(
+def test_a_wrong_option_is_one_line_and_exit_code_2(
     arguments: list[str],
     words: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Nothing listens then."""
+    """The message is one line with exit code 2, and the service does not start."""
     code, printed, said = called(monkeypatch, capsys, *arguments, "--state", str(tmp_path / "state"))
     assert (code, printed) == (2, "")
     assert words in said
@@ -113,7 +113,7 @@ def test_a_source_is_served_under_the_name_that_is_given(
 
 
 def test_workers_are_a_number_or_a_section() -> None:
-    """A number is that many engines here; anything else is read as a sweep's backend.workers is."""
+    """A number means that many local engines; anything else is read like `backend.workers`."""
     here = engines_of("2", "off", "cpu", 1, None)
     assert here.workers == LocalWorkers(kind="local", count=2)
     assert (here.packing, here.device, here.threads) == ("off", "cpu", 1)

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.process
 
 
 def test_a_stage_is_printed_once_while_it_lasts(capsys: pytest.CaptureFixture[str]) -> None:
-    """On stderr, and nothing after the end."""
+    """It is on stderr, and nothing is printed after the end."""
     printed: list[str] = []
 
     def has_printed(text: str) -> bool:
@@ -32,14 +32,14 @@ def test_a_stage_is_printed_once_while_it_lasts(capsys: pytest.CaptureFixture[st
 
 
 def test_a_plan_that_is_done_at_once_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    """Not before the first interval is over."""
+    """Nothing is printed before the first interval has passed."""
     with Stages() as stages:
         stages("reading")
     assert capsys.readouterr().err == ""
 
 
-def test_a_plan_says_what_it_is_at(tmp_path: Path) -> None:
-    """From the file to the tokens."""
+def test_a_plan_reports_its_stages(tmp_path: Path) -> None:
+    """The stages go from reading the files to counting tokens."""
     stages: list[str] = []
     plan(load(overrides(tmp_path)), progress=stages.append)
     assert [stage.split()[0] for stage in stages] == [

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.process
 def test_service_that_measures_no_validation_loss(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Held-out rows were given, the service has ignored them, and the line below the table says so."""
+    """If the service ignores held-out rows, a line below the table says so."""
     monkeypatch.setenv("GEMINI_API_KEY", "planted-key")
     with GeminiService() as service:
         place = ("backend=gemini", f"backend.base_url={service.address}", "backend.poll_interval_s=0")

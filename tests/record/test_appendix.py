@@ -78,7 +78,7 @@ def whole(tmp_path: Path) -> Appendix:
 
 
 def test_every_question_is_answered_or_named_as_open(whole: Appendix) -> None:
-    """The 16 items of NeurIPS' checklist and the 32 of REFORMS, each once."""
+    """Each of the 16 items of NeurIPS' checklist and the 32 of REFORMS occurs exactly once."""
     assert (len(NEURIPS.questions), len(REFORMS.questions)) == (16, 32)
     left = [row[:2] for block in whole.sections[-1].blocks if isinstance(block, AppendixTable) for row in block.rows]
     assert [sum(bool(q.topics) for q in checklist.questions) for checklist in CHECKLISTS] == [
@@ -92,15 +92,15 @@ def test_every_question_is_answered_or_named_as_open(whole: Appendix) -> None:
             assert bool(question.topics) or bool(question.left), question
 
 
-def test_checklists_name_subjects_that_there_are() -> None:
-    """Each subject of the appendix answers some question, or shows the results."""
+def test_checklists_name_existing_subjects() -> None:
+    """Every subject except the results answers a question of a checklist."""
     named = {name for checklist in CHECKLISTS for question in checklist.questions for name in question.topics}
     assert named <= set(TOPICS)
     assert set(TOPICS) - named == {"results"}
 
 
 def test_data_has_files_by_content_sets_by_size_and_licenses(whole: Appendix) -> None:
-    """Digests, bytes, rows, what is stated of licenses, and what is not."""
+    """Tables list digests, sizes, rows, and the licenses as far as they are stated."""
     files = table(section(whole, "Data"))
     assert files.rows[0] == ("train.csv", "training", "1,234", "c" * 16, "CC-BY-4.0")
     assert files.rows[1][-1] == "not stated"
@@ -119,7 +119,7 @@ def test_data_has_files_by_content_sets_by_size_and_licenses(whole: Appendix) ->
 
 
 def test_hyperparameters_seeds_and_the_choice_are_all_there(whole: Appendix) -> None:
-    """Every point with its seeds and trials; which measure on which rows; when the test set was opened."""
+    """The appendix lists points with seeds and trials, the measure of the choice, and the openings of the test set."""
     assert table(section(whole, "Hyperparameters")).rows == (
         ("0", "0.001", "0, 1", "0, 1"),
         ("1", "0.002", "0, 1", "2, 3"),
@@ -131,8 +131,8 @@ def test_hyperparameters_seeds_and_the_choice_are_all_there(whole: Appendix) -> 
     assert [row[0] for row in tested.rows] == ["* 0", "base"]
 
 
-def test_error_bars_say_the_test_its_correction_and_what_varies(whole: Appendix, tmp_path: Path) -> None:
-    """With seeds: rows and seeds; with one seed: rows alone, and the text says so."""
+def test_error_bars_have_the_test_its_correction_and_the_variation(whole: Appendix, tmp_path: Path) -> None:
+    """The text says whether the tests cover the variation of seeds or of rows alone."""
     several = text(section(whole, "Error bars and tests"))
     assert "rows and seeds as chance" in several
     assert "corrected by Holm's method for 2 comparisons" in several
@@ -146,8 +146,8 @@ def test_error_bars_say_the_test_its_correction_and_what_varies(whole: Appendix,
     assert "24 held-out rows" in one
 
 
-def test_compute_says_what_runs_shared(tmp_path: Path) -> None:
-    """Steps that served two runs count once; the machine is named once, whatever was shared."""
+def test_compute_counts_shared_steps_once(tmp_path: Path) -> None:
+    """Steps that served two runs count once, and the machine is named once."""
     recorded = Recorded(points=[{"hyperparameters.epoch_count": n} for n in (5, 3, 4)], trained_on=PLACE)
     first, second, third = written(tmp_path, SWEEP, recorded)
     packed = asdict(replace(PLACE, form="shared prefix", packed_with=(third.key,)))
@@ -164,7 +164,7 @@ def test_compute_says_what_runs_shared(tmp_path: Path) -> None:
 
 
 def test_compute_is_of_each_run_and_in_total(whole: Appendix) -> None:
-    """Seconds and tokens; a failed attempt of another run would be counted, too."""
+    """Seconds and tokens are listed for each run and in total."""
     assert "4 runs succeeded, in total 50.0 s of training and 4,800 training tokens" in text(section(whole, "Compute"))
     assert [row[5:7] for row in table(section(whole, "Compute")).rows] == [("12.5", "1,200")] * 4
     assert {row[-1] for row in table(section(whole, "Compute")).rows} == {"cpu, Xeon 8480, AVX512, 4 threads"}
@@ -177,7 +177,7 @@ def test_compute_is_of_each_run_and_in_total(whole: Appendix) -> None:
 
 
 def test_rows_that_are_in_two_sets_are_counted(tmp_path: Path) -> None:
-    """Repeated training rows, and held-out rows whose input was trained on."""
+    """Repeated training rows and held-out rows with a trained input are counted."""
     found = described(
         tmp_path, Recorded(training=[*TRAINING, TRAINING[0], *VALIDATION[:2]], test=[*TEST, VALIDATION[5], TRAINING[3]])
     )
@@ -189,7 +189,7 @@ def test_rows_that_are_in_two_sets_are_counted(tmp_path: Path) -> None:
 
 
 def test_an_older_sweep_says_what_is_not_recorded(tmp_path: Path) -> None:
-    """Without facts, and with hardly any config, nothing is made up."""
+    """What is not recorded is called not recorded."""
     frozen(tmp_path, [Trained("1" * 20 + "0" * 4)], {"base": "0" * 24}).ledger.close()
     with open_record(SWEEP, runs=tmp_path) as record:
         found = appendix(record)
@@ -203,7 +203,7 @@ def test_an_older_sweep_says_what_is_not_recorded(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["markdown", "latex"])
 def test_the_same_record_gives_the_same_text_without_the_machine(tmp_path: Path, name: str) -> None:
-    """No folder of the machine is in it, also not one of the command."""
+    """The text contains no folder of the machine, not even from the command."""
     command = f"../opt/venv/bin/tunerun run experiment=support paths.runs={tmp_path} dataset.path={tmp_path}/train.csv"
     texts = []
     for folder in ("a", "b"):
@@ -216,7 +216,7 @@ def test_the_same_record_gives_the_same_text_without_the_machine(tmp_path: Path,
 
 
 def test_latex_prints_text_from_outside_as_text(tmp_path: Path) -> None:
-    """Nothing of a label, a template or a name is a command; groups and environments are closed."""
+    """Labels, templates and names are escaped, and groups and environments are closed."""
     rows = [(str(n), HOSTILE if n % 2 else "ok") for n in range(12)]
     found = described(
         tmp_path, Recorded(training=rows, template=TemplateText(HOSTILE + "{{ text_input }}"), name="a_b")
@@ -234,7 +234,7 @@ def test_latex_prints_text_from_outside_as_text(tmp_path: Path) -> None:
 
 
 def test_a_latex_table_that_is_too_wide_is_continued_below() -> None:
-    """Each part has the first column; a column of sentences gets the room that is left."""
+    """Each part repeats the first column, and a wrapped column gets the remaining width."""
     head = tuple(f"column {n} with a head" for n in range(6))
     wide = AppendixTable(head, (tuple("abcdef"),))
     latex = renderer("latex").render(Appendix("A", "s", (wide,), ()))
@@ -245,7 +245,7 @@ def test_a_latex_table_that_is_too_wide_is_continued_below() -> None:
 
 
 def test_markdown_keeps_code_inside_its_fence() -> None:
-    """A template with a fence of its own needs a longer one; a bar in a cell starts no column."""
+    """Text with a fence gets a longer one, and bars in cells are escaped."""
     blocks = (CodeBlock("```\nx\n```"), Bullets(("a *b*",)), Paragraph("c"), AppendixTable(("h",), (("a | b",),)))
     markdown = renderer("markdown").render(Appendix("A", "s", blocks, ()))
     assert "````\n```\nx\n```\n````" in markdown
@@ -254,7 +254,7 @@ def test_markdown_keeps_code_inside_its_fence() -> None:
 
 
 def test_the_command_writes_a_file_prints_or_refuses(tmp_path: Path) -> None:
-    """Markdown on stdout by default; `--output` and `--format`; `--json` has the same as one document."""
+    """The default is Markdown on stdout; --output, --format and --json are honoured."""
     written(tmp_path, SWEEP, Recorded())
 
     def run(*arguments: str) -> Any:
@@ -274,7 +274,7 @@ def test_the_command_writes_a_file_prints_or_refuses(tmp_path: Path) -> None:
 
 
 def test_a_file_of_the_base_model_is_listed_by_content(tmp_path: Path) -> None:
-    """Its name, its bytes, its whole digest; and what its chat format puts around each example."""
+    """The appendix lists the file's name, size and digest, and the chat format."""
     file, form = FileFacts("model.gguf", "e" * 64, 5_000), {"prefix": "<user>\n", "end": "</s>"}
     model = BaseModelFacts("m", "gguf:x", files=(file,), chat_format=form)
     found = described(tmp_path, Recorded(facts=Facts(base_models=(model,))))

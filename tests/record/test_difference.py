@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from tests.record.recorded import RATE, TRAINING, VALIDATION, Recorded, written
-from tunerun.cli import app
+from tunerun.cli import app, tables
 from tunerun.errors import InputError, NotFoundError
 from tunerun.job import TemplateText, TrainedOn
 from tunerun.provenance import BaseModelFacts, ConfigFile, Environment, Facts, FileFacts
@@ -57,7 +57,7 @@ def test_the_same_content_is_the_same_in_another_ledger(tmp_path: Path) -> None:
 
 
 def test_values_of_the_config_are_side_by_side_and_marked_where_the_key_has_them(tmp_path: Path) -> None:
-    """A learning rate is in the key; a name is not."""
+    """A learning rate is marked as part of the key; a name is not."""
     found = compared(tmp_path, Recorded(), Recorded(points=({RATE: 0.002},), name="other"))
     assert values(found, "config") == {RATE: (0.001, 0.002, "in the key"), "name": ("support", "other", "")}
     assert found.key_sentence == "the keys differ because of: learning_rate"
@@ -76,15 +76,15 @@ def test_rows_are_added_removed_and_changed(tmp_path: Path) -> None:
     assert found.key_sentence == "the keys differ because of: training rows"
 
 
-def test_another_order_of_the_same_rows_is_said(tmp_path: Path) -> None:
-    """Training depends on it, so the key does."""
+def test_another_order_of_the_same_rows_is_reported(tmp_path: Path) -> None:
+    """Another order is reported, because the key depends on it."""
     found = compared(tmp_path, Recorded(), Recorded(validation=VALIDATION[::-1]))
     assert lines(found, "rows") == ["validation: 24 rows: 24 the same in another order"]
     assert found.key_sentence == "the keys differ because of: validation rows"
 
 
 def test_a_template_is_a_patch_and_its_rows_are_the_same_rows(tmp_path: Path) -> None:
-    """Every input differs; answers are compared row by row all the same."""
+    """Answers are compared row by row although every input differs."""
     template = TemplateText("Count.\n{{ text_input }}", "{{ output }}")
     found = compared(tmp_path, Recorded(), Recorded(template=template, right=19))
     assert lines(found, "template") == [
@@ -102,7 +102,7 @@ def test_a_template_is_a_patch_and_its_rows_are_the_same_rows(tmp_path: Path) ->
 
 
 def test_files_packages_and_the_machine_are_compared(tmp_path: Path) -> None:
-    """YAML files and code as patches; packages added, removed and of another version; files of the base model."""
+    """The difference has patches of YAML files and code, packages, and files of the base model."""
     facts = Facts(
         Environment("3.12.1", "", "Xeon", ("avx2",), 2, packages={"torch": "2.5.0", "peft": "0.12", "new": "3"}),
         (ConfigFile("experiment/support.yaml", "conf", "seed: 1\nname: support\n"), FACTS.config_files[1]),
@@ -132,8 +132,8 @@ def test_files_packages_and_the_machine_are_compared(tmp_path: Path) -> None:
     assert found.key_sentence == "the keys are the same"
 
 
-def test_results_say_answers_losses_and_bits(tmp_path: Path) -> None:
-    """Of the same key: measures, the verdict, k of n answers, where the losses part, the adapter's hash."""
+def test_results_compare_answers_losses_and_bits(tmp_path: Path) -> None:
+    """Trials with the same key are compared by measures, verdict, answers, losses and adapters."""
     found = compared(tmp_path, Recorded(), Recorded(right=3, first_loss=2.5, bits="other"))
     results = values(found, "results")
     assert results["eval/exact_match"][:2] == (20 / 24, 3 / 24)
@@ -146,7 +146,7 @@ def test_results_say_answers_losses_and_bits(tmp_path: Path) -> None:
 
 
 def test_what_is_not_recorded_is_not_called_the_same(tmp_path: Path) -> None:
-    """A sweep of an earlier version has no facts."""
+    """Facts that an earlier version did not record are called not recorded."""
     found = compared(tmp_path, Recorded(facts=FACTS), Recorded())
     sections = {section.title: section for section in found.sections}
     assert sections["environment"].summary == "environment: not recorded in B"
@@ -155,7 +155,7 @@ def test_what_is_not_recorded_is_not_called_the_same(tmp_path: Path) -> None:
 
 
 def test_results_of_many_trials_are_summed_and_the_first_few_shown(tmp_path: Path) -> None:
-    """One line for all answers, one for all adapters, then the first three trials; `--json` has every trial."""
+    """Totals of answers and adapters come first, then three trials; `--json` has every trial."""
     points = [{RATE: 0.001 * (n + 1)} for n in range(5)]
     found = compared(tmp_path, Recorded(points=points), Recorded(points=points, right=19, bits="other"))
     said = lines(found, "results")
@@ -169,7 +169,7 @@ def test_results_of_many_trials_are_summed_and_the_first_few_shown(tmp_path: Pat
 
 
 def test_a_metric_that_is_not_known_here_leaves_the_rest_of_the_results(tmp_path: Path) -> None:
-    """Answers and losses are compared all the same; the verdict says why there is none."""
+    """Answers and losses are compared, and the verdict says why it cannot be computed."""
     found = compared(tmp_path, Recorded(metric="of_a_later_version"), Recorded(right=12))
     results = values(found, "results")
     assert "cannot be computed" in results["verdict (validation)"][0]
@@ -178,7 +178,7 @@ def test_a_metric_that_is_not_known_here_leaves_the_rest_of_the_results(tmp_path
 
 
 def test_trials_are_paired_by_key_then_by_point_and_the_others_are_listed(tmp_path: Path) -> None:
-    """A trial whose key is elsewhere in the other sweep is compared with that one."""
+    """Trials with the same key are paired wherever they are in the sweeps."""
     a = Recorded(points=[{RATE: 0.001}, {RATE: 0.002}, {RATE: 0.003}])
     b = Recorded(points=[{RATE: 0.002}, {RATE: 0.001}, {RATE: 0.004}, {RATE: 0.005}])
     found = compared(tmp_path, a, b)
@@ -189,8 +189,8 @@ def test_trials_are_paired_by_key_then_by_point_and_the_others_are_listed(tmp_pa
     ]
 
 
-def test_values_that_differ_in_some_trials_say_in_which(tmp_path: Path) -> None:
-    """The same change of several trials is one line."""
+def test_values_that_differ_in_some_trials_name_these(tmp_path: Path) -> None:
+    """A change that several trials share is one line with their names."""
     rates = [{RATE: 0.001}, {RATE: 0.002, "seed": 1}]
     found = compared(tmp_path, Recorded(points=rates), Recorded(points=rates, training=TRAINING[:8]))
     assert "training: 12 and 8 rows: 4 removed, 8 the same" in lines(found, "rows")
@@ -201,7 +201,7 @@ def test_values_that_differ_in_some_trials_say_in_which(tmp_path: Path) -> None:
 
 
 def test_a_trial_and_a_sweep_of_several_cannot_be_compared(tmp_path: Path) -> None:
-    """The message says what can be; a sweep of one trial is that trial."""
+    """The message says what can be compared; a sweep with one trial is compared like a trial."""
     trials = written(tmp_path / "runs", A, Recorded(points=[{RATE: 0.001}, {RATE: 0.002}]))
     written(tmp_path / "runs", B, Recorded(name="single"))
     name = f"tunedModels/t-{trials[1].key[:8]}"
@@ -215,12 +215,18 @@ def test_a_trial_and_a_sweep_of_several_cannot_be_compared(tmp_path: Path) -> No
         assert difference(trial, sweep).key_sentence == "the keys differ because of: learning_rate"
 
 
-@pytest.mark.parametrize("columns", ["80", "200"])
+@pytest.mark.parametrize(
+    ("width", "shown"),
+    [
+        (40, {f"{RATE} (in the key)", "A 0.001", "B 0.002"}),
+        (200, {f"{RATE} 0.001 0.002 in the key"}),
+    ],
+)
 def test_the_command_prints_every_section_and_ends_with_the_key(
-    tmp_path: Path, columns: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, width: int, shown: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Exit code 0 although they differ; control characters of a row do not reach the terminal."""
-    monkeypatch.setenv("COLUMNS", columns)
+    """Values are in columns if there is room; control characters of a row are escaped; the exit code is 0."""
+    monkeypatch.setattr(tables.out, "width", width)
     written(tmp_path, A, Recorded())
     written(tmp_path, B, Recorded(points=({RATE: 0.002},), training=[("\x1b[31m", "[bold]"), *TRAINING], name="b"))
     finished = CliRunner().invoke(app, ["diff", A, B, "--runs", str(tmp_path)])
@@ -230,11 +236,11 @@ def test_the_command_prints_every_section_and_ends_with_the_key(
     assert "template: the same" in printed
     assert "\x1b[31m" not in finished.stdout
     assert "    + \\x1b[31m -> [bold]" in printed
-    assert any(line.split() == [RATE, "0.001", "0.002", "in", "the", "key"] for line in printed)
+    assert shown <= {" ".join(line.split()) for line in printed}
 
 
 def test_the_command_prints_one_document(tmp_path: Path) -> None:
-    """`--json` has every section, and a wrong reference is an error of its own."""
+    """`--json` has every section, and a wrong reference is an error with exit code 2."""
     written(tmp_path, A, Recorded())
     document = json.loads(CliRunner().invoke(app, ["diff", A, A, "--runs", str(tmp_path), "--json"]).stdout)
     assert document["pairs"] == [{"a": 0, "b": 0, "same_key": True}]
@@ -249,7 +255,7 @@ _ROWS = st.lists(st.tuples(st.sampled_from("abcd"), st.sampled_from("xyz")), max
 
 @given(_ROWS, _ROWS)
 def test_every_row_is_counted_once(a: list[tuple[str, str]], b: list[tuple[str, str]]) -> None:
-    """What is the same, removed and changed is all of A; what is the same, added and changed is all of B."""
+    """Same, removed and changed rows are all of A; same, added and changed rows are all of B."""
     found = RowsDifference.of(a, b)
     if not found.is_rendered:
         assert found.same + len(found.removed) + len(found.changed) == len(a)

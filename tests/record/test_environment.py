@@ -38,12 +38,12 @@ def runs(tmp_path: Path) -> Path:
 
 
 def test_the_same_environment_has_no_notes(runs: Path) -> None:
-    """Nothing is reported where nothing differs."""
+    """Equal environments give no notes."""
     assert notes(runs, THEN) == []
 
 
-def test_what_differs_is_named(runs: Path) -> None:
-    """Packages that compute apart from the others; instruction sets; threads beyond the cores."""
+def test_differences_of_the_environment_are_named(runs: Path) -> None:
+    """Notes name packages, instruction sets, and threads beyond the number of cores."""
     now = replace(THEN, processor="EPYC", instructions=("avx2",), cores=2, packages={"torch": "2.14.0"})
     assert notes(runs, now) == [
         "environment: packages that compute differ: torch 2.13.0 -> 2.14.0",
@@ -57,7 +57,7 @@ def test_what_differs_is_named(runs: Path) -> None:
 
 
 def test_a_record_of_an_earlier_version_says_so(runs: Path) -> None:
-    """Neither packages nor CPU are in it."""
+    """The note says that packages and CPU are not recorded."""
     changed(runs, "sweep", document="json_remove(document, '$.facts')")
     changed(runs, "job", trained_on="NULL")
     (note,) = notes(runs, THEN)

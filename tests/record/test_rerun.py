@@ -112,7 +112,7 @@ def same_cache(elsewhere: Elsewhere, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_run_is_repeated_from_the_tracking_server_alone(elsewhere: Elsewhere) -> None:
-    """The same key and the same bits, from a run id; MLflow links the new run to the old one."""
+    """A run id is enough for the same key and bits, and the new run is linked to the old one."""
     said = elsewhere.said
     assert said["trials"][0]["key"] == elsewhere.key
     assert said["verification"]["equal"]
@@ -128,7 +128,7 @@ def test_a_run_is_repeated_from_the_tracking_server_alone(elsewhere: Elsewhere) 
 
 
 def test_the_same_command_trains_nothing_again(elsewhere: Elsewhere) -> None:
-    """It compares what is there."""
+    """A second rerun only compares the results of the first."""
     again = elsewhere.rerun()
     assert again.exit_code == 0, again.output
     assert "same  trial 0: adapter: same bits; 10 of 10 answers equal" in again.stdout
@@ -136,7 +136,7 @@ def test_the_same_command_trains_nothing_again(elsewhere: Elsewhere) -> None:
 
 
 def test_another_weight_of_the_base_model_is_named(elsewhere: Elsewhere, tmp_path: Path) -> None:
-    """By the file that has it; nothing is started."""
+    """The message names the file that differs, and nothing is started."""
     changed = shutil.copytree(elsewhere.base_model, tmp_path / "tiny")
     weights = load_file(changed / "model.safetensors")
     name = min(weights)
@@ -160,7 +160,7 @@ def record_files(elsewhere: Elsewhere) -> Iterator[Path]:
 
 
 def test_another_row_is_found(elsewhere: Elsewhere, record_files: Path) -> None:
-    """By the digest of its set, also where the record's index was changed with it."""
+    """The digest of the set reveals it, even if the record's index was changed accordingly."""
     (file,) = (f for f in record_files.glob("examples/*") if b'"103"' in gzip.decompress(f.read_bytes()))
     file.write_bytes(gzip.compress(gzip.decompress(file.read_bytes()).replace(b'"103"', b'"301"')))
     refused = elsewhere.rerun()
@@ -176,7 +176,7 @@ def test_another_row_is_found(elsewhere: Elsewhere, record_files: Path) -> None:
 
 
 def test_another_version_of_a_package_is_named(elsewhere: Elsewhere, record_files: Path) -> None:
-    """With both versions."""
+    """The message has both versions."""
     results = json.loads(gzip.decompress((record_files / RESULTS).read_bytes()))
     results["jobs"][0]["trained_on"]["packages"]["torch"] = "2.0.1"
     (record_files / RESULTS).write_bytes(gzip.compress(json.dumps(results).encode()))
@@ -189,7 +189,7 @@ def test_another_version_of_a_package_is_named(elsewhere: Elsewhere, record_file
 def test_sweeps_of_earlier_versions_are_run_again_where_their_keys_mean_the_same(
     elsewhere: Elsewhere, tmp_path: Path, format_: int
 ) -> None:
-    """Without the facts that a record has since format 5, and the notes say so; keys of another format are refused."""
+    """Records before format 5 lack facts, which a note says; keys of another format are refused."""
     old_projects.write_ledger(tmp_path / FILE_NAME, format_)
     sweep = old_projects.SWEEPS[old_projects.kept(format_)][0]
     here = RerunRequest(

@@ -68,7 +68,7 @@ def verified(record: OpenRecord, made: Rerun) -> Verification:
 
 @pytest.mark.process
 def test_a_rerun_has_the_same_keys_baselines_and_questions(record: OpenRecord, runs: Path) -> None:
-    """Without the files of rows, from the recorded examples alone."""
+    """The recorded examples are enough; the files of rows are not needed."""
     made = prepare(record, request(runs))
     assert [t.key for t in made.plan.trials] == [t.key for t in record.trials]
     assert [t.record().asked for t in made.plan.trials] == [t.asked for t in record.trials]
@@ -83,7 +83,7 @@ def test_a_rerun_has_the_same_keys_baselines_and_questions(record: OpenRecord, r
 
 
 def test_a_rerun_runs_in_a_folder_of_its_own_and_resumes_there(record: OpenRecord, runs: Path) -> None:
-    """The original's ledger is left alone; the same call finds what has been trained; `fresh` begins another one."""
+    """The record's ledger is unchanged, the same call resumes the rerun, and `fresh` starts another one."""
     made = prepare(record, request(runs))
     made.begin()
     again = service()
@@ -100,14 +100,14 @@ def test_a_rerun_runs_in_a_folder_of_its_own_and_resumes_there(record: OpenRecor
 
 
 def test_a_rerun_does_not_take_a_services_first_tuned_model(record: OpenRecord, runs: Path) -> None:
-    """Its tuned models have ids of their own, so that a service trains again."""
+    """Its tuned models have new ids, so that a service trains again."""
     made = prepare(record, request(runs))
     first = {record.ledger.last_jobs(record.sweep.id)[t.key].tuned_model_id for t in record.trials}
     assert first.isdisjoint(trial.request().tuned_model_id for trial in made.plan.trials)
 
 
 def test_one_trial_is_run_again_alone(runs: Path) -> None:
-    """Named by its tuned model; it is compared with the record's trial of the same key, and with no verdict."""
+    """A trial, named by its tuned model, is compared with the recorded one, without a verdict."""
     with open_record("numbers", runs=runs) as whole:
         key = whole.trials[1].key
         tuned = whole.ledger.last_jobs(whole.sweep.id)[key].tuned_model
@@ -123,7 +123,7 @@ def test_one_trial_is_run_again_alone(runs: Path) -> None:
 
 
 def test_another_answer_is_named(record: OpenRecord, runs: Path) -> None:
-    """The first row whose answer differs, and another verdict."""
+    """The check names the first row whose answer differs, and the other verdict."""
     made = prepare(record, request(runs))
     made.begin()
     run_on(
@@ -137,14 +137,14 @@ def test_another_answer_is_named(record: OpenRecord, runs: Path) -> None:
 
 
 def test_an_example_that_was_changed_in_the_record_is_refused(runs: Path) -> None:
-    """Its set is not what its digest says."""
+    """The set does not match its digest."""
     changed(runs, "example_set", examples="replace(examples, '\"21\"', '\"22\"')")
     with open_record("numbers", runs=runs) as record, pytest.raises(MismatchError, match=r"rows.jsonl: changed since"):
         prepare(record, request(runs))
 
 
 def test_rows_that_are_given_again_are_compared(record: OpenRecord, runs: Path, tmp_path: Path) -> None:
-    """The same rows have the same keys; of others the first example that differs is named."""
+    """Equal rows give equal keys; otherwise the first example that differs is named."""
     held_out = write_rows(
         tmp_path / "held_out.jsonl", [{"text_input": str(n), "output": str(n + 1)} for n in range(101, 111)]
     )
@@ -159,7 +159,7 @@ def test_rows_that_are_given_again_are_compared(record: OpenRecord, runs: Path, 
 
 
 def test_another_base_model_is_named(runs: Path) -> None:
-    """By the ingredient of the key that differs."""
+    """The message names the ingredient of the key that differs."""
     changed(runs, "trial", key="substr('0123456789abcdef', number + 2, 1) || substr(key, 2)",
             ingredients="json_set(ingredients, '$.model', 'gguf:sha256:0000')")  # fmt: skip
     changed(runs, "job", key="'0' || id")
@@ -168,7 +168,7 @@ def test_another_base_model_is_named(runs: Path) -> None:
 
 
 def test_a_config_of_another_version_is_read(runs: Path) -> None:
-    """A key that this version does not have is named and left out; one that it lacks has its default."""
+    """An unknown key is named and omitted; a missing one takes its default."""
     changed(runs, "trial", config="json_remove(json_set(config, '$.hyperparameters.warmup', 3), '$.runner')")
     with open_record("numbers", runs=runs) as record:
         made = prepare(record, request(runs))
@@ -177,7 +177,7 @@ def test_a_config_of_another_version_is_read(runs: Path) -> None:
 
 
 def test_an_edited_record_is_a_new_experiment(record: OpenRecord, runs: Path) -> None:
-    """It has a parent, runs in the ordinary runs folder, and varies only what was not edited."""
+    """It has the record as its parent, runs in the ordinary runs folder, and varies only unedited keys."""
     made = prepare(record, request(runs, edits={"hyperparameters.learning_rate": 0.002}))
     assert made.is_new
     assert made.runs == runs
@@ -202,19 +202,19 @@ def test_an_edited_record_is_a_new_experiment(record: OpenRecord, runs: Path) ->
 def test_an_edit_that_cannot_be_made_is_refused(
     record: OpenRecord, runs: Path, edits: dict[str, Any], reason: str
 ) -> None:
-    """With the reason and what to do."""
+    """The message has the reason and what to do."""
     with pytest.raises(ConfigError, match=reason):
         prepare(record, request(runs, edits=edits))
 
 
-def test_a_rerun_takes_no_other_values(runs: Path) -> None:
-    """What is part of the experiment is changed by --set alone."""
+def test_a_rerun_rejects_values_of_the_experiment(runs: Path) -> None:
+    """Values of the experiment can be changed only with --set."""
     with pytest.raises(ConfigError, match=r"seed: a rerun repeats the recorded value.*--set"):
         request(runs, places={"seed": 3})
 
 
 def test_a_record_from_elsewhere_does_not_name_the_service(runs: Path) -> None:
-    """To which address examples and a key are sent, a person says."""
+    """The user must name the address that receives examples and an API key."""
     backend = '{"kind": "gemini", "base_url": "https://tuning.example.org"}'
     changed(runs, "trial", config=f"json_set(config, '$.backend', json('{backend}'))")
     with open_record("numbers", runs=runs) as record:
@@ -229,7 +229,7 @@ def test_a_record_from_elsewhere_does_not_name_the_service(runs: Path) -> None:
 
 
 def test_code_of_a_metric_has_to_be_the_recorded_one(runs: Path, tmp_path: Path) -> None:
-    """A record cannot choose which file of this machine runs."""
+    """Code that differs from the recorded one does not run."""
     (tmp_path / "own.py").write_text("raise RuntimeError('this must not run')\ndef score(a, b): ...\n")
     metric = '{"name": "own", "python": "own.py:score"}'
     changed(runs, "trial", config=f"json_set(config, '$.evaluation.metrics', json('[{metric}]'))")
@@ -238,8 +238,8 @@ def test_code_of_a_metric_has_to_be_the_recorded_one(runs: Path, tmp_path: Path)
 
 
 @pytest.mark.process
-def test_a_service_is_asked_for_the_same_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another tuned model of the same request; the report says that bits cannot be compared."""
+def test_a_service_gets_the_same_request_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The service gets the same request for another tuned model, and bits are not compared."""
     monkeypatch.setenv("GEMINI_API_KEY", "key-0123456789")
     with GeminiService() as service:
         place = [f"backend.base_url={service.address}", "backend.poll_interval_s=0", "evaluation.metrics=[]"]

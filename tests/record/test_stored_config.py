@@ -14,8 +14,8 @@ from tunerun.schema import Paths, Tracking
 pytestmark = pytest.mark.process
 
 
-def test_what_a_config_left_to_its_machine_is_computed_as_it_was(tmp_path: Path) -> None:
-    """Threads and number format are those of the trial; what a config states is left as it is stated."""
+def test_settings_that_a_config_left_to_the_machine_are_those_of_the_trial(tmp_path: Path) -> None:
+    """Threads and number format are the trial's, unless the config states them."""
     trials = planned(tmp_path, "backend.device=cpu", "backend.precision=auto,bf16").trials
     computed = {trial.key: {"threads": 2, "precision": "fp32"} for trial in trials}
     configs = StoredConfigs(Paths(runs=str(tmp_path / "again")), Tracking(kind="none"), computed=computed)

@@ -76,8 +76,8 @@ def verified(runs: Path) -> Verification:
         return compare(old, new)
 
 
-def test_the_same_bits_are_said_in_one_line(runs: Path) -> None:
-    """With the answers, and the verdict where the whole sweep was run again."""
+def test_the_same_bits_are_one_line(runs: Path) -> None:
+    """The line has the answers, and a rerun of a whole sweep has a line for the verdict."""
     found = verified(runs)
     assert found.is_equal
     assert found.lines[0] == "trial 0: adapter: same bits; 10 of 10 answers equal"
@@ -91,7 +91,7 @@ def test_the_same_bits_are_said_in_one_line(runs: Path) -> None:
 
 
 def test_a_verdict_that_cannot_be_made_is_called_skipped(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Not the same, for nothing was compared; the exit code is that of what was."""
+    """The check is marked as skipped and does not change the exit code."""
     changed(runs, "trial", config="""json_set(config, '$.evaluation.metrics', json('["gone"]'))""")
     found = verified(runs)
     print_checks(found)
@@ -109,16 +109,16 @@ def test_a_verdict_that_cannot_be_made_is_called_skipped(runs: Path, capsys: pyt
         (False, "interrupted; nothing is kept; the same command starts from the beginning:"),
     ],
 )
-def test_an_interruption_says_what_the_same_command_does(
+def test_an_interruption_explains_the_same_command(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], is_kept: bool, said: str
 ) -> None:
-    """`verify` trains in a temporary folder, so it does not continue."""
+    """`verify` trains in a temporary folder, so the same command starts again."""
     say_interrupted(planned(tmp_path), is_kept=is_kept)
     assert capsys.readouterr().err.splitlines()[1] == said
 
 
 def test_other_bits_at_the_same_place_are_a_difference(runs: Path) -> None:
-    """Also where the losses agree within the tolerance: the first that differs is named."""
+    """Other bits count as a difference even if losses agree within the tolerance."""
     trained(rerun_of(runs), HERE, OTHER_BITS)
     changed(rerun_of(runs), "snapshot", "step >= 3", mean_loss="mean_loss * 1.001")
     found = verified(runs)
@@ -140,7 +140,7 @@ def test_other_bits_at_the_same_place_are_a_difference(runs: Path) -> None:
 def test_elsewhere_losses_agree_within_the_tolerance(
     runs: Path, place: Mapping[str, Any], named: str, factor: float, is_close: bool
 ) -> None:
-    """Another instruction set, device or number of threads rounds otherwise; the line says so."""
+    """With another instruction set, device or number of threads only the losses have to agree."""
     trained(rerun_of(runs), replace(HERE, **place), OTHER_BITS)
     changed(rerun_of(runs), "snapshot", mean_loss=f"mean_loss * {factor}")
     found = verified(runs)
@@ -160,10 +160,10 @@ def test_elsewhere_losses_agree_within_the_tolerance(
     ("epochs", "factor", "is_close"),
     [("true", 1.000005, True), ("true", 1.0001, False), ("epoch > 1", 1.0005, True), ("epoch > 1", 1.01, False)],
 )
-def test_another_form_or_pack_on_the_same_machine_is_held_to_what_the_engine_promises(
+def test_another_form_or_pack_on_the_same_machine_has_the_engines_tolerance(
     runs: Path, place: Mapping[str, Any], named: str, epochs: str, factor: float, is_close: bool
 ) -> None:
-    """Losses within 1e-5 in the first epoch and 1e-3 to the end; a share of 1 nat where they are smaller."""
+    """Losses have to agree within 1e-5 in the first epoch and within 1e-3 later."""
     for folder in (runs, rerun_of(runs)):
         changed(folder, "snapshot", mean_loss="mean_loss + 1")
     trained(rerun_of(runs), replace(HERE, **place), OTHER_BITS)
@@ -175,7 +175,7 @@ def test_another_form_or_pack_on_the_same_machine_is_held_to_what_the_engine_pro
 
 
 def test_the_same_pack_may_give_other_bits(runs: Path) -> None:
-    """When a trial joins a pack depends on time; where the bits are the same it is not mentioned."""
+    """The step at which a trial joins a pack depends on timing, so other bits are accepted."""
     for folder in (runs, rerun_of(runs)):
         trained(folder, replace(HERE, packed_with=("1" * 64,)), BITS)
     assert verified(runs).lines[0] == "trial 0: adapter: same bits; 10 of 10 answers equal"
@@ -186,7 +186,7 @@ def test_the_same_pack_may_give_other_bits(runs: Path) -> None:
 
 
 def test_another_pack_has_to_give_the_same_answers(runs: Path) -> None:
-    """Equal losses are not enough, and equal bits need no word about the pack."""
+    """Losses alone are not enough; with equal bits the pack is not mentioned."""
     trained(rerun_of(runs), replace(HERE, packed_with=("1" * 64,)), BITS)
     assert verified(runs).lines[0] == "trial 0: adapter: same bits; 10 of 10 answers equal"
     with Ledger(rerun_of(runs) / FILE_NAME) as ledger:
@@ -203,7 +203,7 @@ def test_another_pack_has_to_give_the_same_answers(runs: Path) -> None:
 
 
 def test_a_package_of_another_version_is_named_whatever_the_bits_are(runs: Path) -> None:
-    """It can be installed as it was, so it is a difference."""
+    """Another version counts as a difference, because the recorded one can be installed."""
     trained(runs, replace(HERE, packages={"torch": "2.12.1", "peft": "0.21.0"}), BITS)
     found = verified(runs)
     assert not found.is_equal
@@ -211,7 +211,7 @@ def test_a_package_of_another_version_is_named_whatever_the_bits_are(runs: Path)
 
 
 def test_an_earlier_record_is_compared_by_its_losses(runs: Path) -> None:
-    """Neither the place nor the adapter's digest is in it, and the line says so."""
+    """The line says that neither the device nor the adapter's digest is recorded."""
     changed(runs, "job", trained_on="NULL", tuned_model="json_remove(tuned_model, '$.weights')")
     found = verified(runs)
     assert found.is_equal
@@ -221,7 +221,7 @@ def test_an_earlier_record_is_compared_by_its_losses(runs: Path) -> None:
 
 
 def test_a_services_bits_are_not_compared(runs: Path) -> None:
-    """A hosted backend says nothing of them; losses and answers are compared."""
+    """For hosted models, losses and answers are compared."""
     changed(runs, "trial", config="json_set(config, '$.backend', json('{\"kind\": \"gemini\"}'))")
     found = verified(runs)
     assert found.is_equal
@@ -229,6 +229,6 @@ def test_a_services_bits_are_not_compared(runs: Path) -> None:
 
 
 def test_a_trial_that_failed_is_compared_by_its_state(runs: Path) -> None:
-    """There is nothing else of it."""
+    """Only the states of a failed trial are compared."""
     changed(rerun_of(runs), "job", state="'FAILED'", failure='\'{"kind": "crashed", "message": "out"}\'')
     assert verified(runs).lines[0] == "trial 0: is SUCCEEDED in the record, and FAILED now"

@@ -39,15 +39,15 @@ def unpacked(path: Path, folder: Path) -> dict[str, bytes]:
     return {str(f.relative_to(folder)): f.read_bytes() for f in folder.rglob("*") if f.is_file()}
 
 
-def test_what_was_written_is_read(bundle: Path, tmp_path: Path) -> None:
-    """Every file comes back, with rights that do not include execution."""
+def test_a_written_archive_is_read_unchanged(bundle: Path, tmp_path: Path) -> None:
+    """Every file is unpacked unchanged and is not executable."""
     assert unpacked(bundle, tmp_path / "out") == FILES
     assert stat.S_IMODE((tmp_path / "out" / "README.md").stat().st_mode) & 0o111 == 0
 
 
 @pytest.mark.thorough
 def test_the_same_files_give_the_same_bytes(bundle: Path, tmp_path: Path) -> None:
-    """In another order, from files of another time, in another time zone and process."""
+    """Neither the order, the files' times, the time zone nor the process change the bytes."""
     source = tmp_path / "weights"
     source.write_bytes(FILES["tuned_models/t-1/w.safetensors"])
     os.utime(source, (1, 1))
@@ -61,7 +61,7 @@ def test_the_same_files_give_the_same_bytes(bundle: Path, tmp_path: Path) -> Non
 
 
 def test_it_appears_whole_or_not_at_all(bundle: Path, tmp_path: Path) -> None:
-    """A file that cannot be read, or has another digest, leaves the bundle that was there, and nothing beside it."""
+    """After a file that cannot be read or has another digest, the old bundle is unchanged and no partial file is left."""
     before = bundle.read_bytes()
     with pytest.raises(InputError, match=r"is a folder; give the name of a file, such as .*/study\.zip"):
         write_archive(tmp_path, {})
@@ -75,7 +75,7 @@ def test_it_appears_whole_or_not_at_all(bundle: Path, tmp_path: Path) -> None:
 
 
 def test_its_manifest_is_what_sha256sum_checks(bundle: Path) -> None:
-    """A digest, two spaces, the name."""
+    """Each line has a digest, two spaces and the name."""
     with zipfile.ZipFile(bundle) as opened:
         lines = opened.read(MANIFEST).decode().splitlines()
     assert lines == [f"{hashlib.sha256(FILES[name]).hexdigest()}  {name}" for name in sorted(FILES)]
@@ -115,7 +115,7 @@ def entry(name: str, mode: int = stat.S_IFREG | 0o644, method: int = zipfile.ZIP
     ],
 )
 def test_a_name_that_leads_elsewhere_is_refused(tmp_path: Path, name: str) -> None:
-    """Before anything is unpacked; also one that only another system would read as a path."""
+    """Nothing is unpacked, even if only another operating system would read the name as a path."""
     with pytest.raises(InputError, match="is not the name of a file below the folder; nothing was unpacked"):
         unpacked(hostile(tmp_path / "h.zip", name, listed=()), tmp_path / "out")
     assert not [f for f in tmp_path.rglob("*") if f.is_file() and f.name != "h.zip"]
@@ -137,7 +137,7 @@ def test_a_name_that_leads_elsewhere_is_refused(tmp_path: Path, name: str) -> No
 def test_an_entry_that_is_not_a_plain_file_of_its_own_is_refused(
     tmp_path: Path, entries: list[zipfile.ZipInfo], message: str
 ) -> None:
-    """A link, a device, a pipe, two files that are one on some system."""
+    """Links, devices, pipes and names that collide on some file system are refused."""
     with pytest.raises(InputError, match=message):
         unpacked(hostile(tmp_path / "h.zip", *entries), tmp_path / "out")
     assert not (tmp_path / "out" / "record").exists()
@@ -145,7 +145,7 @@ def test_an_entry_that_is_not_a_plain_file_of_its_own_is_refused(
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_a_name_that_is_there_twice_is_refused(tmp_path: Path) -> None:
-    """Which of the two was meant is not known."""
+    """The bundle is refused, because either entry could be the intended one."""
     with pytest.raises(InputError, match="'record/a' is there twice"):
         unpacked(hostile(tmp_path / "h.zip", "record/a", "record/a"), tmp_path / "out")
 
@@ -159,7 +159,7 @@ def patched(path: Path, change: Callable[[bytearray, int], None]) -> Path:
 
 
 def test_what_the_zip_says_about_itself_is_not_trusted(bundle: Path, tmp_path: Path) -> None:
-    """An entry that says it is encrypted, far too large, or smaller than it is."""
+    """Entries with a false encryption flag or size are refused."""
 
     def encrypted(data: bytearray, at: int) -> None:
         data[at + 8] |= 1
@@ -182,7 +182,7 @@ def test_what_the_zip_says_about_itself_is_not_trusted(bundle: Path, tmp_path: P
 
 
 def test_a_bomb_is_refused_by_what_it_declares(tmp_path: Path) -> None:
-    """Two gigabytes of nothing in two megabytes are not unpacked."""
+    """A zip that declares two gigabytes is not unpacked."""
     path = tmp_path / "bomb.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as made:
         made.writestr("record/a", b"")
@@ -193,7 +193,7 @@ def test_a_bomb_is_refused_by_what_it_declares(tmp_path: Path) -> None:
 
 
 def test_a_zip_with_too_many_files_is_refused(bundle: Path) -> None:
-    """By their number, and by the size of the zip's list of files before that is read into memory."""
+    """The number of files and the size of the zip's list are limited before the list is read into memory."""
     with pytest.raises(InputError, match="holds 7 files, more than 3"), opened_archive(bundle, max_files=3):
         pass
     with pytest.raises(InputError, match="its list of files takes"), opened_archive(bundle, max_directory_bytes=100):
@@ -201,7 +201,7 @@ def test_a_zip_with_too_many_files_is_refused(bundle: Path) -> None:
 
 
 def test_what_the_manifest_does_not_list_is_not_unpacked(tmp_path: Path) -> None:
-    """And a file that it lists must be there, unchanged."""
+    """A listed file must exist and be unchanged."""
     plain = unpacked(
         hostile(tmp_path / "h.zip", "record/a", "record/b", "record/c/", listed=("record/a",)), tmp_path / "out"
     )
@@ -217,7 +217,7 @@ def test_what_the_manifest_does_not_list_is_not_unpacked(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("line", ["no digest", f"{'0' * 64}  ../a", f"{'0' * 64}  a/", f"{'0' * 64} a"])
 def test_a_manifest_that_is_not_one_is_refused(tmp_path: Path, line: str) -> None:
-    """With the line."""
+    """The message names the line."""
     with zipfile.ZipFile(tmp_path / "h.zip", "w") as made:
         made.writestr(MANIFEST, f"{line}\n")
     with pytest.raises(InputError, match=r"manifest-sha256.txt, line 1: not a digest and the name of a file"):
@@ -225,7 +225,7 @@ def test_a_manifest_that_is_not_one_is_refused(tmp_path: Path, line: str) -> Non
 
 
 def test_what_is_not_a_bundle_is_refused_in_one_line(tmp_path: Path) -> None:
-    """No file, a folder, a text, a zip of something else, half a zip."""
+    """A missing file, a folder, a text, another zip and half a zip are refused with one line."""
     (tmp_path / "text.zip").write_text("hello")
     (tmp_path / "folder.zip").mkdir()
     write_archive(tmp_path / "half.zip", FILES)
@@ -246,7 +246,7 @@ def test_what_is_not_a_bundle_is_refused_in_one_line(tmp_path: Path) -> None:
 
 @pytest.mark.thorough
 def test_any_damage_is_refused_or_does_no_harm(bundle: Path, tmp_path: Path) -> None:
-    """Bytes changed at random: an error for people, or the very files; nothing outside the folder."""
+    """After random changes the bundle is refused or unpacks unchanged, and nothing is written outside the folder."""
     whole, draw = bundle.read_bytes(), random.Random(0)
     for turn in range(300):
         data = bytearray(whole)

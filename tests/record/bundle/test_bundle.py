@@ -71,7 +71,7 @@ def contents(path: Path) -> dict[str, bytes]:
 
 
 def test_it_holds_the_record_the_results_and_the_adapters(bundle: Path) -> None:
-    """And, for people and programs, what it is."""
+    """It also describes itself, for people and for programs."""
     names = set(contents(bundle))
     folders = {name.split("/")[0] for name in names}
     assert folders == {"README.md", "ro-crate-metadata.json", MANIFEST, "record", "results", "tuned_models"}
@@ -86,7 +86,7 @@ def test_it_holds_the_record_the_results_and_the_adapters(bundle: Path) -> None:
 
 
 def test_no_path_of_the_machine_is_in_it(bundle: Path, project: Path) -> None:
-    """Neither of the project, nor of the base model, nor of the rows."""
+    """No file contains the path of the project, the base model or the rows."""
     for name, data in contents(bundle).items():
         assert str(project).encode() not in data, name
         assert os.fsencode(Path.home()) + b"/" not in data, name
@@ -94,7 +94,7 @@ def test_no_path_of_the_machine_is_in_it(bundle: Path, project: Path) -> None:
 
 
 def test_the_same_sweep_gives_the_same_bytes(bundle: Path, project: Path, tmp_path: Path) -> None:
-    """From a copy of its runs somewhere else, and from the bundle itself."""
+    """A copy of the runs in another folder and the bundle itself give the same bundle."""
     shutil.copytree(project / "runs", tmp_path / "moved" / "runs")
     again = bundled(tmp_path / "moved", "-o", str(tmp_path / "again.zip"), *PEOPLE)
     assert again.exit_code == 0, again.output
@@ -104,7 +104,7 @@ def test_the_same_sweep_gives_the_same_bytes(bundle: Path, project: Path, tmp_pa
 
 
 def test_adapters_can_be_left_out(project: Path, tmp_path: Path) -> None:
-    """The README says so, and what was written is one JSON document."""
+    """Without adapters the README says how to train them, and `--json` prints one document."""
     made = bundled(project, "--no-models", "--json", "-o", str(tmp_path / "small.zip"))
     said = json.loads(made.stdout)
     assert (said["tuned_models"], said["bytes"]) == (0, (tmp_path / "small.zip").stat().st_size)
@@ -115,7 +115,7 @@ def test_adapters_can_be_left_out(project: Path, tmp_path: Path) -> None:
 
 
 def test_an_adapter_that_is_gone_or_changed_is_not_bundled(project: Path, tmp_path: Path) -> None:
-    """One line each, and no file."""
+    """Each problem is one line, and no bundle is written."""
     shutil.copytree(project / "runs", tmp_path / "runs")
     first, second = sorted((tmp_path / "runs" / "tuned_models").iterdir())
     (first / "adapter_model.safetensors").write_bytes(b"changed")
@@ -128,7 +128,7 @@ def test_an_adapter_that_is_gone_or_changed_is_not_bundled(project: Path, tmp_pa
 
 
 def test_a_metric_of_the_users_own_scores_as_it_does_here(tmp_path: Path) -> None:
-    """By the file that the project has, which the bundle names without its folder and does not run."""
+    """The project's file scores the answers, and the bundle contains only the name of the file."""
     (tmp_path / "metrics.py").write_text("def score(expected, answer):\n    return float(answer == expected)\n")
     own = {"name": "same", "python": f"{tmp_path / 'metrics.py'}:score"}
     frozen(tmp_path / "runs", [Trained("1" * 24)], evaluation={"metrics": [own]}).ledger.close()
@@ -143,13 +143,13 @@ def test_a_metric_of_the_users_own_scores_as_it_does_here(tmp_path: Path) -> Non
 
 
 def test_an_affiliation_needs_its_author(project: Path) -> None:
-    """One for all, or one for each."""
+    """One affiliation for all authors or one for each is accepted."""
     refused = bundled(project, "--author", "a", "--affiliation", "b", "--affiliation", "c")
     assert str(refused.exception) == ("--affiliation: given 2 times for 1 --author; give one for all, or one for each")
 
 
 def test_it_is_opened_as_a_record(bundle: Path, project: Path) -> None:
-    """With the same trials and answers, and adapters that can be read; nothing is left when it is closed."""
+    """The record has the same trials, answers and adapters, and its folder is removed when it is closed."""
     with (
         open_record(str(bundle), runs=Path("nothing")) as record,
         open_record("numbers", runs=project / "runs") as first,
@@ -171,7 +171,7 @@ def test_it_is_opened_as_a_record(bundle: Path, project: Path) -> None:
 
 
 def test_a_record_that_is_hostile_is_refused_by_the_bundles_name(bundle: Path, tmp_path: Path) -> None:
-    """An adapter that would be read from elsewhere, under a manifest that is right."""
+    """An adapter outside the bundle is refused even if the manifest is right."""
     with zipfile.ZipFile(bundle) as opened:
         files = {name: opened.read(name) for name in opened.namelist() if not name.endswith("/") and name != MANIFEST}
     results = json.loads(gzip.decompress(files["record/results.json.gz"]))
@@ -186,7 +186,7 @@ def test_a_record_that_is_hostile_is_refused_by_the_bundles_name(bundle: Path, t
 
 
 def test_no_code_runs_that_a_bundle_names(bundle: Path, project: Path, tmp_path: Path) -> None:
-    """A metric's file, beside a bundle that was unpacked by hand, with the digest that the record says."""
+    """No command runs a metric's file that a bundle names, even if its digest is the recorded one."""
     source = b"open('ran', 'w')\n\ndef score(expected, answer):\n    return 1.0\n"
     Path("evil.py").write_bytes(source)
     with zipfile.ZipFile(bundle) as opened:
@@ -214,7 +214,7 @@ def verify(path: Path, *arguments: str) -> Result:
 
 
 def test_its_files_are_checked_without_running_anything(bundle: Path, tmp_path: Path) -> None:
-    """A file that changed, is missing or was added is a line, and exit code 1."""
+    """Changed, missing and added files are one line each, and the exit code is 1."""
     whole = verify(bundle, "--files")
     assert (whole.exit_code, whole.stdout.splitlines()[-1]) == (0, "The files are unchanged.")
     with zipfile.ZipFile(bundle) as opened, zipfile.ZipFile(tmp_path / "h.zip", "w") as made:
@@ -231,8 +231,8 @@ def test_its_files_are_checked_without_running_anything(bundle: Path, tmp_path: 
     assert problems[2] == f"notes.txt: not in {MANIFEST}"
 
 
-def test_it_gives_again_what_it_says(bundle: Path, project: Path, tmp_path: Path) -> None:
-    """In a folder without a ledger, a trial of a pack agrees with itself alone; nothing is left behind."""
+def test_a_trial_of_a_bundle_is_verified(bundle: Path, project: Path, tmp_path: Path) -> None:
+    """A trial of a pack, run again alone, gives the recorded results, and nothing is left behind."""
     here = [f"model.source={project / 'models' / 'tiny'}", f"paths.cache={tmp_path / 'cache'}"]
     again = verify(bundle, *here, "--trial", "1")
     assert again.exit_code == 0, again.output
@@ -245,7 +245,7 @@ def test_it_gives_again_what_it_says(bundle: Path, project: Path, tmp_path: Path
 
 
 def test_one_changed_row_is_found_under_a_manifest_that_is_right(bundle: Path, project: Path, tmp_path: Path) -> None:
-    """The line names the set, and nothing is trained."""
+    """The message names the set, and nothing is trained."""
     with zipfile.ZipFile(bundle) as opened:
         files = {name: opened.read(name) for name in opened.namelist() if not name.endswith("/") and name != MANIFEST}
     name = next(name for name in sorted(files) if name.startswith("record/examples/"))
@@ -289,7 +289,7 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_it_is_a_process_run_crate(bundle: Path, offline: list[str], tmp_path: Path) -> None:
-    """By the profile's own validator, with no fault; one without its actions is not."""
+    """The profile's validator accepts the bundle, and rejects one whose actions lack their instrument."""
     from rocrate_validator import services
     from rocrate_validator.models import Severity, ValidationSettings
 

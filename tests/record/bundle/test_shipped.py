@@ -13,7 +13,7 @@ SHIPPED = REPOSITORY / "experiments" / "next_number" / "study.zip"
 
 
 def test_the_shipped_bundle_is_whole_and_says_what_made_it() -> None:
-    """Every file is as it was, and its record has the packages, the base model, the YAML files and the verdict."""
+    """Its files are unchanged, and its record has packages, base model, YAML files and verdict."""
     assert check_files(SHIPPED).problems == ()
     with open_record(str(SHIPPED), runs=Path("nothing")) as record:
         assert [trial.number for trial in record.trials] == [0, 1, 2, 3]
