@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import io
 import json
 import socket
 from collections.abc import Iterator
@@ -11,12 +13,14 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 from openai import BadRequestError, NotFoundError, OpenAI
+from starlette.requests import Request
 
 from tests.rigs.running_service import RunningService
 from tests.service.openai.conftest import client_of
 from tests.service.openai.training import jsonl, messages
 from tunerun.job import Example
-from tunerun.service.openai.form import MAX_PARTS
+from tunerun.service.core.problems import ServiceError
+from tunerun.service.openai.form import MAX_PARTS, read_form
 from tunerun.testing.waiting import wait_until
 
 BOUNDARY = "xYzZY"
@@ -107,12 +111,18 @@ def test_a_client_that_hangs_up_leaves_nothing(
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
-def test_the_limit_counts_bytes_as_they_come(http: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file over it is refused, whatever length the request states or does not."""
-    monkeypatch.setattr("tunerun.service.openai.form.MAX_FILE_BYTES", 1000)
-    response = sent(http, PURPOSE, part("file", b"x" * 1001, "a.jsonl"), END)
-    assert (response.status_code, response.json()["error"]["param"]) == (400, "file")
-    assert "1,000 bytes" in response.json()["error"]["message"]
+def test_a_file_over_the_limit_is_refused_as_it_arrives() -> None:
+    """Its bytes are counted, since Node sends no Content-Length."""
+    body = PURPOSE + part("file", b"x" * 1001, "a.jsonl")
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": body, "more_body": True}  # the form does not have to end
+
+    content_type = f"multipart/form-data; boundary={BOUNDARY}".encode()
+    request = Request({"type": "http", "headers": [(b"content-type", content_type)]}, receive)
+    with pytest.raises(ServiceError, match="over the limit of 1,000 bytes") as refused:
+        asyncio.run(read_form(request, "file", io.BytesIO(), max_file_bytes=1000))
+    assert [*refused.value.fields] == ["file"]
 
 
 def test_wrong_rows_are_named_by_their_lines(sdk: OpenAI) -> None:

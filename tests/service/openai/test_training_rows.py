@@ -20,12 +20,15 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "file"
 
 
-def test_rows_are_examples_in_their_order(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+LONG = tuple(Example(f"{number} " + "x" * 50_000, "y") for number in range(50))
+"""Rows of a file that is read in three parts."""
+
+
+def test_rows_become_examples_in_their_order(path: Path) -> None:
     """Also across the parts in which a file is read."""
-    monkeypatch.setattr(training_rows, "PART_BYTES", 100)
-    path.write_bytes(jsonl([messages(example) for example in EXAMPLES * 5]).rstrip(b"\n"))
-    assert training_rows.check(path, "a.jsonl") == len(EXAMPLES) * 5
-    assert training_rows.read(path, "a.jsonl") == EXAMPLES * 5
+    path.write_bytes(jsonl([*map(messages, LONG)]).rstrip(b"\n"))
+    assert training_rows.check(path, "a.jsonl") == len(LONG)
+    assert training_rows.read(path, "a.jsonl") == LONG
 
 
 def test_a_conversation_is_an_example_of_several_turns(path: Path) -> None:
@@ -39,22 +42,20 @@ def test_a_conversation_is_an_example_of_several_turns(path: Path) -> None:
     assert training_rows.read(path, "a.jsonl") == (wanted,)
 
 
-def test_a_wrong_row_is_named_by_its_line_in_any_part(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_row_is_named_by_its_line_in_any_part(path: Path) -> None:
     """Lines are counted from the beginning of the file."""
-    monkeypatch.setattr(training_rows, "PART_BYTES", 100)
-    rows = [messages(example) for example in EXAMPLES * 5]
+    rows = [*map(messages, LONG)]
     path.write_bytes(jsonl([*rows, "{broken", *rows]) + b"\xff\n")
     with pytest.raises(ServiceError) as refused:
         training_rows.check(path, "a.jsonl")
-    assert "a.jsonl:36: " in refused.value.message
-    assert "a.jsonl:72: is not UTF-8" in refused.value.message
+    assert "a.jsonl:51: " in refused.value.message
+    assert "a.jsonl:102: is not UTF-8" in refused.value.message
 
 
-def test_a_line_that_never_ends_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before it is in memory."""
-    monkeypatch.setattr(training_rows, "MAX_LINE_BYTES", 1000)
-    path.write_bytes(jsonl() + b'{"messages": "' + b"x" * 100_000)
-    with pytest.raises(ServiceError, match=r"a\.jsonl:8: has more than 1,000 bytes"):
+def test_a_line_without_end_is_refused(path: Path) -> None:
+    """Its beginning is read only, so that it does not fill the memory."""
+    path.write_bytes(jsonl() + b'{"messages": "' + b"x" * 2**24)
+    with pytest.raises(ServiceError, match=r"a\.jsonl:8: has more than 16,777,216 bytes"):
         training_rows.check(path, "a.jsonl")
 
 

@@ -126,6 +126,7 @@ class CompletionAnswerer:
             model = self._model(caller, name)
             prompts = [model.prepared(prompt, field) for prompt in read(model)]
             total, limit = 0, model.offered.context_tokens
+            # The answers to one prompt differ only in their seeds, so its tokens are counted once.
             for prompt in prompts[:: len(prompts) // (distinct or 1)]:
                 try:
                     tokens = model.offered.counter.count_input(prompt.asked)
@@ -182,6 +183,7 @@ class CompletionAnswerer:
         loop = asyncio.get_running_loop()
         arrived: asyncio.Queue[tuple[int, AnswerPart | None]] = asyncio.Queue()
 
+        # Called in an engine's thread: with each new part, and with None once the answer has ended.
         def put(number: int, part: AnswerPart | None, _future: object = None) -> None:
             loop.call_soon_threadsafe(arrived.put_nowait, (number, part))
 
@@ -198,6 +200,7 @@ class CompletionAnswerer:
                     yield StreamedPart(number, part)
                 else:
                     before = sent.pop(number)
+                    # The rest of the text: the engine holds back what may be the start of a stop sequence.
                     answer = await self._served.awaited(futures[number], batch.model, batch.field)
                     rest = AnswerPart(answer.text[len(before.text) :], answer.scores[len(before.scores) :])
                     yield StreamedPart(number, rest, answer)

@@ -51,6 +51,7 @@ class OpenAiErrorEnvelope(BaseModel):
 
 _ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": OpenAiErrorEnvelope, "description": "refused"}
+    # A cancelled request has no client that could read the status, and this wire sends 409 as 400 (see `problems`).
     for status in sorted({code.http_status for code in Code} - {Code.CANCELLED.http_status, 409})
 }
 
@@ -64,10 +65,11 @@ def routes(operations: Sequence[APIRouter], deployed: Sequence[APIRouter] = ()) 
     """
     router = APIRouter(dependencies=_SECURITY, responses=_ERRORS, tags=[OPENAI.name])
     for prefix in PREFIXES:
-        for one in operations:
-            router.include_router(one, prefix=prefix, include_in_schema=prefix == PREFIXES[0])
-    for one in deployed:
-        router.include_router(one, prefix="/openai/deployments/{deployment}", include_in_schema=False)
+        for routes_below in operations:
+            # The OpenAPI document has each operation once: it requires unique operation ids.
+            router.include_router(routes_below, prefix=prefix, include_in_schema=prefix == PREFIXES[0])
+    for routes_below in deployed:
+        router.include_router(routes_below, prefix="/openai/deployments/{deployment}", include_in_schema=False)
 
     paths = {f"/v1/{name}{rest}": advice for name, advice in _NOT_HERE.items() for rest in ("", "/{rest:path}")}
     absent = APIRouter(route_class=JsonRoute)

@@ -22,16 +22,20 @@ PAGE = 10
 def losses_of(snapshot: Snapshot | None, epoch: EpochRow | None) -> dict[str, float]:
     """Return the losses after a step, by OpenAI's names; losses that were not measured or are not finite are omitted.
 
-    The held-out loss is measured on all held-out examples, OpenAI's `full_valid_loss`. `valid_loss`, which OpenAI
-    measures on a sample, gets the same number.
+    Args:
+        snapshot: the loss curve's point at the step; None: not recorded.
+        epoch: the epoch that ends with the step; None: none does.
     """
+    # The held-out loss is measured on all held-out examples, which is OpenAI's `full_valid_loss`. OpenAI measures
+    # `valid_loss` on a sample; here it is the same number.
     held_out = None if epoch is None else epoch.validation_loss
-    found = {
+    losses = {
         "train_loss": None if snapshot is None else snapshot.mean_loss,
         "valid_loss": held_out,
         "full_valid_loss": held_out,
     }
-    return {name: loss for name, loss in found.items() if loss is not None and math.isfinite(loss)}
+    # JSON has neither NaN nor infinity, which the losses of a diverging job can be.
+    return {name: loss for name, loss in losses.items() if loss is not None and math.isfinite(loss)}
 
 
 def checkpoint_name(row: TunedModelRow, epoch: EpochRow) -> str:

@@ -237,7 +237,11 @@ def _no_such_file(identifier: str) -> OpenAiError:
 
 
 def _life_s(fields: dict[str, str]) -> int | None:
-    """Return the seconds until a file expires; None: never."""
+    """Return the seconds until a file expires; None: never.
+
+    Raises:
+        OpenAiError: the form has only one of the two fields, or one of them is invalid.
+    """
     anchor, seconds = fields.get("expires_after[anchor]"), fields.get("expires_after[seconds]")
     if anchor is None and seconds is None:
         return None

@@ -69,6 +69,7 @@ class FineTuning:
         """
         request = digest([caller.owner, body.model_dump(mode="json")])
         if is_repeat:
+            # Only if the client says so: a user may want two jobs with the same settings.
             since = time.time() - TWIN_S
             for row in self._library.jobs(caller, _TWINS, jobs.NOTED):
                 if row.created_at >= since and notes_of(row).request == request:
@@ -151,7 +152,7 @@ class FineTuning:
             ServiceError: the job does not exist, the caller may not change it, or it has ended.
         """
         row = self._row(caller, identifier, role=Role.WRITER)
-        if status_of(row).is_finished and not row.is_cancelling:
+        if status_of(row).is_finished and not row.is_cancelling:  # a second request to cancel gets the same response
             raise _too_late("cancelled", row)
         self._library.cancel(caller, row.id)
         return self._changed(caller, identifier, "cancelled", FineTuningStatus.CANCELLED)
@@ -181,7 +182,11 @@ class FineTuning:
         return self._changed(caller, identifier, "resumed", FineTuningStatus.QUEUED, FineTuningStatus.RUNNING)
 
     def _changed(self, caller: Key, identifier: str, what: str, *wanted: FineTuningStatus) -> Json:
-        """Return a job after a change; refuse if the job ended before the change took effect."""
+        """Return a job after a change.
+
+        Raises:
+            OpenAiError: the job ended before the change took effect.
+        """
         row = self._row(caller, identifier)
         if status_of(row) not in wanted:
             raise _too_late(what, row)
@@ -225,7 +230,7 @@ class FineTuning:
         kept = [epoch for epoch in self._library.epochs(row) if epoch.folder and epoch.epoch < before]
         shown = [
             checkpoints.checkpoint(row, epoch, next(iter(self._library.steps(row, epoch.step + 1, 1)), None))
-            for epoch in kept[: -size - 2 : -1]
+            for epoch in kept[: -size - 2 : -1]  # newest first, and one more than the page, for `has_more`
         ]
         return page(shown, size)
 

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 MAX_FILE_BYTES = 512 * 10**6
 """Limit of a file, as OpenAI's: 512 MB."""
 
-MAX_BODY_BYTES = MAX_FILE_BYTES + 2**20
-"""Limit of a form, including its fields and the multipart framing."""
+_FRAMING_BYTES = 2**20
+"""Limit of a form without its file: its fields and the multipart framing."""
 
 MAX_FIELD_BYTES = 4096
 MAX_PARTS = 20
@@ -37,7 +37,7 @@ _WRITE_BYTES = 2**20
 class Sink(Protocol):
     """The destination of a file's content."""
 
-    def write(self, content: bytes) -> None:
+    def write(self, content: bytes, /) -> object:
         """Append bytes of the file."""
         ...
 
@@ -57,13 +57,14 @@ class UploadForm:
     size: int = 0
 
 
-async def read_form(request: Request, file_field: str, sink: Sink) -> UploadForm:
+async def read_form(request: Request, file_field: str, sink: Sink, max_file_bytes: int = MAX_FILE_BYTES) -> UploadForm:
     """Read the body of a request, and write its file as it arrives.
 
     Args:
         request: the request; its body has not been read yet.
         file_field: name of the part with the file; other files are refused.
         sink: where the file's content is written.
+        max_file_bytes: limit of the file.
 
     Raises:
         ServiceError: the body is not such a form or is too large, or the client disconnected.
@@ -73,15 +74,18 @@ async def read_form(request: Request, file_field: str, sink: Sink) -> UploadForm
     if kind != b"multipart/form-data" or not boundary:
         raise invalid(file_field, "the body is not multipart/form-data with a boundary; send the file as a form")
     length = request.headers.get("content-length", "")
-    if length.isdigit() and int(length[:20]) > MAX_BODY_BYTES:
-        raise _too_large(file_field)  # by Content-Length, before the body is read
-    reader, size = _Reader(file_field), 0
+    max_bytes = max_file_bytes + _FRAMING_BYTES
+    reader = _Reader(file_field, max_file_bytes)
+    # Twenty digits are enough: int() refuses thousands of them with a ValueError.
+    if length.isdigit() and int(length[:20]) > max_bytes:
+        raise reader.too_large()
+    size = 0
     try:
         parser = MultipartParser(boundary, reader.callbacks())
         async for chunk in request.stream():
             size += len(chunk)
-            if size > MAX_BODY_BYTES:  # counts the multipart framing too
-                raise _too_large(file_field)
+            if size > max_bytes:
+                raise reader.too_large()
             parser.write(chunk)
             if len(reader.arrived) >= _WRITE_BYTES:
                 await run_in_threadpool(sink.write, reader.take())
@@ -99,11 +103,12 @@ async def read_form(request: Request, file_field: str, sink: Sink) -> UploadForm
 class _Reader:
     """Collects the parts of a form from the parser's callbacks."""
 
-    def __init__(self, file_field: str) -> None:
+    def __init__(self, file_field: str, max_file_bytes: int) -> None:
         self.form = UploadForm()
         self.arrived = bytearray()
         self.has_ended = False
         self._file_field = file_field
+        self._max_file_bytes = max_file_bytes
         self._parts = 0
         self._header = (bytearray(), bytearray())
         self._disposition = b""
@@ -164,8 +169,8 @@ class _Reader:
     def part_data(self, data: bytes, start: int, end: int) -> None:
         if self._name is None:
             self.form.size += end - start
-            if self.form.size > MAX_FILE_BYTES:
-                raise _too_large(self._file_field)
+            if self.form.size > self._max_file_bytes:
+                raise self.too_large()
             self.arrived += data[start:end]
             return
         self._value += data[start:end]
@@ -179,9 +184,9 @@ class _Reader:
     def end(self) -> None:
         self.has_ended = True
 
-
-def _too_large(field: str) -> ServiceError:
-    return invalid(field, f"is over the limit of {MAX_FILE_BYTES:,} bytes; send a smaller file")
+    def too_large(self) -> ServiceError:
+        words = f"is over the limit of {self._max_file_bytes:,} bytes; send a smaller file"
+        return invalid(self._file_field, words)
 
 
 def _text(content: bytes, what: str) -> str:

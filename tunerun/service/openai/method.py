@@ -37,12 +37,12 @@ class LenientObject(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _given(cls, value: object) -> object:
+    def _without_nulls(cls, value: object) -> object:
         """Remove nulls, and collect unknown names."""
         if not isinstance(value, dict):
             return value
         note_ignored(cls._prefix, value, {field.alias or name for name, field in cls.model_fields.items()})
-        return {name: one for name, one in value.items() if one is not None}
+        return {name: item for name, item in value.items() if item is not None}
 
 
 def read_json(content: bytes) -> Any:
@@ -95,10 +95,7 @@ class UploadRoute(WireRoute):
 
 
 class JsonRoute(WireRoute):
-    """An operation with a JSON body or none; the content type is not checked.
-
-    A route for a multipart form declares `route_class=UploadRoute` instead.
-    """
+    """An operation with a JSON body or none, whatever the content type; `UploadRoute` is for multipart forms."""
 
     wire = "openai"
 
@@ -107,10 +104,11 @@ class JsonRoute(WireRoute):
         handler = super().get_route_handler()
 
         async def lenient(request: Request) -> Response:
+            # FastAPI parses a body as JSON only if its content type says so.
             headers = [pair for pair in request.scope["headers"] if pair[0] != b"content-type"]
             scope = {**request.scope, "headers": [*headers, (b"content-type", b"application/json")]}
             response, ignored = await answer_json(handler, scope, request.receive, read_json)
-            if ignored:
+            if ignored:  # a header holds printable ASCII only, and names may contain line breaks
                 response.headers[IGNORED_HEADER] = re.sub(r"[^ -~]", "?", ", ".join(ignored))
             return response
 
@@ -136,7 +134,12 @@ After = Annotated[str, Query(max_length=200)]
 
 
 def size_of(limit: int | None, default: int) -> int:
-    """Return the size of a page, from the request's limit and the default."""
+    """Return the size of a page.
+
+    Args:
+        limit: of the request; None or 0: it has none.
+        default: the size without a limit.
+    """
     return min(limit or default, MAX_PAGE)
 
 

@@ -23,7 +23,7 @@ BASE_OWNER = "system"
 BASE_CREATED = 0
 """`created` of base models, whose creation time is unknown."""
 
-ALIAS = "tunedModels/"
+GEMINI_PREFIX = "tunedModels/"
 """The prefix of a tuned model's name on the Gemini wire."""
 
 
@@ -67,6 +67,7 @@ class Models:
         """
         parts = names.read_model_name(name)
         if parts is not None:
+            # The code identifies the row; a name whose other parts differ from the row's was never issued.
             swept = (one.row for one in self.library.sweep_models.values())
             own = next((row for row in swept if names.key_of(row).startswith(parts.code)), None)
             row = self.of_key(caller, parts.code, role) if own is None else self.library.get(caller, own.id, role)
@@ -75,9 +76,9 @@ class Models:
             if parts.step is not None and all(epoch.step != parts.step for epoch in self.library.epochs(row)):
                 raise no_such_model(name)
             return NamedModel(self.library.catalogue.find(row.base_model), row, parts.step)
-        if name.startswith(ALIAS):
+        if name.startswith(GEMINI_PREFIX):
             try:
-                row = self.library.get(caller, name.removeprefix(ALIAS), role)
+                row = self.library.get(caller, name.removeprefix(GEMINI_PREFIX), role)
             except ServiceError as error:
                 if error.code is Code.NOT_FOUND:
                     raise no_such_model(name) from error

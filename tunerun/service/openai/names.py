@@ -60,7 +60,8 @@ def read_model_name(text: str) -> ModelName | None:
 
 
 def key_of(row: TunedModelRow) -> str:
-    """Return the hexadecimal digits for a tuned model's names: its key, or for a sweep's the digest of its name."""
+    """Return the 64 hexadecimal digits from which a tuned model's names are derived."""
+    # The key of a sweep's model is its name, so the digest of the name takes the key's place.
     return row.key if _KEY.fullmatch(row.key) else digest(row.key)
 
 

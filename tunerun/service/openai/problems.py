@@ -1,8 +1,7 @@
 """Errors of the wire, in OpenAI's envelope.
 
 The client libraries send a request, even one that creates something, up to three times if the status is 408, 409, 429
-or at least 500. So an error that a retry cannot fix has the status 400, and an internal error has a header that
-prevents retries.
+or at least 500, unless a header of the response prevents it.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ from collections.abc import Mapping
 
 from tunerun.service.core.problems import Code, Json, ServiceError
 
+# The client libraries would send a request that is answered with 409 again, although a retry cannot succeed.
 _STATUSES = {Code.ALREADY_EXISTS: 400}
 """HTTP statuses that differ from the core's."""
 
@@ -42,7 +42,13 @@ class OpenAiError(ServiceError):
 
 
 def wrong(param: str, text: str, word: str | None = None) -> OpenAiError:
-    """Return the error for one invalid field of a request."""
+    """Return the error for one invalid field of a request.
+
+    Args:
+        param: the path of the field.
+        text: what is wrong with it, and what to do.
+        word: OpenAI's `code`; None: there is none.
+    """
     return OpenAiError(Code.INVALID_ARGUMENT, f"{param}: {text}", param=param, word=word)
 
 
@@ -57,7 +63,13 @@ def no_such_model(name: str) -> OpenAiError:
 
 
 def no_such_path(method: str, path: str, advice: str = "") -> OpenAiError:
-    """Return the error for a path that does not exist."""
+    """Return the error for a path that does not exist.
+
+    Args:
+        method: the HTTP method of the request.
+        path: the path of the request.
+        advice: what to use instead; empty: unknown.
+    """
     more = f"; {advice}" if advice else ""
     return OpenAiError(Code.NOT_FOUND, f"Invalid URL ({method} {path}){more}")
 

@@ -72,7 +72,7 @@ class OpenAiWire:
         scheme, _, token = headers.get(b"authorization", "").partition(" ")
         bearer = token.strip() if scheme.lower() == "bearer" else ""
         keys = {bearer, headers.get(b"api-key", "").strip()} - {""}
-        if len(keys) > 1:
+        if len(keys) > 1:  # a proxy may have authenticated the request by the other one
             raise ServiceError(Code.INVALID_ARGUMENT, "the request has different keys in different headers; send one")
         if not keys:
             words = "the request has no API key: send it as Authorization: Bearer KEY, as the clients do with api_key"
