@@ -11,7 +11,7 @@ from tunerun.section import Section
 
 
 def _targets(value: Any, handler: ValidatorFunctionWrapHandler) -> tuple[str, ...] | None:
-    """Accept one text, `q_proj+v_proj`, for a list of names: an axis of a sweep can vary texts but not lists."""
+    """Accept the text `q_proj+v_proj` for a list of names: an axis of a sweep can vary texts but not lists."""
     if isinstance(value, str):
         names: tuple[str, ...] | None = tuple(name.strip() for name in value.split("+"))
     else:
@@ -25,7 +25,7 @@ def _targets(value: Any, handler: ValidatorFunctionWrapHandler) -> tuple[str, ..
 
 
 class HyperparametersSection(Section):
-    """How to tune, in the Gemini API's words and with its defaults.
+    """How to tune, with the names and defaults of the Gemini API.
 
     Source of the names and defaults: the Gemini API's model tuning guide (as last served, 2025-04-28).
     """
@@ -42,13 +42,13 @@ class HyperparametersSection(Section):
     learning_rate: float | None = Field(
         BASE_LEARNING_RATE,
         gt=0,
-        description="Of AdamW, at its highest; null: learning_rate_multiplier is set.",
+        description="Peak learning rate of AdamW; null: learning_rate_multiplier is used instead.",
         json_schema_extra={"unit": "none: the step size of AdamW"},
     )
     learning_rate_multiplier: float | None = Field(
         None,
         gt=0,
-        description="Times the base value 0.001; null: learning_rate is set.",
+        description="Peak learning rate as a multiple of the base value 0.001; null: learning_rate is used instead.",
         json_schema_extra={"unit": "times 0.001"},
     )
     adapter_rank: int = Field(
@@ -60,37 +60,36 @@ class HyperparametersSection(Section):
     adapter_alpha: float = Field(
         16,
         gt=0,
-        description="LoRA's scale is adapter_alpha / adapter_rank.",
+        description="Numerator of LoRA's scaling factor, adapter_alpha / adapter_rank.",
         json_schema_extra={"unit": "none: a factor is adapter_alpha / adapter_rank"},
     )
     keep: Literal["last", "best"] = Field(
         "last",
-        description="Which epoch's adapter the tuned model has: the last one's, or that of the lowest validation loss "
-        "(the earlier of equal ones; held-out examples are needed).",
+        description="Which epoch's adapter the tuned model keeps. last: the last epoch's; best: that of the epoch with "
+        "the lowest validation loss, the earliest if several are equal; needs held-out examples.",
     )
     average_last: int = Field(
         1,
         ge=1,
-        description="The tuned model's adapter is the mean of those after the last so many epochs; 1: the last one's "
-        "alone.",
+        description="Number of last epochs whose adapters are averaged into the tuned model's; 1: no averaging.",
         json_schema_extra={"unit": "epochs"},
     )
     max_grad_norm: float | None = Field(
         None,
         gt=0,
-        description="The gradient of a step is scaled down to this norm where it is longer; null: it never is.",
+        description="Limit on the norm of a step's gradient; a longer gradient is scaled down to it; null: no limit.",
         json_schema_extra={"unit": "none: the 2-norm over all of the adapter's parameters"},
     )
     schedule: Literal["constant", "linear", "cosine"] = Field(
         "constant",
-        description="How the learning rate falls over all steps, after the warm-up: not at all, in a line to 0, or as "
-        "half a cosine to 0.",
+        description="How the learning rate changes after the warm-up. constant: not at all; linear: it falls linearly "
+        "to 0; cosine: it falls to 0 along half a cosine.",
     )
     warmup_fraction: float = Field(
         0.0,
         ge=0,
         lt=1,
-        description="Share of all steps in which the learning rate rises from 0 in a line; 0: none.",
+        description="Share of all steps in which the learning rate rises linearly from 0; 0: no warm-up.",
         json_schema_extra={"unit": "share of 1"},
     )
     target_modules: Annotated[
@@ -98,8 +97,8 @@ class HyperparametersSection(Section):
         WrapValidator(_targets, json_schema_input_type=tuple[str, ...] | str | None),
     ] = Field(
         None,
-        description="Last parts of the names of the layers that get an adapter, as [q_proj, v_proj] or, so that they "
-        "can be swept, as q_proj+v_proj; null: every linear layer but the output layer.",
+        description="Layers that get an adapter, by the last part of their names: [q_proj, v_proj], or q_proj+v_proj, "
+        "which can be swept; null: every linear layer but the output layer.",
     )
 
     @model_validator(mode="after")

@@ -1,8 +1,9 @@
 """The experiment and its config groups as frozen pydantic models.
 
-Hydra composes a config (`compose.py`); this module validates it. Unknown keys, wrong types, NaN and infinity are
+Hydra composes a config (`compose/`); this module validates it. Unknown keys, wrong types, NaN and infinity are
 rejected, and the only coercion is from whole numbers to floats. Every field's description states its unit and what
-`null` or 0 means; the configuration reference in docs/ and the JSON Schema for editors are generated from them.
+`null` or 0 means, and a section is described by its docstring; the configuration reference in docs/, `config --explain`
+and the JSON Schema for editors are generated from them.
 """
 
 from __future__ import annotations
@@ -257,6 +258,8 @@ class BackendSection(Section):
         """Return the sections of all kinds, or for the section of one kind that section alone."""
         if cls is not BackendSection:
             return (cls,)
+        # A circle that has to be closed somewhere: each kind's section is a subclass of this one, in the kind's own
+        # module, and the union of all kinds is a field of TrialConfig.
         from tunerun.backends.registry import sections
 
         return sections()
