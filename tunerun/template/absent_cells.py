@@ -1,4 +1,4 @@
-"""A cell that is null, and a column that a row does not have: good for a condition, an error where it is printed."""
+"""A cell that is null, and a column that a row does not have: allowed in a condition, an error where it is printed."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class AbsentCellError(TemplateError):
 
     Attributes:
         column: its name.
-        is_null: whether the row has the column, with null in it.
-        part: what prints it: text_input or output.
+        is_null: whether the row has the column with null in it; else it does not have the column.
+        part: the expression that prints it: text_input, output or system.
     """
 
     def __init__(self, problem: str, column: str, is_null: bool, part: str) -> None:
@@ -30,7 +30,7 @@ class AbsentCellError(TemplateError):
 
 
 class PrintedError(UndefinedError):
-    """`str()` of an `Absent` cell; `PromptTemplate` makes an `AbsentCellError` of it."""
+    """`str()` was called on an `Absent` cell; `PromptTemplate` raises an `AbsentCellError` instead."""
 
     def __init__(self, column: str, is_null: bool) -> None:
         super().__init__(f"{column!r} is {'null' if is_null else 'missing'}")
@@ -39,10 +39,10 @@ class PrintedError(UndefinedError):
 
 
 class Absent(Undefined):
-    """Jinja2's undefined value, of our rows.
+    """The undefined value of Jinja2 for an absent cell.
 
-    `if`, `is defined`, `default`, `==`, `in` and attributes of it work, as for an optional column; printing it, or
-    anything that needs its text, raises an error that names the column.
+    `if`, `is defined`, `default`, `==`, `in` and attributes work, so that a column may be optional; printing it, or
+    any other use of its text, raises an error that names the column.
     """
 
     __slots__ = ("is_null",)

@@ -1,4 +1,4 @@
-"""JSON as a prompt should have it: keys in the row's order, every script as it is, numbers as the file writes them."""
+"""JSON for prompts: keys in the row's order, letters of every script unescaped, numbers as the file writes them."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ def to_json(value: Any, indent: int | None = None) -> str:
     `json.dumps` would write a number that keeps its spelling (a float with a `str` of its own) in Python's.
 
     Args:
-        value: what the row's format has: text, numbers, booleans, null, lists and objects; dates give their ISO form.
-        indent: spaces of a level; None: one line.
+        value: a cell: text, a number, a boolean, null, a list or an object; a date is written in its ISO form.
+        indent: spaces for each level; None: one line.
 
     Raises:
-        TypeError: the value has no JSON.
+        TypeError: the value cannot be written as JSON.
         ValueError: it is infinite.
     """
     return "".join(_pieces(value, indent, 0))

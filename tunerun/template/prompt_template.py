@@ -1,6 +1,6 @@
-"""A row becomes an example: Jinja2, sandboxed, bounded and strict.
+"""Renders a row into an example: Jinja2, sandboxed, with a limit on work, and strict about missing cells.
 
-The same object renders training rows and the inputs of `predict`, so that a tuned model is always asked in the words
+The same object renders training rows and the inputs of `predict`, so that a tuned model gets prompts of the form that
 it was trained with.
 """
 
@@ -36,7 +36,7 @@ _SPACED_NAME = re.compile(r"\{\{-?\s*([^\W\d]\w*(?:[ -]+\w+)+)\s*-?\}\}")
 
 
 TEXT_INPUT, OUTPUT, SYSTEM = "text_input", "output", "system"
-"""The expressions, and the columns that a conversation gives for each of its turns and for its system message."""
+"""The expressions of a template, and the columns that a conversation provides for its turns and system message."""
 
 
 class TemplateParts(Protocol):
@@ -44,15 +44,15 @@ class TemplateParts(Protocol):
 
     @property
     def text_input(self) -> str:
-        """What the model is given."""
+        """The model's input."""
 
     @property
     def output(self) -> str:
-        """What it is to answer."""
+        """The expected answer."""
 
     @property
     def system(self) -> str | None:
-        """The system message; None: that of the row's own conversation, where it has one."""
+        """The system message; None: that of the row's own conversation, if it has one."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class PrintedColumn:
 
 
 class PromptTemplate:
-    """The expressions of a `Template`, compiled. For one thread at a time.
+    """The expressions of a `Template`, compiled. One thread may use it at a time.
 
     A row that is a conversation is rendered turn by turn: `text_input` and `output` see each turn's messages under
     their own names, and the row's other columns unchanged.
@@ -92,11 +92,11 @@ class PromptTemplate:
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """The expressions that it has: text_input, output, and system where that is given."""
+        """The names of its expressions: text_input, output, and system if the template has one."""
         return tuple(self._parts)
 
     def columns_of(self, part: str) -> frozenset[str]:
-        """The columns that `part` (text_input, output or system) names; none where it is not given."""
+        """Return the columns that an expression (text_input, output or system) names; none if the template lacks it."""
         return self._parts[part].columns if part in self._parts else frozenset()
 
     @property
@@ -116,42 +116,49 @@ class PromptTemplate:
 
     @property
     def uses_row(self) -> bool:
-        """Whether an expression uses `row` as a whole, and so may use any column."""
+        """Whether an expression uses `row` as a whole, so that it may use any column."""
         return any(part.uses_row for part in self._parts.values())
 
     def printed(self, part: str) -> tuple[str, ...]:
-        """The columns that `part` prints as they are, whatever the row holds."""
+        """Return the columns that an expression always prints, without a filter or a condition."""
         return self._parts[part].printed
 
     def texts(self, part: str) -> frozenset[str]:
-        """The columns of `part` that are as good as text: printed, perhaps by way of filters
-        for text, or only asked whether they are there. A loop or a sum needs more than text."""
+        """Return the columns of an expression whose cells may be given as text.
+
+        They are printed, perhaps through filters for text, or tested for presence; a loop or a sum needs more.
+        """
         return self._parts[part].texts
 
     def segments(self, part: str, columns: Collection[str]) -> tuple[str | PrintedColumn, ...] | None:
-        """The template's own text and the columns of `part`, where it is nothing but these and has `columns` to take.
+        """Return the pieces of an expression that consists of text and columns alone.
 
-        Rows whose cells are text are then rendered by joining; None: each has to be rendered by itself.
+        Args:
+            part: text_input, output or system.
+            columns: those that the rows have.
+
+        Returns:
+            Rows whose cells are text can be rendered by joining the pieces. None: Jinja2 has to render each row.
         """
         found = self._parts[part].segments
-        if found is None or _ROW in columns:  # a column called `row` is what `row["name"]` takes its part of
+        if found is None or _ROW in columns:  # `row["name"]` then reads from the column called `row`
             return None
         return found if all(isinstance(each, str) or each.name in columns for each in found) else None
 
     def used(self, part: str, row: Collection[str]) -> list[str]:
-        """The columns of a row that `part` may use: those it names, or all where it uses `row` as a whole."""
+        """Return the columns of a row that an expression may use: those it names, or all if it uses `row` itself."""
         one = self._parts[part]
         return [name for name in row if one.uses_row or name in one.columns]
 
     def render_input(self, row: Row, conversation: Conversation | None = None) -> Input:
-        """Render what the model is given for a row.
+        """Render the model's input for a row.
 
         Args:
             row: its columns; of a conversation, `text_input` is the last message of the user.
-            conversation: what the row's conversation holds before that, as it was read.
+            conversation: the messages before that, as they were read.
 
         Returns:
-            A text, or a conversation where there is a system message or an earlier turn.
+            A text, or a conversation if there is a system message or an earlier turn.
 
         Raises:
             AbsentCellError: it prints a cell that is null or a column that the row does not have.
@@ -179,7 +186,7 @@ class PromptTemplate:
         )
 
     def render_part(self, part: str, row: Row) -> str:
-        """Render one of the parts that it has, as `render_input`."""
+        """Render one of its expressions; raises as `render_input`."""
         return self._parts[part].render(row)
 
     def _system(self, row: Row, conversation: Conversation | None) -> str:
@@ -191,14 +198,14 @@ class PromptTemplate:
         if conversation is None or not conversation.earlier:
             return ()
         self.check_turns()
-        return tuple(self._turn(row, turn) for turn in conversation.earlier)
-
-    def _turn(self, row: Row, turn: Turn) -> Turn:
-        cells = {**row, TEXT_INPUT: turn.text_input, OUTPUT: turn.output}
-        return Turn(self.render_part(TEXT_INPUT, cells), self.render_part(OUTPUT, cells), turn.is_learned)
+        turns: list[Turn] = []
+        for turn in conversation.earlier:
+            cells = {**row, TEXT_INPUT: turn.text_input, OUTPUT: turn.output}
+            turns.append(Turn(self.render_part(TEXT_INPUT, cells), self.render_part(OUTPUT, cells), turn.is_learned))
+        return tuple(turns)
 
     def check_turns(self) -> None:
-        """Raise where a conversation of several turns cannot be rendered.
+        """Raise if conversations of several turns cannot be rendered.
 
         Raises:
             TemplateError: an expression does not name the column of its own name, so that all turns would be the same.
@@ -234,14 +241,20 @@ class _Part:
             texts, segments = _texts(tree) & columns, _segments(tree)
             part = cls(name, columns, uses_row, _printed(tree), texts, segments, environment.compiled(tree, text))
         except jinja2.TemplateSyntaxError as error:
-            raise TemplateError(f"{key}: line {error.lineno}: {error.message}; {_advice_on_syntax(text)}") from None
+            spaced = _SPACED_NAME.search(text)
+            advice = "this is not valid Jinja2"
+            if spaced:
+                advice = f'for a column of that name write {{{{ row["{spaced[1]}"] }}}}'
+            raise TemplateError(f"{key}: line {error.lineno}: {error.message}; {advice}") from None
         except (RecursionError, MemoryError, SyntaxError):  # the last two are Python's, of the code that Jinja2 writes
             raise TemplateError(f"{key}: it is nested too deeply; flatten it") from None
         except ValueError as error:
             raise TemplateError(f"{key}: {error}; this is not valid Jinja2") from None
         if not columns and not uses_row and name != SYSTEM:  # one system message for all rows is the common case
             part.render({})  # what is wrong with an expression says more than that it names no column
-            raise TemplateError(f"{key}: names no column, so all rows would give the same; {_advice_on_braces(text)}")
+            single = _SINGLE_BRACES.search(text)
+            advice = f"write {{{{ {single[1]} }}}} in double braces" if single else "name one: {{ column }}"
+            raise TemplateError(f"{key}: names no column, so all rows would give the same; {advice}")
         return part
 
     def render(self, row: Row) -> str:
@@ -249,7 +262,10 @@ class _Part:
         try:
             return self.function({_ROW: cells, **cells})
         except PrintedError as error:
-            what = f"prints {error.column!r}, which is null" if error.is_null else self._missing(error.column, row)
+            what = f"prints {error.column!r}, which is null"
+            if not error.is_null:
+                columns = ", ".join(map(str, row)) or "none"
+                what = f"names {error.column!r}, which the row does not have; it has {columns}"
             raise AbsentCellError(f"template.{self.name} {what}", error.column, error.is_null, self.name) from None
         except jinja2.TemplateError as error:
             raise TemplateError(f"template.{self.name}: {_one_line(str(error.message), row)}") from error
@@ -259,29 +275,14 @@ class _Part:
         except (RecursionError, MemoryError) as error:
             raise TemplateError(f"template.{self.name}: {type(error).__name__}: it calls itself too often") from error
 
-    def _missing(self, column: str, row: Row) -> str:
-        return f"names {column!r}, which the row does not have; it has {', '.join(map(str, row)) or 'none'}"
-
 
 def system_or_none(text: str) -> str:
-    """Return a rendered system message; empty, which means none, where it is blank."""
+    """Return a rendered system message; empty if it is blank, which means that there is none."""
     return text if text.strip() else ""
 
 
-def _advice_on_syntax(text: str) -> str:
-    spaced = _SPACED_NAME.search(text)
-    if spaced:
-        return f'for a column of that name write {{{{ row["{spaced[1]}"] }}}}'
-    return "this is not valid Jinja2"
-
-
-def _advice_on_braces(text: str) -> str:
-    single = _SINGLE_BRACES.search(text)
-    return f"write {{{{ {single[1]} }}}} in double braces" if single else "name one: {{ column }}"
-
-
 def _columns_of(tree: nodes.Template) -> tuple[frozenset[str], bool]:
-    """The columns that a template names, and whether it uses `row` other than for a column with a constant name.
+    """Return the columns that a template names, and whether it uses `row` other than for one with a constant name.
 
     A column is `{{ name }}`, or `{{ row["any name"] }}`, `row.name`, `row.get("any name")`.
     """
@@ -292,7 +293,7 @@ def _columns_of(tree: nodes.Template) -> tuple[frozenset[str], bool]:
 
 
 def _printed(tree: nodes.Template) -> tuple[str, ...]:
-    """The columns that the template's own level prints without a filter, a condition or a loop."""
+    """Return the columns that a template prints at its top level, without a filter, a condition or a loop."""
     shown = [node for output in tree.body if isinstance(output, nodes.Output) for node in output.nodes]
     assigned = {name.name for name in tree.find_all(nodes.Name) if name.ctx != "load"}
     names = (column for node in shown if (column := _column(node)) is not None and column not in assigned)
@@ -300,7 +301,7 @@ def _printed(tree: nodes.Template) -> tuple[str, ...]:
 
 
 def _texts(tree: nodes.Template) -> frozenset[str]:
-    """The columns that nothing but text is needed of."""
+    """Return the columns whose cells may be given as text, because all uses of them print or test them."""
     shown = [node for output in tree.find_all(nodes.Output) for node in output.nodes]
     asked = [*(node.test for node in tree.find_all(nodes.If)), *(node.test for node in tree.find_all(nodes.CondExpr))]
     as_text = [node for node in map(_below_filters, (*shown, *asked)) if _column(node) is not None]
@@ -310,14 +311,14 @@ def _texts(tree: nodes.Template) -> frozenset[str]:
 
 
 def _below_filters(node: nodes.Node) -> nodes.Node:
-    """What filters for text, tests of presence and `not` are applied to."""
+    """Return what filters for text, tests of presence and `not` are applied to."""
     is_filter = isinstance(node, nodes.Filter) and node.node is not None and node.name in _TEXT_FILTERS
     is_test = isinstance(node, nodes.Test) and node.name in _PRESENCE
     return _below_filters(node.node) if is_filter or is_test or isinstance(node, nodes.Not) else node  # type: ignore[attr-defined]
 
 
 def _segments(tree: nodes.Template) -> tuple[str | PrintedColumn, ...] | None:
-    """The pieces of a template that holds nothing but text and columns; None: it holds more."""
+    """Return the pieces of a template that consists of text and columns alone; None: it has more."""
     found: list[str | PrintedColumn] = []
     for output in tree.body:
         for node in output.nodes if isinstance(output, nodes.Output) else [output]:
@@ -331,7 +332,7 @@ def _segments(tree: nodes.Template) -> tuple[str | PrintedColumn, ...] | None:
 
 
 def _column(node: nodes.Node) -> str | None:
-    """The column that an expression is, as `{{ name }}` or `{{ row["any name"] }}`."""
+    """Return the column that an expression reads, as `{{ name }}` or `{{ row["any name"] }}`; None: it is not one."""
     if isinstance(node, nodes.Name) and node.name != _ROW:
         return node.name
     if isinstance(node, nodes.Getitem) and _is_row(node.node) and isinstance(node.arg, nodes.Const):
@@ -359,7 +360,7 @@ def _constant_uses_of_row(tree: nodes.Template) -> Iterator[str]:
 
 
 def _one_line(message: str, row: Row) -> str:
-    """Return a message of Jinja2 or Python without the cells that it quotes (they may hold secrets), on one line."""
+    """Return a message of Jinja2 or Python on one line, without the cells that it quotes: they may hold secrets."""
     for cell in row.values():
         if isinstance(cell, str):
             message = message.replace(repr(cell), "'...'")

@@ -1,7 +1,7 @@
-"""Jinja2 for templates that others wrote: what an expression may reach, and how much it may do.
+"""A Jinja2 sandbox that also limits how much work a template may do.
 
-Jinja2's own sandbox keeps a template from Python's inside. It does not keep `{{ [1] * 10**10 }}` from the machine's
-memory; here each operation is charged for before it is done, and a template that has used up its work is refused.
+Jinja2's own sandbox keeps a template away from Python's internals, but lets `{{ [1] * 10**10 }}` fill the memory. Here
+each operation is charged for before it is done, and a template that has used up its work is refused.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from string import Formatter
 from types import BuiltinMethodType, MethodType
-from typing import Any, NoReturn
+from typing import Any
 
 from jinja2 import nodes
 from jinja2.exceptions import SecurityError, TemplateRuntimeError
@@ -24,13 +24,13 @@ from tunerun.template.json_text import to_json
 
 MOST_WORK = 20_000_000
 """Characters that rendering one row may read and write, all operations together. Ours: a training file of the Gemini
-API has 4 MB in all, and 20 million are done with in less than a second (measured 2026-11-26)."""
+API has 4 MB in all, and 20 million take less than a second (measured 2026-11-26)."""
 
 _LEAST_WORK = 100
-"""Characters that a turn of a loop or a call counts for at least: it costs as much time as some hundred of them."""
+"""Least charge for a turn of a loop or a call, in characters: it takes as much time as some hundred of them."""
 
 MOST_BITS = 10_000
-"""Of a whole number: 3,000 digits. Python prints none of more than 4,300."""
+"""Largest whole number, in bits: 3,000 digits. Python refuses to print one of more than 4,300."""
 
 _CONCATENATED, _MEASURED, _COUNTED = "~", "[]", "for"
 """Filters that only `_Charging` writes: no template can name them."""
@@ -59,8 +59,8 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         # other examples, so another key, each time.
         self.globals.clear()
         del self.filters["random"]
-        self.filters["tojson"] = self._tojson
-        self.tests["none"] = _is_none
+        self.filters["tojson"] = to_json
+        self.tests["none"] = lambda value: value is None or (isinstance(value, Absent) and value.is_null)
         self.tests = {name: self._bounded_test(function) for name, function in self.tests.items()}
         self.filters = {name: self._bounded(name, function) for name, function in self.filters.items()}
         self.filters |= {_CONCATENATED: self._concatenated, _MEASURED: self._measured, _COUNTED: self._counted}
@@ -91,15 +91,12 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         """
         self._left -= work
         if self._left < 0:
-            self._refuse()
-
-    def _refuse(self) -> NoReturn:
-        raise TooMuchWorkError(
-            f"it would read and write more than {MOST_WORK:,} characters for one row; make it do less"
-        )
+            raise TooMuchWorkError(
+                f"it would read and write more than {MOST_WORK:,} characters for one row; make it do less"
+            )
 
     def measure(self, value: Any) -> int:
-        """Return about how many characters a value has when it is printed; a walk that is charged for."""
+        """Return about how many characters a value has when it is printed; the walk through it is charged for."""
         if isinstance(value, str):
             return len(value)
         if isinstance(value, Mapping):
@@ -116,7 +113,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         return total
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        """Do a binary operation whose result has a bearable size."""
+        """Do a binary operation, unless its result would be too large."""
         if isinstance(left, int) and isinstance(right, int):
             bits = (left.bit_length(), right.bit_length())
             growth = {"**": bits[0] * max(right, 1), "*": sum(bits)}.get(operator, 0)
@@ -141,7 +138,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         self.charge(len(form) + form.count("%") * longest + _widths(form))
 
     def call(self, context: Context, function: Any, *args: Any, **kwargs: Any) -> Any:
-        """Call a macro, or a method that is known to do bearable work."""
+        """Call a macro, or a method whose work is known to be bounded."""
         self.charge(self._turn)
         owner = getattr(function, "__self__", None)
         if isinstance(function, LoopContext):
@@ -179,7 +176,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         return _null_as_absent(super().getitem(obj, argument), argument)
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
-        """Return `str.format` of a text, with fields of bearable width."""
+        """Return `str.format` of a text, with fields that are charged for."""
         if not isinstance(value, MethodType | BuiltinMethodType) or value.__name__ not in ("format", "format_map"):
             return None
         text = value.__self__
@@ -193,7 +190,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         return format_text
 
     def _bounded(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Return a filter that is charged for what it reads, for what its arguments let it grow, and what it gives."""
+        """Return a filter that is charged for its input, for the growth its arguments allow, and for its result."""
         first = 1 if hasattr(function, "jinja_pass_arg") else 0  # after a context or an environment
         growth = _GROWTH.get(name)
 
@@ -228,7 +225,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         return value
 
     def _counted(self, values: Any) -> Iterable[Any]:
-        """Return what a loop goes through, each turn charged for; an absent cell holds nothing."""
+        """Return the values of a loop, with a charge for each turn; an absent cell has none."""
         if isinstance(values, Absent) and values._undefined_hint is None:
             return ()
         return self._turns(iter(values))
@@ -237,10 +234,6 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         for value in values:
             self.charge(self._turn)
             yield value
-
-    @staticmethod
-    def _tojson(value: Any, indent: int | None = None) -> str:
-        return to_json(value, indent)
 
     def _printable(self, value: Any) -> Any:
         """Return what `{{ }}` prints: text and numbers as they are, true and false as JSON writes them."""
@@ -273,12 +266,8 @@ def _null_as_absent(value: Any, name: Any) -> Any:
     return Absent(name=str(name), is_null=True) if is_null(value) else value
 
 
-def _is_none(value: Any) -> bool:
-    return value is None or (isinstance(value, Absent) and value.is_null)
-
-
 class _Charging(NodeTransformer):
-    """Puts a charging filter where Jinja2 offers no hook: `~`, lists, slices, comparisons, and what loops read."""
+    """Adds a charging filter where Jinja2 has no hook: at `~`, lists, slices, comparisons, and the values of loops."""
 
     def visit_For(self, node: nodes.For) -> nodes.Node:  # noqa: N802 - the name is Jinja2's
         self.generic_visit(node)
@@ -327,7 +316,7 @@ class _BoundedFormatter(SandboxedFormatter):
 
 
 def _widths(form: str) -> int:
-    """The sum of all numbers in a format, of which some are widths; one of many digits is more than any work."""
+    """Return the sum of all numbers in a format, some of which are widths; a long number counts as too much work."""
     return sum(int(digits) if len(digits) < 10 else 10**10 for digits in _DIGITS.findall(form))
 
 
@@ -411,7 +400,7 @@ _GROWTH: dict[str, Callable[..., None]] = {
     "tojson": _grows_by_indenting,
     "sum": _adds_numbers,
 }
-"""What the arguments of a filter let it write beyond what it reads. Named arguments arrive under Jinja2's own names."""
+"""Charges for what the arguments of a filter let it write beyond its input; the arguments have Jinja2's names."""
 
 _READ_ALL = frozenset({"join", "list", "sum", "tojson"})
 """Filters that read a generator to its end in one go."""
