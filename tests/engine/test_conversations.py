@@ -103,7 +103,7 @@ def test_only_learned_answers_and_their_end_tokens_are_learned(name: str, tokeni
     texts = [f"{turns.start}{turn.output}{turns.end}" for turn in EARLIER if turn.is_learned]
     assert tokenizer.decode(learned) == "".join([*texts, derived.target(example)])
     assert turns.end.endswith(tuple(chat_templates.SPECIAL_TOKENS))
-    assert batch.learned == len(learned) == encoded.learned
+    assert len(learned) == encoded.learned
     following = (encoded.prompt + encoded.target)[-len(labels) :]
     assert all(label in (NOT_LEARNED, token) for label, token in zip(labels, following, strict=True))
     assert labels[0] != NOT_LEARNED  # logits are computed from the first learned token on

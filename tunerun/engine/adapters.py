@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 import operator
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +67,8 @@ def load(folder: Path, network: Any, device: torch.device) -> Adapter:
     if (problem := tuned_model.fault(folder)) is not None:
         raise NotFoundError(f"the tuned model cannot be loaded: {problem}; tune it again")
     try:
-        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-        weights = load_file(folder / "adapter_model.safetensors", device=str(device))
+        config = json.loads((folder / tuned_model.ADAPTER_FILE).read_text(encoding="utf-8"))
+        weights = load_file(folder / tuned_model.WEIGHTS_FILE, device=str(device))
         scale = config["lora_alpha"] / config["r"]
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise NotFoundError(
@@ -113,15 +114,15 @@ class LoadedAdapters:
             NotFoundError, BaseModelError: as `load`.
         """
         try:
-            known = (str(folder), (folder / "adapter_model.safetensors").stat().st_mtime_ns)
+            version = (str(folder), (folder / tuned_model.WEIGHTS_FILE).stat().st_mtime_ns)
         except OSError as error:
             raise NotFoundError(f"{folder} holds no adapter: {error}; tune it again") from error
-        if known not in self._adapters:
-            self._adapters[known] = load(folder, self._network, self._device)
+        if version not in self._adapters:
+            self._adapters[version] = load(folder, self._network, self._device)
             while len(self._adapters) > KEPT:
                 self._adapters.popitem(last=False)
-        self._adapters.move_to_end(known)
-        return self._adapters[known]
+        self._adapters.move_to_end(version)
+        return self._adapters[version]
 
 
 @contextmanager
@@ -135,12 +136,12 @@ def adapters_on(network: Any, rows: Sequence[Adapter | None]) -> Iterator[RowAda
     Yields:
         The object whose `put_on` changes the rows of the next batch.
     """
-    found = RowAdapters(network)
+    attached = RowAdapters(network)
     try:
-        found.put_on(rows)
-        yield found
+        attached.put_on(rows)
+        yield attached
     finally:
-        found.take_off()
+        attached.take_off()
 
 
 class RowAdapters:
@@ -162,7 +163,7 @@ class RowAdapters:
         self._rows = _Rows(tuple(rows), self._rows)
         for adapter in self._rows.distinct:
             for name in adapter.layers.keys() - self._hooks.keys():
-                self._hooks[name] = self._modules[name].register_forward_hook(self._adding(name))
+                self._hooks[name] = self._modules[name].register_forward_hook(partial(self._hook, name))
 
     def take_off(self) -> None:
         """Detach all adapters from the network."""
@@ -170,11 +171,8 @@ class RowAdapters:
             hook.remove()
         self._hooks.clear()
 
-    def _adding(self, name: str) -> Callable[..., torch.Tensor]:
-        def hook(_module: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
-            return self._rows.added(name, inputs[0], output)
-
-        return hook
+    def _hook(self, name: str, _module: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
+        return self._rows.added(name, inputs[0], output)  # `self._rows` of the time of the pass, not of the hook
 
 
 class _Rows:
@@ -196,10 +194,9 @@ class _Rows:
             # whose rows have left.
             self.distinct, self._stacks = before.distinct, before._stacks
         self._is_mixed = any(adapter is not adapters[0] for adapter in adapters)
-        if self._is_mixed:
-            self._lay_out()
+        if not self._is_mixed:
+            return
 
-    def _lay_out(self) -> None:
         of_adapter = [[row for row, one in enumerate(self.adapters) if one is each] for each in self.distinct]
         most = max(map(len, of_adapter))
         # Groups have equal sizes: an adapter with fewer rows is filled up with row 0, and those results are not used.
@@ -212,7 +209,16 @@ class _Rows:
         self._places, self._having = torch.tensor(places, device=device), torch.tensor(having, device=device)
 
     def added(self, name: str, inputs: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
-        """Return a layer's output with what the rows' adapters add."""
+        """Return a layer's output with what the rows' adapters add.
+
+        Args:
+            name: of the layer.
+            inputs: the layer's input, [rows, time, inputs].
+            output: its output, [rows, time, outputs]; may be changed in place, because inference needs no gradient.
+
+        Raises:
+            MixingError: rows have different adapters, and the input has another shape.
+        """
         if not self.distinct:
             return output
         if not self._is_mixed:

@@ -18,7 +18,9 @@ NOT_LEARNED = -100
 
 @dataclass(frozen=True)
 class EncodedExample:
-    """The token ids of an example. Prompt and target are tokenised separately, so the prompt is exactly generation's.
+    """The token ids of an example.
+
+    Prompt and target are tokenised separately: generation has no target, so its prompt has the same tokens only then.
 
     Attributes:
         prompt: everything before the last answer, with the chat format.
@@ -66,12 +68,10 @@ class Batch:
         tokens: input ids, [rows, time]; the last token of the longest row is omitted, as nothing is predicted after it.
         labels: the token after each of the last `kept` positions, [rows, kept]; NOT_LEARNED where that token does not
             belong to a learned answer.
-        learned: the number of labels that count in the loss.
     """
 
     tokens: torch.Tensor
     labels: torch.Tensor
-    learned: int
 
     @property
     def kept(self) -> int:
@@ -110,17 +110,22 @@ def encode_examples(
 
 
 def collate(examples: Sequence[EncodedExample], pad_id: int, device: torch.device) -> Batch:
-    """Return examples as a padded batch; its labels start at the first token that is learned in any of them."""
+    """Return examples as a padded batch; its labels start at the first token that is learned in any of them.
+
+    Args:
+        examples: at least one; the rows of the batch.
+        pad_id: the token for padding; its choice changes no result.
+        device: where to put the tensors.
+    """
     time = max(len(example) for example in examples) - 1
     first = min(example.first for example in examples)
     tokens, labels = [], []
     for example in examples:
         ids = example.prompt + example.target
-        behind = time + 1 - len(ids)
-        tokens.append((ids + [pad_id] * behind)[:time])
-        labels.append(example.labels(first) + [NOT_LEARNED] * behind)
+        padding = time + 1 - len(ids)
+        tokens.append((ids + [pad_id] * padding)[:time])
+        labels.append(example.labels(first) + [NOT_LEARNED] * padding)
     return Batch(
         tokens=torch.tensor(tokens, device=device),
         labels=torch.tensor(labels, device=device),
-        learned=sum(example.learned for example in examples),
     )

@@ -94,27 +94,22 @@ class LearningAdapter:
         Raises:
             OSError, SafetensorError: a file cannot be written.
         """
-        config = _peft_config(self.rank, self.alpha, sorted(self.matrices))
+        import peft
+
+        config = peft.LoraConfig(
+            task_type="CAUSAL_LM",
+            r=self.rank,
+            lora_alpha=int(self.alpha) if self.alpha == int(self.alpha) else self.alpha,
+            lora_dropout=0.0,
+        )
+        # Set afterwards: the constructor makes it a set, whose order in the file differs from process to process.
+        config.target_modules = sorted(self.matrices)
         config.base_model_name_or_path, config.revision = source
         config.inference_mode = True
         with peft_warnings_ignored():
             config.save_pretrained(folder)
         weights = {name: matrix.detach().cpu().contiguous() for name, matrix in self.named().items()}
         save_file(weights, folder / tuned_model.WEIGHTS_FILE, metadata={"format": "pt"})
-
-
-def _peft_config(rank: int, alpha: float, targets: list[str]) -> Any:
-    import peft
-
-    config = peft.LoraConfig(
-        task_type="CAUSAL_LM",
-        r=rank,
-        lora_alpha=int(alpha) if alpha == int(alpha) else alpha,
-        lora_dropout=0.0,
-    )
-    # Set afterwards: the constructor makes it a set, whose order in the file differs from process to process.
-    config.target_modules = targets
-    return config
 
 
 def adapter_of(request: TuningRequest, base: LoadedModel) -> LearningAdapter:
@@ -132,8 +127,6 @@ def adapter_of(request: TuningRequest, base: LoadedModel) -> LearningAdapter:
 def fresh(base: LoadedModel, hyperparameters: TuningHyperparameters, seed: int) -> LearningAdapter:
     """Return a new adapter for the layers that `layers.with_adapter` names; B is 0, so it changes no output yet.
 
-    A gets the random numbers that PEFT draws for the seed. torch's global generator is left as it was.
-
     Args:
         base: the base model.
         hyperparameters: rank, alpha and target modules.
@@ -145,30 +138,23 @@ def fresh(base: LoadedModel, hyperparameters: TuningHyperparameters, seed: int) 
     rank = hyperparameters.adapter_rank
     targets = set(layers.with_adapter(base.network, hyperparameters.target_modules))
     matrices = {}
+    # The same numbers as PEFT's, which makes two linear layers, each of which draws numbers, and then draws A again
+    # (peft 0.21, tuners/lora/layer.py). The first draws are thrown away, but they advance the generator. The order of
+    # the layers is PEFT's too, and torch's global generator is left as it was.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for name, module in base.network.named_modules():
-            if name in targets:
-                matrices[name] = _fresh_matrices(module, rank, base.device)
+            if name not in targets:
+                continue
+            if isinstance(module, torch.nn.Linear):
+                inputs, outputs = module.in_features, module.out_features
+            else:
+                inputs, outputs = module.weight.shape  # GPT-2's Conv1D
+            down, up = torch.nn.Linear(inputs, rank, bias=False), torch.nn.Linear(rank, outputs, bias=False)
+            torch.nn.init.kaiming_uniform_(down.weight, a=math.sqrt(5))
+            torch.nn.init.zeros_(up.weight)
+            matrices[name] = (down.weight.detach().to(base.device), up.weight.detach().to(base.device))
     return LearningAdapter(matrices, rank, hyperparameters.adapter_alpha)
-
-
-def _fresh_matrices(module: Any, rank: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    # PEFT makes two linear layers, each of which draws numbers, and then draws A again (peft 0.21,
-    # tuners/lora/layer.py). The first draws are thrown away, but they advance the generator.
-    inputs, outputs = _sizes(module)
-    down, up = torch.nn.Linear(inputs, rank, bias=False), torch.nn.Linear(rank, outputs, bias=False)
-    torch.nn.init.kaiming_uniform_(down.weight, a=math.sqrt(5))
-    torch.nn.init.zeros_(up.weight)
-    return down.weight.detach().to(device), up.weight.detach().to(device)
-
-
-def _sizes(module: Any) -> tuple[int, int]:
-    """Return the numbers of inputs and outputs of a layer; GPT-2's Conv1D stores its weight as [inputs, outputs]."""
-    if isinstance(module, torch.nn.Linear):
-        return module.in_features, module.out_features
-    inputs, outputs = module.weight.shape
-    return inputs, outputs
 
 
 def learned(base: LoadedModel, folder: Path) -> LearningAdapter:
@@ -216,35 +202,34 @@ def on(network: Any, adapters: Sequence[LearningAdapter]) -> Iterator[None]:
             handle.remove()
 
 
-_Hook = Callable[[Any, tuple[torch.Tensor, ...], torch.Tensor], torch.Tensor]
-
-
-def _hook(name: str, adapters: Sequence[LearningAdapter]) -> _Hook:
+def _hook(name: str, adapters: Sequence[LearningAdapter]) -> Callable[..., torch.Tensor]:
+    """Return the forward hook that adds to a layer's output what the adapters compute from its input."""
     having = [place for place, adapter in enumerate(adapters) if name in adapter.matrices]
     pairs = [adapters[place].matrices[name] for place in having]
     scales = [adapters[place].scale for place in having]
     are_all = len(having) == len(adapters)
 
     def hook(_module: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
-        given = inputs[0]
+        layer_input = inputs[0]
         if len(adapters) == 1:
             down, up = pairs[0]
             # Scaled between A and B, where there are only `rank` numbers per token: scaling the outputs cost up to 13 %
             # of a step (SmolLM2-135M, CPU).
-            middle = linear(given.to(down.dtype), down) * scales[0]
+            middle = linear(layer_input.to(down.dtype), down) * scales[0]
             return output + linear(middle, up).to(output.dtype)
-        if given.dim() != 3 or given.shape[0] != len(adapters):
+        if layer_input.dim() != 3 or layer_input.shape[0] != len(adapters):
             raise MixingError
         if are_all:
-            return _changed(given, output, pairs, scales)
+            return _added(layer_input, output, pairs, scales)
+        # Adapters may differ in `target_modules`; the other members' outputs stay as they are, to the bit.
         rows = torch.tensor(having, device=output.device)
-        return output.index_copy(0, rows, _changed(given[rows], output[rows], pairs, scales))
+        return output.index_copy(0, rows, _added(layer_input[rows], output[rows], pairs, scales))
 
     return hook
 
 
-def _changed(
-    given: torch.Tensor,
+def _added(
+    layer_input: torch.Tensor,
     output: torch.Tensor,
     pairs: Sequence[tuple[torch.Tensor, torch.Tensor]],
     scales: Sequence[float],
@@ -252,7 +237,7 @@ def _changed(
     """Return a layer's output plus what the adapters add, [adapters, time, outputs].
 
     Args:
-        given: the layer's input, [adapters, time, inputs], in the base model's precision.
+        layer_input: the layer's input, [adapters, time, inputs], in the base model's precision.
         output: the layer's output without adapters, [adapters, time, outputs], in the base model's precision.
         pairs: A and B of each adapter; ranks may differ.
         scales: of each adapter.
@@ -260,7 +245,7 @@ def _changed(
     # B is transposed before it is stacked: products with it are up to four times as fast then (MKL on a CPU, rank 8).
     down, up = _stacked([down for down, _up in pairs]), _stacked([up.t() for _down, up in pairs])
     scale = torch.tensor(scales, dtype=down.dtype, device=down.device)[:, None, None]
-    middle = torch.bmm(given.to(down.dtype), down.transpose(1, 2)) * scale
+    middle = torch.bmm(layer_input.to(down.dtype), down.transpose(1, 2)) * scale
     if output.dtype == up.dtype:
         return torch.baddbmm(output, middle, up)
     return output + torch.bmm(middle, up).to(output.dtype)

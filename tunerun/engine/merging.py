@@ -1,6 +1,6 @@
-"""A tuned model as files that transformers, PEFT and others load without tunerun. Heavy.
+"""A tuned model as files that transformers, PEFT and other programs load without tunerun. Imports torch.
 
-The base model is loaded into this process's own memory for it: nothing of it on the disk is changed.
+The base model is loaded into this process's memory; its files are not changed.
 """
 
 from __future__ import annotations
@@ -8,7 +8,8 @@ from __future__ import annotations
 import errno
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,9 @@ from tunerun.engine import adapters, base_model, loading, model_facts, network, 
 from tunerun.engine.base_model import FoundModel
 from tunerun.engine.export_template import template_of
 from tunerun.engine.network import ADAPTER, LoadedModel
-from tunerun.engine.tuned_model import RECORD_FILE, WEIGHTS_FILE, TunedModelRecord
+from tunerun.engine.tuned_model import ADAPTER_FILE, RECORD_FILE, WEIGHTS_FILE, TunedModelRecord
 from tunerun.errors import BaseModelError, NotFoundError
 from tunerun.job import GenerateOptions
-
-CONFIG_FILE = "adapter_config.json"
 
 _DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16}  # as safetensors calls them
 _GGUF_DTYPES = {1: torch.float16, 32: torch.bfloat16}  # by llama.cpp's llama_ftype
@@ -35,10 +34,10 @@ class LoadedTunedModel:
     """A tuned model's folder with its base model in memory.
 
     Attributes:
-        base: bare; `merge` changes it.
-        tokenizer: transformers'; its chat template writes the chat format.
-        precision: what the base model's files have; float32 where they are quantised, for then the numbers that were
-            trained on fit no other.
+        base: the base model without adapter; `merge` changes its weights.
+        tokenizer: transformers' tokenizer, whose chat template writes the chat format.
+        precision: the number format of the base model's files; float32 if they are quantised, because the adapter was
+            trained with their dequantised weights, which other formats would round.
     """
 
     folder: Path
@@ -52,8 +51,8 @@ def load(folder: Path, cache: Path) -> LoadedTunedModel:
     """Read a tuned model's folder and load its base model.
 
     Raises:
-        NotFoundError: the folder holds no tuned model, not the one that was made, or an adapter of another form.
-        BaseModelError: its base model cannot be found or loaded, is another one now, or lacks a layer of the adapter.
+        NotFoundError: the folder holds no tuned model, a changed one, or an adapter of another form than LoRA's.
+        BaseModelError: the base model cannot be found or loaded, was replaced, or lacks a layer of the adapter.
     """
     record = tuned_model.read(folder)
     if (problem := tuned_model.fault(folder)) is not None:
@@ -69,7 +68,7 @@ def merge(tuned: LoadedTunedModel) -> Any:
     """Add the adapter to the base model's weights, in float32.
 
     Returns:
-        transformers' model without adapters; the base model in memory is used up.
+        The merged transformers model. It is the base model in memory, which must not be used any more.
     """
     import peft
 
@@ -107,35 +106,53 @@ def _precision(found: FoundModel) -> torch.dtype:
 
 
 def save_merged(tuned: LoadedTunedModel, options: GenerateOptions, folder: Path) -> None:
-    """Merge, and write a folder that `AutoModelForCausalLM` and `AutoTokenizer` load.
+    """Merge the adapter and write a folder that `AutoModelForCausalLM` and `AutoTokenizer` load.
+
+    Args:
+        tuned: is used up.
+        options: how answers were generated when the tuned model was evaluated.
+        folder: an existing folder.
 
     Raises:
-        OSError: the disk refuses.
+        OSError: a file cannot be written.
     """
     merged = merge(tuned).to(tuned.precision)
     merged.config.dtype = tuned.precision
     merged.config.name_or_path = ""  # otherwise the path of the cache folder would be saved
-    merged.generation_config = _manner(tuned, options)
-    _written(lambda: merged.save_pretrained(folder))
+    merged.generation_config = _generation_config(tuned, options)
+    with _disk_errors():
+        merged.save_pretrained(folder)
     _save_tokenizer(tuned.tokenizer, folder)
 
 
 def save_adapter(tuned: LoadedTunedModel, options: GenerateOptions, folder: Path, base_name: str) -> None:
-    """Write a folder that `PeftModel.from_pretrained` loads on the base model of that name.
+    """Write a folder that `PeftModel.from_pretrained` loads.
+
+    Args:
+        tuned: the tuned model.
+        options: how answers were generated when it was evaluated.
+        folder: an existing folder.
+        base_name: the name of the base model for `adapter_config.json`.
 
     Raises:
-        OSError: the disk refuses.
+        OSError: a file cannot be written.
     """
-    config = json.loads((tuned.folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    config = json.loads((tuned.folder / ADAPTER_FILE).read_text(encoding="utf-8"))
     config["base_model_name_or_path"] = base_name
-    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    (folder / ADAPTER_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     shutil.copyfile(tuned.folder / WEIGHTS_FILE, folder / WEIGHTS_FILE)
-    _manner(tuned, options).save_pretrained(folder)
+    _generation_config(tuned, options).save_pretrained(folder)
     _save_tokenizer(tuned.tokenizer, folder)
 
 
 def save_record(folder: Path, target: Path, base_name: str) -> None:
-    """Write `tunerun.json` without a path of this machine."""
+    """Write a copy of `tunerun.json` without paths of this machine.
+
+    Args:
+        folder: the tuned model's folder.
+        target: an existing folder.
+        base_name: the name of the base model, in place of a path.
+    """
     content = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
     content["base_model"] |= {"source": base_name}
     if "/" in content["base_model"]["name"]:
@@ -144,8 +161,9 @@ def save_record(folder: Path, target: Path, base_name: str) -> None:
 
 
 def _save_tokenizer(tokenizer: Any, folder: Path) -> None:
-    """Write a tokenizer without where it was read from."""
-    _written(lambda: tokenizer.save_pretrained(folder))
+    """Write a tokenizer's files without the path that it was loaded from."""
+    with _disk_errors():
+        tokenizer.save_pretrained(folder)
     file = folder / "tokenizer_config.json"
     config = json.loads(file.read_text(encoding="utf-8"))
     for name in ("name_or_path", "is_local", "local_files_only"):
@@ -153,8 +171,8 @@ def _save_tokenizer(tokenizer: Any, folder: Path) -> None:
     file.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _manner(tuned: LoadedTunedModel, options: GenerateOptions) -> Any:
-    """Return how it was measured: as a base model's own habits (a penalty for repetition, say) are left out."""
+def _generation_config(tuned: LoadedTunedModel, options: GenerateOptions) -> Any:
+    """Return the settings of the evaluation, without the base model's own ones such as a repetition penalty."""
     from transformers import GenerationConfig
 
     sampling: dict[str, Any] = {"do_sample": False}
@@ -170,9 +188,10 @@ def _manner(tuned: LoadedTunedModel, options: GenerateOptions) -> Any:
     )
 
 
-def _written(write: Callable[[], object]) -> None:
-    """Do what writes weights; safetensors has errors of its own for what the disk refuses."""
+@contextmanager
+def _disk_errors() -> Iterator[None]:
+    """Turn safetensors' own error for a file that cannot be written into an OSError."""
     try:
-        write()
+        yield
     except SafetensorError as error:
         raise OSError(errno.EIO, str(error)) from error

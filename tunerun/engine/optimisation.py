@@ -15,7 +15,7 @@ from tunerun.job import TuningHyperparameters
 WEIGHT_DECAY = 0.0
 """AdamW's weight decay. Our choice: the Gemini guide names none, and there is no hyperparameter for it."""
 
-_TAKEN = "steps"
+_TAKEN = "steps"  # the name of the number of steps among the tensors of a state
 
 
 class Optimiser:
@@ -40,7 +40,7 @@ class Optimiser:
         """Update the parameters with their gradients, then drop the gradients."""
         if self._hyperparameters.max_grad_norm is not None:
             torch.nn.utils.clip_grad_norm_(self._parameters, self._hyperparameters.max_grad_norm)
-        if not self._hyperparameters.has_constant_rate:
+        if not self._hyperparameters.has_constant_rate:  # a constant rate was set at construction
             self._adamw.param_groups[0]["lr"] = learning_rate(self._hyperparameters, self._taken, self._steps)
         self._adamw.step()
         self._taken += 1
@@ -52,11 +52,12 @@ class Optimiser:
 
     def state(self) -> dict[str, torch.Tensor]:
         """Return a copy of the state as tensors by name; after `load_state`, training continues with the same bits."""
-        found = {_TAKEN: torch.tensor(self._taken)}
+        # By the parameter's number, not as AdamW's `state_dict`, which nests dicts: safetensors stores only tensors.
+        state = {_TAKEN: torch.tensor(self._taken)}
         for number, parameter in enumerate(self._parameters):
             for name, value in self._adamw.state[parameter].items():
-                found[f"{number}.{name}"] = value.detach().clone()
-        return found
+                state[f"{number}.{name}"] = value.detach().clone()
+        return state
 
     def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
         """Continue from the state of another optimiser with equal parameters, hyperparameters and steps.
@@ -88,6 +89,6 @@ def learning_rate(hyperparameters: TuningHyperparameters, taken: int, steps: int
     highest, warmup = hyperparameters.effective_learning_rate, math.ceil(steps * hyperparameters.warmup_fraction)
     if taken < warmup:
         return highest * (taken / warmup)
-    left = (steps - taken) / max(1, steps - warmup)
+    left = (steps - taken) / max(1, steps - warmup)  # the fraction of the steps after warm-up, from 1 down to 0
     factors = {"constant": 1.0, "linear": max(0.0, left), "cosine": (1 + math.cos(math.pi * (1 - left))) / 2}
     return highest * factors[hyperparameters.schedule]

@@ -32,7 +32,14 @@ Capability = tuple[int, int]
 
 
 def planned(settings: EngineSettings) -> str:
-    """Return the number format that an engine on this machine will use; does not import torch."""
+    """Return the number format that an engine on this machine will use; does not import torch.
+
+    Args:
+        settings: of the engine.
+
+    Returns:
+        `FLOAT32` or `BFLOAT16`.
+    """
     return _format(settings, cuda_capabilities() if settings.device in ("auto", "cuda") else ())
 
 
@@ -44,8 +51,12 @@ def stated(settings: EngineSettings) -> EngineSettings:
 def of_engine(settings: EngineSettings, device: Any) -> str:
     """Return the number format of an engine on a torch device.
 
-    `auto` chooses bfloat16 on CUDA only. On a CPU without `avx512_bf16` or AMX it is emulated, and therefore slow; with
-    them, and on MPS, it was not measured.
+    Args:
+        settings: of the engine.
+        device: the torch device.
+
+    Returns:
+        `FLOAT32` or `BFLOAT16`.
     """
     import torch
 
@@ -59,7 +70,9 @@ def _format(settings: EngineSettings, capabilities: tuple[Capability, ...]) -> s
         return _FORMATS[settings.precision]
     if settings.is_quantised:
         return BFLOAT16
-    # The least capable device decides: several workers use one each, and all have to compute what was planned.
+    # bfloat16 on CUDA only. On a CPU without `avx512_bf16` or AMX it is emulated, and therefore slow; with them, and on
+    # MPS, it was not measured. The least capable device decides: several workers use one each, and all have to compute
+    # what was planned.
     return BFLOAT16 if capabilities and min(capabilities) >= _MIN_CAPABILITY else FLOAT32
 
 

@@ -131,28 +131,31 @@ def remove(folder: Path) -> None:
 def clean(tuned_models: Path) -> None:
     """Remove incomplete folders of killed processes, and states that no run will resume.
 
-    A state outlives its jobs if the process was killed between writing the last tuned model and removing the state. So
-    a state is removed if every job in it has a tuned model that is at least as new, or if it is older than `KEPT_S`.
+    A state is removed if every job in it has a tuned model that is at least as new, or if it is older than `KEPT_S`.
+
+    Args:
+        tuned_models: the folder of the tuned models.
     """
+    # A state outlives its jobs if the process was killed between writing the last tuned model and removing the state.
     remove_partial_folders(tuned_models)
     now = time.time()
     states = {file.parent: file.stat().st_mtime for file in tuned_models.glob(f"training.*/{STATE_FILE}")}
-    made = _made(tuned_models) if states else {}
+    written_models = _modification_times(tuned_models) if states else {}
     for folder, written in states.items():
         try:
             requests = _STATE.validate_json((folder / STATE_FILE).read_bytes()).requests
         except (OSError, ValidationError):
             requests = {}
-        has_ended = all(made.get(key, 0.0) >= written for key in requests)
+        has_ended = all(written_models.get(key, 0.0) >= written for key in requests)
         if has_ended or now - written > KEPT_S:
             remove(folder)
 
 
-def _made(tuned_models: Path) -> dict[str, float]:
+def _modification_times(tuned_models: Path) -> dict[str, float]:
     """Return the modification time of each key's latest tuned model."""
-    found: dict[str, float] = {}
+    times: dict[str, float] = {}
     for file in tuned_models.glob(f"*/{tuned_model.STATUS_FILE}"):
         with contextlib.suppress(OSError, NotFoundError):
             key = tuned_model.read(file.parent).key
-            found[key] = max(found.get(key, 0.0), file.stat().st_mtime)
-    return found
+            times[key] = max(times.get(key, 0.0), file.stat().st_mtime)
+    return times

@@ -19,11 +19,9 @@ LEAST_TOKENS = 8
 
 
 def length(sequences: Sequence[list[int]]) -> int:
-    """Return the length of the common prefix of sequences, in tokens.
-
-    It is shorter than every sequence, because each needs a token of its own to compute logits from.
-    """
-    # The prefix that the first and the last have in common in lexicographic order is common to all between them.
+    """Return the length of the common prefix of sequences, in tokens; at least one token of each is not counted."""
+    # Each sequence needs a token of its own to compute logits from. The prefix that the first and the last sequence in
+    # lexicographic order have in common is common to all between them.
     first, last = min(sequences), max(sequences)
     most = min(map(len, sequences)) - 1
     return next((place for place in range(most) if first[place] != last[place]), most)

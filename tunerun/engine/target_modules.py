@@ -1,4 +1,4 @@
-"""The names in `hyperparameters.target_modules` and the layers that they mean. Light: `plan` checks them too."""
+"""The names in `hyperparameters.target_modules` and the layers that they select. Imports no torch: `plan` uses it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from types import MappingProxyType
 OTHER_SENSES = frozenset(
     {"audio_tower", "embed_audio", "embed_vision", "multi_modal_projector", "vision_model", "vision_tower", "visual"}
 )
-"""Parts of a model that also sees or hears, by their names in transformers; no row of text passes through them."""
+"""Parts of multimodal models by their names in transformers; no text passes through them."""
 
 _NOT_ADAPTED = re.compile(r"^(embed\w*|\w*embeddings?|wte|wpe|lm_head|embed_out)$")
 """Embeddings and output layers, by the last part of their names in transformers 5.23."""
@@ -37,17 +37,21 @@ def ends_with(name: str, target: str) -> bool:
 
 
 def problem(targets: Sequence[str], names: Iterable[str]) -> str | None:
-    """Return why targets are refused; None: each one means a layer.
+    """Check that each target selects at least one layer.
 
     Args:
+        targets: from the config.
         names: of the layers that can have an adapter.
+
+    Returns:
+        The error message; None: there is no problem.
     """
     names = list(names)
     missing = [target for target in targets if not any(ends_with(name, target) for name in names)]
     if not missing:
         return None
     allowed = list(dict.fromkeys(name.rpartition(".")[2] for name in names))
-    close = dict.fromkeys(found for one in missing for found in difflib.get_close_matches(one, allowed, n=1))
+    close = dict.fromkeys(name for target in missing for name in difflib.get_close_matches(target, allowed, n=1))
     hint = f"; did you mean {', '.join(close)}?" if close else ""
     return (
         f"hyperparameters.target_modules: no layer of the base model that can have an adapter is called "
@@ -56,29 +60,36 @@ def problem(targets: Sequence[str], names: Iterable[str]) -> str | None:
 
 
 def of_tensors(tensors: Mapping[str, tuple[str, list[int]]]) -> tuple[str, ...]:
-    """Return the layers that may have an adapter, by the names and shapes of a folder's weights.
+    """Return the names of the layers that can have an adapter, from the names and shapes of a model's tensors.
 
     Args:
-        tensors: the type and shape of each tensor, by its name. Only of a dense model: transformers merges the experts
-            of others into tensors with other names.
+        tensors: the type and the shape of each tensor, by its name. Of dense models only: transformers merges the
+            tensors of experts into others with other names.
     """
     return tuple(
         name.removesuffix(".weight")
         for name, (_, shape) in tensors.items()
-        if name.endswith(".weight") and len(shape) == 2 and _may_be_adapted(name.split(".")[:-1])
+        if name.endswith(".weight")
+        and len(shape) == 2
+        and OTHER_SENSES.isdisjoint(name.split("."))
+        and not _NOT_ADAPTED.match(name.split(".")[-2])
     )
 
 
-def _may_be_adapted(parts: Sequence[str]) -> bool:
-    return OTHER_SENSES.isdisjoint(parts) and not _NOT_ADAPTED.match(parts[-1])
-
-
 def of_gguf(architecture: object, tensors: Iterable[str]) -> tuple[str, ...] | None:
-    """Return what the layers of a GGUF file are called in transformers; None: not known for this architecture."""
+    """Return the names that the layers of a GGUF file have in transformers.
+
+    Args:
+        architecture: as the file's header states it.
+        tensors: the names of the file's tensors.
+
+    Returns:
+        The names of the linear layers; None: the architecture, or one of its tensors, is not in `_OF_GGUF`.
+    """
     if architecture not in _GGUF_ARCHITECTURES:
         return None
-    found = [match.groups() for name in tensors if (match := _GGUF_LAYER.match(name))]
-    linear = [(layer, part) for layer, part in found if not part.endswith("norm")]
+    weights = [match.groups() for name in tensors if (match := _GGUF_LAYER.match(name))]
+    linear = [(layer, part) for layer, part in weights if not part.endswith("norm")]
     if not linear or any(part not in _OF_GGUF for _, part in linear):
         return None
     return tuple(f"model.layers.{layer}.{_OF_GGUF[part]}" for layer, part in linear)

@@ -126,7 +126,15 @@ def record_of(
     without_adapter: tuple[str, ...] = (),
     earlier_turns: EarlierTurns | None = None,
 ) -> TunedModelRecord:
-    """Return the record of the tuned model that a request makes."""
+    """Return the record of the tuned model that a request makes.
+
+    Args:
+        request: the trial's.
+        base_identity: see `TunedModelRecord`, as the following ones.
+        chat_format: the base model's.
+        without_adapter: from `layers.without_adapter`.
+        earlier_turns: the base model's.
+    """
     return TunedModelRecord(
         key=request.key,
         tuned_model=f"tunedModels/{request.tuned_model_id}",
@@ -162,9 +170,12 @@ def write(folder: Path, record: TunedModelRecord, finished: FinishedJob, save_ad
         for file in partial.iterdir():
             _sync(file)
         _sync(partial)
-        _remove(folder)
+        if folder.is_symlink() or folder.is_file():
+            folder.unlink()  # of a link only the link itself, because its target is not ours
+        elif folder.exists():
+            shutil.rmtree(folder)
         partial.rename(folder)
-        _sync(folder.parent)
+        _sync(folder.parent)  # otherwise a power failure may undo the rename
 
 
 def copy(folder: Path, target: Path, record: TunedModelRecord) -> None:
@@ -209,11 +220,11 @@ def receive(files: Mapping[str, bytes], folder: Path, key: str, checkpoint: Call
     """
     lacking = [name for name in (WEIGHTS_FILE, ADAPTER_FILE, RECORD_FILE, STATUS_FILE) if name not in files]
     if lacking:
-        raise ValueError(f"{', '.join(lacking)} did not come")
+        raise ValueError(f"{', '.join(lacking)} was not received")
     record = _RECORD.validate_json(files[RECORD_FILE])
     finished = _FINISHED.validate_json(files[STATUS_FILE])
     if record.key != key:
-        raise ValueError("it is another trial's")
+        raise ValueError("it belongs to another trial")
     if hashlib.sha256(files[WEIGHTS_FILE]).hexdigest() != record.weights:
         raise ValueError(f"the digest of {WEIGHTS_FILE} is not the one that it was written with")
     last = max((each.epoch for each in finished.checkpoints), default=0)
@@ -227,14 +238,6 @@ def receive(files: Mapping[str, bytes], folder: Path, key: str, checkpoint: Call
             (partial / name).write_bytes(files[name])
 
     write(folder, record, replace(finished, checkpoints=kept), save)
-
-
-def _remove(folder: Path) -> None:
-    """Remove a file or folder; of a link only the link itself, because its target is not ours."""
-    if folder.is_symlink() or folder.is_file():
-        folder.unlink()
-    elif folder.exists():
-        shutil.rmtree(folder)
 
 
 def _sync(path: Path) -> None:

@@ -33,15 +33,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     parser = argparse.ArgumentParser(prog="python -m tunerun.engine", description=__doc__)
     parser.add_argument("--cache", type=Path, required=True, help="the cache directory")
-    parser.add_argument("--settings", default="{}", help="EngineSettings as JSON; what is missing has its default")
-    parser.add_argument("--number", type=int, default=0, help="which of the engines side by side it is, from 0")
+    parser.add_argument("--settings", default="{}", help="EngineSettings as JSON; missing ones have their default")
+    parser.add_argument("--number", type=int, default=0, help="its number among the engines of this machine, from 0")
     options = parser.parse_args(arguments)
     with contextlib.suppress(OSError):  # not Linux, or not permitted: then the kernel treats it like any process
         Path("/proc/self/oom_score_adj").write_text(OOM_SCORE, encoding="ascii")
     commands, reports = _own_streams()
-    stream = _Reports(reports)
-    session = Session(stream.write, options.cache, EngineSettings.from_json(options.settings), options.number)
-    run(commands, session)
+
+    def send(report: messages.Report) -> None:
+        try:
+            reports.write(messages.report_line(report))
+            reports.flush()
+        except BrokenPipeError:  # the process that started the engine has ended
+            os._exit(0)
+
+    run(commands, Session(send, options.cache, EngineSettings.from_json(options.settings), options.number))
 
 
 def _own_streams() -> tuple[BinaryIO, BinaryIO]:
@@ -54,18 +60,6 @@ def _own_streams() -> tuple[BinaryIO, BinaryIO]:
     sys.stdout.flush()
     os.dup2(2, 1)
     return commands, reports
-
-
-class _Reports:
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
-
-    def write(self, report: messages.Report) -> None:
-        try:
-            self._stream.write(messages.report_line(report))
-            self._stream.flush()
-        except BrokenPipeError:  # the process that started the engine has ended
-            os._exit(0)
 
 
 def run(commands: BinaryIO, session: Session) -> None:

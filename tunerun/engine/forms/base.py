@@ -18,7 +18,7 @@ class UnfitError(Exception):
 
 
 class Form(ABC):
-    """A layout of rows in a pass. Forms are stateless but for `can_follow`.
+    """A layout of rows in a pass. Forms have no state except `can_follow`.
 
     Attributes:
         name: as records and tables show it.
@@ -40,8 +40,8 @@ class Form(ABC):
         Returns:
             The summed negative log likelihood of all learned tokens of each trial, [members], in nats.
         """
-        of = torch.tensor([number for number, rows in enumerate(members) for _row in rows], device=base.device)
-        return torch.zeros(len(members), device=base.device).index_add(0, of, self.row_losses(base, members))
+        member = torch.tensor([number for number, rows in enumerate(members) for _row in rows], device=base.device)
+        return torch.zeros(len(members), device=base.device).index_add(0, member, self.row_losses(base, members))
 
     @abstractmethod
     def row_losses(
@@ -85,5 +85,5 @@ def logits(network: Any, *, use_cache: bool = False, **inputs: Any) -> torch.Ten
     Returns:
         The logits, [rows, positions, vocabulary].
     """
-    answer: torch.Tensor = network(use_cache=use_cache, **inputs).logits
-    return answer.float()
+    output: torch.Tensor = network(use_cache=use_cache, **inputs).logits
+    return output.float()

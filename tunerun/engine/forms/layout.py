@@ -37,7 +37,7 @@ def lay_out(rows: Sequence[EncodedExample], *, shares: bool) -> Layout:
 
     Args:
         rows: of one trial.
-        shares: whether a prefix that several rows have in common comes once.
+        shares: whether a prefix that several rows have in common appears once.
     """
     tokens: list[int] = []
     positions: list[int] = []
@@ -48,14 +48,14 @@ def lay_out(rows: Sequence[EncodedExample], *, shares: bool) -> Layout:
     for number in order(rows) if shares else range(len(rows)):
         row = rows[number]
         ids, labels = (row.prompt + row.target)[:-1], row.labels(1)
-        alike = common(above, ids) if shares else 0
+        shared = common(above, ids) if shares else 0
         start = len(tokens)
-        tokens += ids[alike:]
-        positions += range(alike, len(ids))
+        tokens += ids[shared:]
+        positions += range(shared, len(ids))
         end = len(tokens)
         ends += [end] * (end - start)
-        path = [*path[:alike], *range(start, end)]
-        for place in path[:alike]:  # the shared tokens are visible to this row too
+        path = [*path[:shared], *range(start, end)]
+        for place in path[:shared]:  # the shared tokens are visible to this row too
             ends[place] = end
         learned += [(place, label, number) for place, label in zip(path, labels, strict=True) if label >= 0]
         above = ids

@@ -51,6 +51,7 @@ def build(network: Any, ends: torch.Tensor, positions: torch.Tensor, before: int
 
 
 def _window(config: Any) -> int | None:
+    """Return the number of tokens that a sliding window covers; None: the model has none."""
     # Qwen2's config states a window with `use_sliding_window: false`, which switches it off.
     if getattr(config, "use_sliding_window", True) is False and not getattr(config, "layer_types", None):
         return None

@@ -45,6 +45,7 @@ class Packed(Form):
         inputs: dict[str, Any] = {
             "input_ids": _filled([one.tokens for one in layouts], time, base.pad_id, base.device),
         }
+
         if behind is not None or any(len(rows) > 1 for rows in members):  # for single rows the causal mask is right
             positions = _filled([one.positions for one in layouts], time, 0, base.device) + before
             # Padding attends to itself: a token that attends to nothing has a softmax of NaN.
@@ -55,7 +56,9 @@ class Packed(Form):
             )
         if behind is not None:
             inputs["past_key_values"] = behind.cache(len(members))
+
         first = list(accumulate(map(len, members), initial=0))
+        # Each learned token: its member, the place of the token before it, its id, and its row among all members' rows.
         learned = [
             (member, place, label, first[member] + row)
             for member, one in enumerate(layouts)
@@ -64,8 +67,8 @@ class Packed(Form):
         member, place, label, row = torch.tensor(learned, device=base.device).unbind(1)
         # Only learned tokens need logits: [tokens, vocabulary] instead of [members, time, vocabulary].
         with _head_sees(base.network, member, place):
-            answer = logits(base.network, use_cache=behind is not None, **inputs)
-        losses = cross_entropy(answer[0], label, reduction="none")
+            scores = logits(base.network, use_cache=behind is not None, **inputs)
+        losses = cross_entropy(scores[0], label, reduction="none")
         return torch.zeros(first[-1], device=base.device).index_add(0, row, losses)
 
     def mask(self, network: Any, ends: torch.Tensor, positions: torch.Tensor, before: int) -> masks.Mask:

@@ -29,8 +29,8 @@ class Padded(Form):
         inputs: dict[str, Any] = {"logits_to_keep": batch.kept} if base.keeps_logits else {}
         if behind is not None:  # right padding needs no attention mask, with or without a cache; see `encoding.Batch`
             inputs["past_key_values"] = behind.cache(len(rows))
-        answer = logits(base.network, use_cache=behind is not None, input_ids=batch.tokens, **inputs)[:, -batch.kept :]
-        losses = cross_entropy(answer.flatten(0, 1), batch.labels.flatten(), reduction="none")
+        scores = logits(base.network, use_cache=behind is not None, input_ids=batch.tokens, **inputs)[:, -batch.kept :]
+        losses = cross_entropy(scores.flatten(0, 1), batch.labels.flatten(), reduction="none")
         return losses.view(batch.labels.shape).sum(1)
 
     def size(self, rows: Sequence[EncodedExample]) -> int:
@@ -54,10 +54,10 @@ class PrefixCache(Form):
         (rows,) = members
         shared = _shared(rows)
         if shared >= shared_prefix.LEAST_TOKENS:
-            found = shared_prefix.compute(base, rows[0].prompt[:shared], behind)
-            if found is None:
+            behind = shared_prefix.compute(base, rows[0].prompt[:shared], behind)
+            if behind is None:
                 raise UnfitError
-            behind, rows = found, [row.without(shared) for row in rows]
+            rows = [row.without(shared) for row in rows]
         return Padded().row_losses(base, [rows], behind)
 
     def size(self, rows: Sequence[EncodedExample]) -> int:
@@ -67,11 +67,9 @@ class PrefixCache(Form):
 
 
 def _shared(rows: Sequence[EncodedExample]) -> int:
-    """Return how many common first tokens can be cached.
-
-    The token before the first learned one stays outside, because its logits are needed.
-    """
+    """Return how many common first tokens can be cached."""
     if len(rows) < 2:
         return 0
     common = shared_prefix.length([row.prompt for row in rows])
+    # The token before the first learned one stays outside, because its logits are needed.
     return max(0, min(common, *(row.first - 1 for row in rows)))

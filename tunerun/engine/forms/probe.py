@@ -1,4 +1,4 @@
-"""Finds out which form a base model computes right, by trying the forms on the model itself.
+"""The choice of a base model's form, by trying the forms on the model itself.
 
 A table of architectures would always be incomplete. A form is right if its losses and gradients are those of each row
 computed alone.
@@ -31,6 +31,10 @@ In 30 architectures (2026-11-26), a wrong form differs by 0.08 or more on the ro
 COARSE_TOLERANCE = 0.02
 """The same for weights that cannot be used in float32, such as those of 4 bits. A right form differs by up to 0.007 in
 bf16 (a random Llama of two layers, 2026-11-26)."""
+
+_AT_RUN_TIME = ("sliding_window", "attention_chunk_size", "max_window_layers")
+"""Settings whose names contain `window` and that are not built into layers: windows that transformers reads for each
+pass (5.23, masking_utils.py), and one that counts layers."""
 
 _WINDOW = 4  # tokens: the size of sliding windows during the probe, so that short rows are longer than a window
 _LONGEST_REACH = 1024  # tokens: the largest window that cannot be made smaller for which probing is still cheap
@@ -83,13 +87,13 @@ def first_right(base: LoadedModel, candidates: Sequence[Form]) -> Form:
 
 
 @dataclass(frozen=True)
-class _Found:
+class _Results:
     """Losses, [rows], and the gradients of all parameters of an adapter as one flat tensor."""
 
     losses: torch.Tensor
     gradients: torch.Tensor
 
-    def difference(self, other: _Found) -> float:
+    def difference(self, other: _Results) -> float:
         """Return the largest relative difference; NaN where a number is NaN."""
         losses = ((self.losses - other.losses).abs() / other.losses.abs()).max()
         gradients = (self.gradients - other.gradients).norm() / other.gradients.norm()
@@ -119,10 +123,10 @@ class _Probe:
         """Whether a form gives the losses and gradients of rows computed alone."""
         count = 2 if form.takes_packs else 1
         try:
-            found = self._found(form, self._members[:count], self._adapters[:count])
+            together = self._results(form, self._members[:count], self._adapters[:count])
         except _FAILURES:
             return False  # the architecture rejects the form's masks, positions or batches
-        return all(one.difference(alone) <= self._limit for one, alone in zip(found, self._alone, strict=False))
+        return all(one.difference(alone) <= self._limit for one, alone in zip(together, self._alone, strict=False))
 
     @torch.no_grad()
     def is_right_behind(self, form: Form) -> bool:
@@ -139,36 +143,37 @@ class _Probe:
         alone = self._alone[0].losses
         return float(((losses - alone).abs() / alone.abs()).max()) <= self._limit
 
-    def _one_by_one(self, rows: Sequence[EncodedExample], adapter: LearningAdapter) -> _Found:
-        each = [self._found(Padded(), [[row]], [adapter])[0] for row in rows]
-        return _Found(torch.cat([one.losses for one in each]), torch.stack([one.gradients for one in each]).sum(0))
+    def _one_by_one(self, rows: Sequence[EncodedExample], adapter: LearningAdapter) -> _Results:
+        each = [self._results(Padded(), [[row]], [adapter])[0] for row in rows]
+        return _Results(torch.cat([one.losses for one in each]), torch.stack([one.gradients for one in each]).sum(0))
 
-    def _found(
+    def _results(
         self, form: Form, members: Sequence[Sequence[EncodedExample]], adapters: Sequence[LearningAdapter]
-    ) -> list[_Found]:
+    ) -> list[_Results]:
         parameters = [one for adapter in adapters for one in adapter.parameters()]
         with torch.enable_grad(), lora.on(self._base.network, adapters):
             losses = form.row_losses(self._base, members)
             gradients = iter(torch.autograd.grad(losses.sum(), parameters, allow_unused=True, materialize_grads=True))
         of = torch.split(losses.detach(), [len(rows) for rows in members])
         return [
-            _Found(own, torch.cat([next(gradients).flatten() for _one in adapter.parameters()]))
+            _Results(own, torch.cat([next(gradients).flatten() for _one in adapter.parameters()]))
             for own, adapter in zip(of, adapters, strict=True)
         ]
 
 
 def _members(base: LoadedModel, reach: int) -> Iterator[list[EncodedExample]]:
     """Yield the rows of two trials: each with a prefix of its own and different tokens behind it."""
-    count = base.network.get_input_embeddings().weight.shape[0]
-    numbers = torch.Generator().manual_seed(0)
+    vocabulary = base.network.get_input_embeddings().weight.shape[0]
+    generator = torch.Generator().manual_seed(0)
 
-    def some(length: int) -> list[int]:
-        return torch.randint(count, (length,), generator=numbers).tolist()
+    def random_ids(length: int) -> list[int]:
+        return torch.randint(vocabulary, (length,), generator=generator).tolist()
 
+    # Lengths differ, so that padding and the order of rows matter. One row is longer than the largest fixed window.
     for lengths in ((9 + reach, 5 + reach), (4, 10)):
-        prefix = some(_PREFIX)
+        prefix = random_ids(_PREFIX)
         # Learned tokens start close to the prefix: a window in the last layer hides an error from tokens further away.
-        yield [EncodedExample(prefix + some(_PROMPT), some(length)) for length in lengths]
+        yield [EncodedExample(prefix + random_ids(_PROMPT), random_ids(length)) for length in lengths]
 
 
 def _drawn_adapter(base: LoadedModel, seed: int) -> LearningAdapter:
@@ -181,20 +186,11 @@ def _drawn_adapter(base: LoadedModel, seed: int) -> LearningAdapter:
     return adapter
 
 
-# The network while forms are tried
-
-
-_AT_RUN_TIME = ("sliding_window", "attention_chunk_size", "max_window_layers")
-"""Windows that transformers reads for each pass (5.23, masking_utils.py), and one setting that counts layers."""
-
-
 @contextmanager
 def _first_layers(network: Any) -> Iterator[None]:
-    """Reduce the network to its first layers, at least one of each kind and two in all, in float32.
-
-    Whether a form is right depends on the kinds of layers, so a few layers tell as much as all of them in less time.
-    Float32, because rounding of 16 bits is too close to the differences that a wrong form causes.
-    """
+    """Reduce the network to its first layers, at least one of each kind and two in all, in float32."""
+    # Whether a form is right depends on the kinds of layers, so a few layers tell as much as all of them in less time.
+    # Float32, because rounding of 16 bits is too close to the differences that a wrong form causes.
     config = network.config.get_text_config()
     kinds = list(getattr(config, "layer_types", None) or ())
     lists = [
