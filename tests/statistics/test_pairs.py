@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tunerun.statistics import exact_p, holm, mid_p
+from tunerun.statistics import holm, mid_p
 
 MID_P = {
     (0, 0): 1, (1, 0): 0.5, (5, 0): 0.03125, (6, 0): 0.015625, (7, 1): 0.0390625, (5, 3): 0.5078125,
@@ -16,12 +16,6 @@ MID_P = {
 def test_mid_p(pair: tuple[int, int], p: float) -> None:
     """Exact fractions, the same in both directions."""
     assert mid_p(*pair) == mid_p(*reversed(pair)) == p
-
-
-def test_the_exact_p_is_twice_the_smaller_tail() -> None:
-    """And never above 1."""
-    assert exact_p(17, 0) == 2**-16
-    assert exact_p(3, 3) == 1
 
 
 def test_holm_keeps_the_order_and_the_ranks() -> None:

@@ -18,10 +18,9 @@ class Setting:
 
     Attributes:
         model: the base model.
-        identity: what tells the settings apart, as JSON values: the base model's content, the chat format, the digest
-            of the validation set (and so the template) and the place where the model runs. The digest of it is the
-            subject of the untuned base model, as it was before there were other baselines: old answers are found.
-        training: the largest training set of these trials; empty where no answers are asked for.
+        identity: everything that distinguishes settings, as JSON values: the base model's content, the chat format, the
+            digest of the validation set (and so the template) and the place where the model runs.
+        training: the largest training set of these trials; empty where no answers are needed.
         drawn: examples of it in the order of the draw (`tunerun.dataset.drawing`); none of them is held out.
         expected: the outputs of the validation set.
         counts: numbers of examples in the prompt, for the baselines that ask the base model.
@@ -38,22 +37,22 @@ class Setting:
 class Baseline(Protocol):
     """Something that answers held-out examples without tuning. A plain value: equal subjects answer alike.
 
-    - `choose` and `losses` answer as `Backend`'s methods of these names do, through the backend that is given, and
-      raise what these raise. A baseline that asks no model leaves the backend alone.
-    - `asks` says what a model is to generate, so that several baselines can be asked together; `read` makes the
-      baseline's answers of what that model generated.
+    - `choose` and `losses` behave as `Backend`'s methods of these names, use the backend that is passed, and raise
+      what these raise. A baseline that asks no model does not touch the backend.
+    - `asks` returns what a model has to generate, so that several baselines can be asked together; `read` turns the
+      generated texts into the baseline's answers.
     - `losses` is called only where `measures_losses` is true.
-    - `document` holds what `registry.restored` needs to make the baseline again, as JSON values, and `model`, the name
-      of its base model (empty where it asks none).
+    - `document` contains what `registry.restored` needs to make the baseline again, as JSON values, and `model`, the
+      name of its base model (empty if it asks none).
     """
 
     @property
     def kind(self) -> str:
-        """Its word in the registry."""
+        """Its name in the registry."""
 
     @property
     def name(self) -> str:
-        """What tables call it where a sweep has one of it: `base`, `base+4`, `base+4 text`, `majority`."""
+        """Its name in tables: `base`, `base+4`, `base+4 text`, `majority`."""
 
     @property
     def subject(self) -> str:
@@ -61,17 +60,21 @@ class Baseline(Protocol):
 
     @property
     def measures_losses(self) -> bool:
-        """Whether it has probabilities, and not answers alone."""
+        """Whether it has probabilities, not only answers."""
 
     @property
     def problem(self) -> str | None:
-        """What keeps it from being asked, as far as it knows itself; None: nothing."""
+        """Why it cannot be asked, as far as it knows itself; None: it can."""
 
     def asks(self, inputs: Sequence[Input], options: GenerateOptions) -> ModelInputs | list[str]:
-        """What a model is asked for the answers to inputs; the answers themselves where the baseline asks none."""
+        """Return what a model has to generate for some inputs; the answers themselves if the baseline asks no model.
+
+        Args:
+            options: of generation, such as the maximum number of tokens.
+        """
 
     def read(self, texts: Sequence[str]) -> list[str]:
-        """The answers, of what the model generated."""
+        """Return the baseline's answers from the texts that the model generated."""
 
     def choose(self, backend: Backend, inputs: Sequence[Input], choices: Sequence[str]) -> list[str]:
         """Answer each input with one of the choices."""
@@ -80,16 +83,22 @@ class Baseline(Protocol):
         """Measure the mean loss of each expected output."""
 
     def extra_tokens(self, counter: TokenCounter) -> int | None:
-        """How many more tokens each of its prompts has than that of a tuned model; None: it asks no model.
+        """Return how many more tokens each of its prompts has than a tuned model's; None: it asks no model.
 
         Raises:
             NoTurnsError: the base model's chat format has no place for the examples.
         """
 
     def document(self) -> dict[str, Any]:
-        """What it is, as JSON values."""
+        """Return what it is, as JSON values."""
 
 
 def subject_of(setting: Setting, **more: Any) -> str:
-    """The subject of a baseline that asks the setting's base model; `more` is what it does beside that."""
+    """Return the subject of a baseline that asks the setting's base model.
+
+    Args:
+        more: what distinguishes it from the untuned base model, as JSON values; nothing for that model itself.
+    """
+    # The untuned base model has no key of its own in the digest, as before there were other baselines: ledgers of that
+    # time keep their answers.
     return digest({**setting.identity, **more})

@@ -1,16 +1,16 @@
 """The baselines `base+k` and `base+k text`: the base model with k training examples before the question.
 
-What a model can do that is only shown the task is the honest thing to beat. Of the 24 held-out rows of
-experiments/next_number, untuned SmolLM2-135M-Instruct has none right as it is, 2 behind four training rows as turns and
-1 behind fifteen, and none behind either as text, whether a line break follows the question, or words such as `Output:`
-mark the parts, or not (greedy; measured 2026-11-26). Which form is the better one depends on the model, so both are
-asked, and count as two. An example that is a conversation is shown with all its turns, without its system message; as
-turns and as text it is before a held-out row's own earlier turns.
+A tuned model should beat what its base model can do after a few examples. Of the 24 held-out rows of
+experiments/next_number, untuned SmolLM2-135M-Instruct has none right without examples, 2 after four training rows as
+turns and 1 after fifteen, and none after either as text, with or without a line break after the question and words such
+as `Output:` before the parts (greedy; measured 2026-11-26). Which form is better depends on the model, so both are
+asked, and count as two. An example that is a conversation is shown with all its turns, without its system message; in
+both forms it is before a held-out row's own earlier turns.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import Any
@@ -50,12 +50,12 @@ class FewShot:
 
     @property
     def name(self) -> str:
-        """The number of examples that was asked for, and the form where it is not that of turns."""
+        """The configured number of examples, and the form if it is not turns."""
         return f"base+{self.count}" + (" text" if self.form is ExampleForm.TEXT else "")
 
     @property
     def problem(self) -> str | None:
-        """Too few examples to put into the prompt."""
+        """Why there are too few examples for the prompt; None: there are enough."""
         if len(self.examples) == self.count:
             return None
         return (
@@ -68,11 +68,9 @@ class FewShot:
         return ModelInputs(self.model, tuple(self._prompts(inputs)), options, self._turns)
 
     def read(self, texts: Sequence[str]) -> list[str]:
-        """Return the base model's answers after the examples.
-
-        In a text it tends to continue with a question of its own; what follows the first empty line is not its answer,
-        unless outputs of examples have empty lines too.
-        """
+        """Return the base model's answers after the examples."""
+        # In a text it tends to continue with a question of its own: what follows the first empty line is not its
+        # answer, unless outputs of examples have empty lines too.
         if self.form is ExampleForm.TURNS or any(_BETWEEN in example.output.strip() for example in self.examples):
             return list(texts)
         return [text.lstrip().partition(_BETWEEN)[0] for text in texts]
@@ -91,12 +89,12 @@ class FewShot:
         return backend.losses(self.model, behind, self._turns)
 
     def extra_tokens(self, counter: TokenCounter) -> int:
-        """What the examples take; see the Protocol."""
+        """Return how many tokens the examples take; see `Baseline.extra_tokens`."""
         (prompt,) = self._prompts([""])
         return counter.count_input(prompt, self._turns) - counter.count_input("")
 
     def document(self) -> dict[str, Any]:
-        """The base model, the examples and their form."""
+        """Return the base model, the examples and their form, as JSON values."""
         return {
             "model": self.model.name,
             "base_model": asdict(self.model),
@@ -118,7 +116,7 @@ class FewShot:
 
 
 def _with_text_before(asked: Input, before: str) -> Input:
-    """An input whose first message begins with a text, which so is before the input's own turns as examples are."""
+    # At the start of the first message, and so before a conversation's own turns, as examples in the form of turns are.
     if isinstance(asked, str):
         return f"{before}{asked}"
     if not asked.earlier:
@@ -128,29 +126,28 @@ def _with_text_before(asked: Input, before: str) -> Input:
 
 
 def baselines(setting: Setting) -> list[Baseline]:
-    """Both forms for each count, those of fewer examples first."""
-    return list(_of_counts(setting))
-
-
-def _of_counts(setting: Setting) -> Iterator[Baseline]:
+    """Return both forms for each count, fewer examples first."""
+    found: list[Baseline] = []
     for count in sorted({count for count in setting.counts if count}):
         examples = tuple(setting.drawn[:count])
         content = digest(list(map(example_json.to_list, examples)))
         for form in ExampleForm:
+            # A set that is too small makes the same examples for two counts, which are still two baselines.
             lacking = {} if len(examples) == count else {"count": count}
             subject = subject_of(setting, examples=content, form=form.value, **lacking)
-            yield FewShot(subject, setting.model, examples, form, count)
+            found.append(FewShot(subject, setting.model, examples, form, count))
+    return found
 
 
 def restored(subject: str, document: Mapping[str, Any]) -> Baseline:
-    """The baseline that wrote a document."""
+    """Return the baseline that wrote a document."""
     examples = tuple(map(example_json.from_object, document["examples"]))
     model = read_stored(BaseModelRef, section(document, "base_model"))
     return FewShot(subject, model, examples, ExampleForm(document["form"]), document["count"])
 
 
 def words(document: Mapping[str, Any]) -> str:
-    """The number of examples, and the form where it is not that of turns."""
+    """Return the baseline's name in a sentence: the number of examples, and the form if it is not turns."""
     count = document.get("count", 0)
     form = " as plain text" if document.get("form") == ExampleForm.TEXT else ""
     return f"the base model with {count} {'example' if count == 1 else 'examples'} in the prompt{form}"

@@ -1,8 +1,8 @@
 """The baseline `majority`: always the most frequent output of the training examples. It asks no model.
 
-It is there where an output occurs twice among the training examples: where answers are labels, a model that has learnt
-nothing but their frequencies is as good as this. On a three-label set that was kept back, it has 33 % where the untuned
-base model has 0 % (measured 2026-11-25).
+It exists where an output occurs twice among the training examples: where answers are labels, a model that has learned
+nothing but their frequencies is as good as this. On a held-out set with three labels it has 33 %, and the untuned base
+model 0 % (measured 2026-11-25): against the base model alone, a tuned model of 44 % looked like a success.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ KIND = "majority"
 
 @dataclass(frozen=True)
 class Majority:
-    """One answer to everything.
+    """The same answer to everything.
 
     Attributes:
-        count: how many of the training examples have it. of: how many there are.
+        count: number of training examples with this output. of: number of all training examples.
     """
 
     subject: str
@@ -40,32 +40,36 @@ class Majority:
     problem = None
 
     def asks(self, inputs: Sequence[Input], _options: GenerateOptions) -> list[str]:
-        """The answer, as often as it is asked for; no model is asked."""
+        """Return the answer once for each input; no model is asked."""
         return [self.answer] * len(inputs)
 
     def read(self, texts: Sequence[str]) -> list[str]:
-        """Never needed, as no model is asked."""
+        """Return the texts unchanged; not called, because no model is asked."""
         return list(texts)
 
     def choose(self, _backend: Backend, inputs: Sequence[Input], _choices: Sequence[str]) -> list[str]:
-        """The same; a list of choices that lacks it makes it wrong and not another."""
+        """Return the answer once for each input, even if the choices lack it: it is then wrong."""
         return [self.answer] * len(inputs)
 
     def losses(self, _backend: Backend, _rows: Sequence[Example]) -> list[float]:
-        """Refused: an answer that is always given has no probabilities, and `measures_losses` says so."""
+        """Refuse: an answer without a model has no probabilities; `measures_losses` is false.
+
+        Raises:
+            InputError: always.
+        """
         raise InputError("the majority answer has no losses; compare it by a metric of answers, such as accuracy")
 
     def extra_tokens(self, _counter: TokenCounter) -> None:
-        """None: it asks no model."""
+        """Return None: it asks no model."""
         return
 
     def document(self) -> dict[str, Any]:
-        """The answer, and how frequent it is."""
+        """Return the answer and how frequent it is, as JSON values."""
         return {"model": "", "answer": self.answer, "count": self.count, "of": self.of}
 
 
 def baselines(setting: Setting) -> list[Baseline]:
-    """The most frequent output; of several the first in the alphabet. None where no output occurs twice."""
+    """Return the most frequent output, the first in the alphabet of several; nothing if no output occurs twice."""
     counts = Counter(example.output.strip() for example in setting.training)
     if not counts:
         return []
@@ -78,10 +82,11 @@ def baselines(setting: Setting) -> list[Baseline]:
 
 
 def restored(subject: str, document: Mapping[str, Any]) -> Baseline:
-    """The baseline that wrote a document."""
+    """Return the baseline that wrote a document."""
     return Majority(subject, document["answer"], document["count"], document["of"])
 
 
 def words(_document: Mapping[str, Any]) -> str:
-    """The answer itself may be long, and may be data that a sentence should not show."""
+    """Return the baseline's name in a sentence."""
+    # Without the answer, which may be long, and which is data that a sentence should not show.
     return "always giving the most frequent answer"

@@ -13,20 +13,20 @@ from tunerun.baselines.base import Baseline, Setting
 
 
 class BaselineModule(Protocol):
-    """What a kind's module offers."""
+    """The functions of a kind's module."""
 
     KIND: str
 
     def baselines(self, setting: Setting) -> list[Baseline]:
-        """The baselines of this kind that trials of a setting are compared with; none where it makes no sense."""
+        """Return the baselines of this kind for trials of a setting; none if the kind does not suit them."""
         ...
 
     def restored(self, subject: str, document: Mapping[str, Any]) -> Baseline:
-        """The baseline that wrote a document, to be asked again."""
+        """Return the baseline that wrote a document, to be asked again."""
         ...
 
     def words(self, document: Mapping[str, Any]) -> str:
-        """What a sentence calls the baseline that wrote a document."""
+        """Return the name in a sentence of the baseline that wrote a document."""
         ...
 
 
@@ -35,22 +35,26 @@ _KINDS: Mapping[str, BaselineModule] = {module.KIND: module for module in (untun
 
 
 def baselines_of(setting: Setting) -> list[Baseline]:
-    """Every baseline that trials of a setting are compared with, in the order of tables."""
+    """Return every baseline that trials of a setting are compared with, in the order of tables."""
     return [baseline for kind in _KINDS.values() for baseline in kind.baselines(setting)]
 
 
 def is_base_model(kind: str) -> bool:
-    """Whether a kind is the bare base model, whose validation loss a backend measures while it tunes."""
+    """Return whether a kind is the bare base model, whose validation loss a backend measures while it tunes."""
     return kind == untuned.KIND
 
 
 def restored(kind: str, subject: str, document: Mapping[str, Any]) -> Baseline | None:
-    """The baseline that was frozen with a sweep; None: no such kind, or its document is empty."""
+    """Return the baseline that was frozen with a sweep; None: no such kind, or its document is empty.
+
+    Args:
+        document: from `Baseline.document`.
+    """
     module = _KINDS.get(kind)
     return None if module is None or not document else module.restored(subject, document)
 
 
 def words(kind: str, document: Mapping[str, Any]) -> str:
-    """What a sentence calls a baseline; empty: this version has no such kind."""
+    """Return the name of a baseline in a sentence; empty: this version has no such kind."""
     module = _KINDS.get(kind)
     return "" if module is None else module.words(document)

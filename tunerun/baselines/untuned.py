@@ -52,15 +52,15 @@ class Untuned:
 
 
 def baselines(setting: Setting) -> list[Baseline]:
-    """The base model, where no example in the prompt is one of the counts."""
+    """Return the base model, if 0 is one of the configured numbers of examples."""
     return [Untuned(subject_of(setting), setting.model)] if 0 in setting.counts else []
 
 
 def restored(subject: str, document: Mapping[str, Any]) -> Baseline:
-    """The baseline that wrote a document."""
+    """Return the baseline that wrote a document."""
     return Untuned(subject, read_stored(BaseModelRef, section(document, "base_model")))
 
 
 def words(_document: Mapping[str, Any]) -> str:
-    """The base model."""
+    """Return the baseline's name in a sentence."""
     return "the base model"

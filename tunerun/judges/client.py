@@ -1,4 +1,4 @@
-"""Asking a judge: one call to a chat model, adapted to what its service takes."""
+"""A client of a judge: calls to a chat model, adapted to the fields that its service accepts."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from tunerun.judges.prompt import Judged, Rating
 from tunerun.metrics.judged_metric import JudgedMetric
 
 _REFUSALS = (400, 413, 422)
-"""Statuses by which services refuse a field, or what is judged, and not the caller."""
+"""Statuses with which services refuse a field or the text that is judged, rather than the caller."""
 
 _OPTIONAL = ("response_format", "seed", "temperature")
-"""Fields that some services or models refuse, the most often refused first; without them a judge is asked as well."""
+"""Fields that some services or models refuse, the most often refused first; a judge can be asked without them."""
 
 
 @dataclass(frozen=True, repr=False)
 class _Key:
-    """The API key of an environment variable, read with each call; never shown."""
+    """The API key in an environment variable, read for each call; never shown."""
 
     variable: str | None
     metric: str
 
     def headers(self) -> dict[str, str]:
-        """The key's header; none where the service takes no key."""
+        """Return the key's header; nothing if the service takes no key."""
         if self.variable is None:
             return {}
         key = os.environ.get(self.variable, "").strip()
@@ -51,7 +51,7 @@ class JudgeClient:
     """A judge that can be asked from several threads at once.
 
     Args:
-        metric: says which model at which address, and by which rubric.
+        metric: the configured metric, with the model, its address and the rubric.
     """
 
     def __init__(self, metric: JudgedMetric) -> None:
@@ -84,16 +84,16 @@ class JudgeClient:
         self._service.close()
 
     def rate(self, judged: Judged) -> Rating:
-        """Ask for a judgement; once more where the reply cannot be read.
+        """Ask for a judgement; once more if the reply cannot be read.
 
         Returns:
-            Without a score where the second reply cannot be read either, or the service refuses this one prompt after
-            it has answered others.
+            A rating; without a score if the second reply cannot be read either, or the service refuses this one prompt
+            after it has answered others.
 
         Raises:
             AccessError: the key is missing or refused.
             UnavailableError: the service does not answer.
-            BackendError: it refuses every call, such as those for a model that it does not have.
+            BackendError: the service refuses every call, such as those for a model that it does not have.
         """
         asked = prompt.messages(judged, self._metric.rubric, self._metric.bounds)
         try:
@@ -104,6 +104,8 @@ class JudgeClient:
                 usd += more
                 rating = prompt.read(reply, judged, self._metric.bounds)
         except StatusError as error:
+            # A filter of contents or a length limit refuses one prompt, and the other rows are still worth judging. A
+            # service that has never answered is set up wrongly, and every row would fail the same way.
             if error.status not in _REFUSALS or not self._has_answered:
                 raise
             return Rating(None, str(error)[: prompt.MOST_REASON])
@@ -111,12 +113,24 @@ class JudgeClient:
         return Rating(rating.score, rating.reason, usd)
 
     def _reply(self, messages: list[dict[str, str]], judged: Judged, seed: int) -> tuple[str, float]:
-        """The text of a reply, and what it cost."""
+        """The text of a reply and its cost in US dollars."""
+        schema = {"name": "judgement", "schema": prompt.schema(judged, self._metric.bounds), "strict": True}
+        optional: dict[str, Any] = {
+            "temperature": 0,
+            "seed": seed,  # another one for the second try, so that it can differ from the first
+            "response_format": {"type": "json_schema", "json_schema": schema},
+        }
         while True:
             with self._lock:
                 left_out, limit = frozenset(self._left_out), self._limit
+            body = {
+                "model": self._metric.model,
+                "messages": messages,
+                limit: self._metric.max_output_tokens,
+                **{name: value for name, value in optional.items() if name not in left_out},
+            }
             try:
-                answer = self._service.repeat("/chat/completions", self._body(messages, judged, seed, left_out, limit))
+                answer = self._service.repeat("/chat/completions", body)
                 break
             except StatusError as error:
                 if error.status not in _REFUSALS or not self._adapt(str(error), left_out, limit):
@@ -124,36 +138,23 @@ class JudgeClient:
         text = _text(answer)
         return text, self._usd(answer, messages, text)
 
-    def _body(
-        self, messages: list[dict[str, str]], judged: Judged, seed: int, left_out: frozenset[str], limit: str
-    ) -> dict[str, Any]:
-        document = {"name": "judgement", "schema": prompt.schema(judged, self._metric.bounds), "strict": True}
-        optional: dict[str, Any] = {
-            "temperature": 0,
-            "seed": seed,
-            "response_format": {"type": "json_schema", "json_schema": document},
-        }
-        return {
-            "model": self._metric.model,
-            "messages": messages,
-            limit: self._metric.max_output_tokens,
-            **{name: value for name, value in optional.items() if name not in left_out},
-        }
-
     def _adapt(self, words: str, left_out: frozenset[str], limit: str) -> bool:
-        """Leave out the field that a refusal names, for this and all later calls; whether the call is worth repeating.
+        """Leave out the field that a refusal names, for this and all later calls.
 
-        One that names none is taken to be about the schema, once.
+        Returns:
+            Whether something was changed, so that the call is worth repeating.
         """
         with self._lock:
             if (left_out, limit) != (frozenset(self._left_out), self._limit):
                 return True  # another thread has adapted it meanwhile
+            # OpenAI's reasoning models refuse `max_tokens` and name its successor, which other services do not know.
             if "max_completion_tokens" in words and limit == "max_tokens":
                 self._limit = "max_completion_tokens"
                 return True
             named = [name for name in _OPTIONAL if name in words and name not in left_out]
             if "json_schema" in words and "response_format" not in left_out:
                 named = ["response_format"]
+            # A refusal that names no field is taken to be about the schema, once: servers without it say many things.
             is_first = not self._has_answered and "response_format" not in left_out
             field = named[0] if named else "response_format" if is_first else None
             if field is not None:
@@ -161,7 +162,7 @@ class JudgeClient:
             return field is not None
 
     def _usd(self, answer: dict[str, Any], messages: list[dict[str, str]], reply: str) -> float:
-        """What a call cost, by the service's count of tokens; by an estimate where it gives none."""
+        """The cost of a call, by the service's count of tokens, or by an estimate where it reports none."""
         if self._metric.price is None:
             return 0.0
         usage = answer.get("usage")
@@ -176,7 +177,7 @@ class JudgeClient:
 
 
 def _text(answer: dict[str, Any]) -> str:
-    """The text of the first choice; empty where there is none.
+    """The text of the first choice; empty if the model said nothing.
 
     Raises:
         BackendError: the answer is not one of a chat model.
@@ -186,6 +187,6 @@ def _text(answer: dict[str, Any]) -> str:
         raise BackendError("the judge's service answered without choices; does base_url end in /v1 of a chat service?")
     message = choices[0].get("message")
     content = message.get("content") if isinstance(message, dict) else None
-    if isinstance(content, list):  # parts, as some gateways give them
+    if isinstance(content, list):  # some gateways split the text into parts
         content = "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
     return content if isinstance(content, str) else ""

@@ -7,7 +7,7 @@ from tunerun.judges import prompt
 from tunerun.metrics.judged_metric import JudgedMetric
 
 REPLY_TOKENS = 60
-"""Of a reply: one short sentence and a score, as the prompt asks for; the most is `max_output_tokens`."""
+"""Expected length of a reply: one short sentence and a score, as the prompt asks; the limit is `max_output_tokens`."""
 
 
 def usd_of(metric: JudgedMetric, characters: float) -> float:
@@ -22,9 +22,11 @@ def usd_of(metric: JudgedMetric, characters: float) -> float:
 
 
 def usd_at_most(metric: JudgedMetric, characters: float) -> float:
-    """Return the upper end: short tokens, the longest reply, and a second call after an unreadable reply."""
+    """Return the largest plausible cost of one judgement in US dollars; arguments as in `usd_of`."""
     if metric.price is None:
         return 0.0
+    # Tokens at the short end of the estimate, and two calls with the longest reply each: the second call contains the
+    # first reply, because it asks again after a reply that could not be read.
     once = _input_tokens(metric, characters) * ESTIMATE_RANGE[1]
     return metric.price.usd(2 * once + metric.max_output_tokens, 2 * metric.max_output_tokens)
 

@@ -1,4 +1,4 @@
-"""The judgements that make up the score of an answer."""
+"""Which judgements make up the score of an answer, and what score they make."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class JudgedSubject:
     """A model's answers to a held-out set, which are to be judged.
 
     Attributes:
-        key: what the ledger has its answers under. name: for people.
-        held_out: the digest of the set. asked: how the answers were obtained.
+        key: of the answers in the ledger. name: for people.
+        held_out: digest of the set. asked: how the answers were obtained.
         base: the subject of the untuned base model that it is compared with; None: there is none.
     """
 
@@ -33,7 +33,7 @@ class JudgedSubject:
 
 
 def subjects_of(ledger: Ledger, sweep: SweepRecord) -> list[JudgedSubject]:
-    """The models of a sweep with every set that they may have answered, each once."""
+    """Return the models of a sweep with every held-out set that they may have answered, each once."""
     baselines = {each.subject: each for each in ledger.baselines(sweep.id)}
     found: dict[tuple[str, str, str], JudgedSubject] = {}
     for record in ledger.trials(sweep.id):
@@ -47,17 +47,22 @@ def subjects_of(ledger: Ledger, sweep: SweepRecord) -> list[JudgedSubject]:
 
 
 def base_of(baselines: Sequence[BaselineRecord]) -> str | None:
-    """The subject of the untuned base model among the baselines of a trial."""
+    """Return the subject of the untuned base model among the baselines of a trial; None: it is not among them."""
     return next((each.subject for each in baselines if is_base_model(each.kind)), None)
 
 
 def judged_rows(
     metric: JudgedMetric, examples: Sequence[Example], answers: Sequence[str], base: Sequence[str] | None
 ) -> Iterator[tuple[Judged, ...]]:
-    """For each row what has to be judged; nothing where the answer is that of the base model.
+    """Yield for each row what has to be judged.
 
     Args:
-        base: the answers of the untuned base model, where the metric compares.
+        metric: whether it compares decides how many judgements a row needs.
+        examples, answers: of the same rows.
+        base: the answers of the untuned base model, if the metric compares.
+
+    Yields:
+        One judgement for a score, two for a comparison, and none where both answers are the same text.
     """
     for place, (example, answer) in enumerate(zip(examples, answers, strict=True)):
         if not metric.compares:
@@ -66,13 +71,18 @@ def judged_rows(
             yield ()
         else:
             judged = Judged(as_text(example.input), example.output, answer, base[place])
-            yield judged, judged.turned()
+            yield judged, judged.turned()  # judges favour a place, so both orders are asked (arXiv:2305.17926)
 
 
 def rating_of(judged: Sequence[Judged], known: Mapping[str, Rating]) -> Rating | None:
-    """The score of a row; None: a judgement of it is missing.
+    """Combine the judgements of a row.
 
-    In a comparison an answer is better only where both orders say so.
+    Args:
+        judged: from `judged_rows`; empty where both answers are the same.
+        known: ratings by `Judged.item`.
+
+    Returns:
+        The rating; in a comparison an answer is better only where both orders say so. None: a judgement is missing.
     """
     ratings = [known.get(each.item) for each in judged]
     if not judged:
@@ -91,5 +101,5 @@ def rating_of(judged: Sequence[Judged], known: Mapping[str, Rating]) -> Rating |
 
 
 def is_rated(ledger: Ledger, metric: JudgedMetric, subject: JudgedSubject) -> bool:
-    """Whether all judgements of a subject's answers are there."""
+    """Return whether the ledger has every judgement of a subject's answers."""
     return ledger.answered_at(subject.key, subject.held_out, rated_by(metric.identity, subject.asked)) is not None

@@ -1,4 +1,4 @@
-"""Answers that people have scored, by which a judge's own agreement is measured."""
+"""Answers that people have scored, with which a judge's agreement is measured."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def sample_of(metric: JudgedMetric) -> Sample | None:
     """Read a judge's labelled sample; None: it has none.
 
     Raises:
-        ConfigError: the file is not there.
-        DatasetError: its rows cannot be used; names each.
+        ConfigError: the file cannot be read.
+        DatasetError: rows cannot be used; names each with its line, up to twenty.
     """
     if metric.labelled is None:
         return None
@@ -50,7 +50,8 @@ def sample_of(metric: JudgedMetric) -> Sample | None:
         if missing := [name for name, cell in zip(_COLUMNS, cells, strict=True) if cell is None]:
             problems.append(f"{key}: {row.place}: lacks {', '.join(missing)}; a row has {', '.join(_COLUMNS)}")
             continue
-        label = _whole(cells[3])
+        text = str(cells[3]).strip()  # a CSV file has texts where a JSONL file has numbers
+        label = int(text) if text.removeprefix("-").isdecimal() else None
         if label is None or not low <= label <= high:
             problems.append(f"{key}: {row.place}: label must be a whole number from {low} to {high}")
             continue
@@ -61,8 +62,3 @@ def sample_of(metric: JudgedMetric) -> Sample | None:
     if problems:
         raise DatasetError(problems[:_MOST_PROBLEMS])
     return Sample(sha256, tuple(judged), tuple(labels))
-
-
-def _whole(cell: object) -> int | None:
-    text = str(cell).strip()
-    return int(text) if text.removeprefix("-").isdecimal() else None

@@ -24,5 +24,5 @@ class AnswerLoss(RowMetric):
     asks: ClassVar[Asks] = Asks.LOSSES
 
     def rows(self, expected: Sequence[str], answers: Sequence[str]) -> FloatArray:  # noqa: ARG002
-        """Never called: the losses that a backend measures are the rows."""
+        """Return nothing: it is never called, because the losses that a backend measures are the rows."""
         return np.empty((0, 1))

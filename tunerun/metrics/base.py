@@ -18,12 +18,12 @@ else:  # only for annotations: a plan reads names and units, and should not impo
 
 
 class Unit(StrEnum):
-    """How a metric's value is shown."""
+    """The unit of a metric's value, which decides how it is written."""
 
     SHARE = "share of 1"
-    """Shown as a percentage."""
+    """Written as a percentage."""
     HUNDRED = "0 to 100"
-    """As BLEU and chrF are given."""
+    """The scale of BLEU and chrF."""
     NATS = "nats per output token"
     NUMBER = "number"
 
@@ -33,10 +33,10 @@ RANGES = {Unit.SHARE: 1.0, Unit.HUNDRED: 100.0}
 
 
 class Asks(StrEnum):
-    """What a model is asked for by a metric."""
+    """What a metric needs from a model."""
 
     ANSWERS = "answers"
-    """A text that it generates, or the likeliest of the choices."""
+    """A generated text, or the likeliest of the choices."""
     LOSSES = "losses"
     """The mean loss of each expected answer; nothing is generated."""
 
@@ -56,7 +56,7 @@ class Metric(Protocol):
 
     @property
     def unit(self) -> Unit:
-        """How its value is shown."""
+        """The unit of its value."""
 
     @property
     def higher_is_better(self) -> bool:
@@ -64,7 +64,7 @@ class Metric(Protocol):
 
     @property
     def asks(self) -> Asks:
-        """What the model is asked for."""
+        """What it needs from the model."""
 
     @property
     def is_corpus(self) -> bool:
@@ -88,7 +88,7 @@ class Metric(Protocol):
 class MetricModel(BaseModel):
     """A metric whose options are its fields, validated strictly like everything that is read from YAML.
 
-    A subclass sets `name` and the class variables that differ, and has `rows` and `value`.
+    A subclass sets `name` and the class variables that differ, and defines `rows` and `value`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, hide_input_in_errors=True)
@@ -102,7 +102,10 @@ class MetricModel(BaseModel):
     """Package of the extra `text` that it needs; imported when rows are scored, not before."""
 
     def unsuited(self, expected: str) -> str | None:  # noqa: ARG002
-        """Return why this expected answer cannot be scored, such as "is not JSON"; None: it can."""
+        """Return why this expected answer cannot be scored, such as "is not JSON"; None: it can.
+
+        A plan reports it for each row before anything is trained; a metric that cannot fail need not define it.
+        """
         return None
 
 

@@ -39,15 +39,14 @@ class Bleu(MetricModel):
     )
 
     def rows(self, expected: Sequence[str], answers: Sequence[str]) -> FloatArray:
-        """Words of the answer, of the expected text, right and all n-grams by order; and how many rows there are.
-
-        The smoothing of an order without a match depends on the number of n-grams itself, so means have to become sums.
-        """
+        """Return what each row adds to the corpus: words, matches and n-grams by order, and the rows."""
+        # The smoothing of an order without a match depends on the number of n-grams, so `value` has to turn means back
+        # into sums: for that each row carries the number of rows.
         counted = _counter(self.tokenize).rows(expected, answers)
         return np.column_stack([counted, np.full(len(counted), len(counted))])
 
     def value(self, means: FloatArray) -> FloatArray:
-        """The brevity penalty times the geometric mean of the precisions."""
+        """Return the brevity penalty times the geometric mean of the precisions."""
         sums = means[..., :-1] * means[..., -1:]
         given, wanted = sums[..., 0], sums[..., 1]
         right, total = sums[..., 2 : 2 + _ORDER], sums[..., 2 + _ORDER :]

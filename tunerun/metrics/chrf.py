@@ -39,12 +39,13 @@ class Chrf(MetricModel):
     )
 
     def rows(self, expected: Sequence[str], answers: Sequence[str]) -> FloatArray:
-        """For each order, n-grams of the answer, of the expected text, and of both."""
+        """Return for each row and order the n-grams of the answer, of the expected text, and of both."""
         return _counter(self.word_order).rows(expected, answers)
 
     def value(self, means: FloatArray) -> FloatArray:
-        """F of the precision and the recall, each averaged over the orders that both sides have."""
+        """Return F of the precision and the recall, each averaged over the orders that both sides have."""
         given, wanted, both = (means[..., column::3] for column in range(3))
+        # An order that one side is too short for is left out, as in sacrebleu; else short answers could not reach 100.
         counted = (given > 0) & (wanted > 0)
         orders = np.maximum(counted.sum(axis=-1), 1)
         precision = np.sum(np.divide(both, given, out=np.zeros_like(both), where=counted), axis=-1) / orders

@@ -16,10 +16,15 @@ def read_json(text: str) -> Any:
     """Return the value of a JSON text (RFC 8259), with numbers as decimals.
 
     Raises:
-        NotJsonError: it is not JSON; NaN and Infinity, which Python's reader takes, are not.
+        NotJsonError: it is not JSON; NaN and Infinity, which Python's parser accepts, are not.
     """
+
+    def refuse(constant: str) -> None:
+        raise NotJsonError(f"{constant} is not JSON")
+
     try:
-        return json.loads(text, parse_constant=_refuse, parse_float=Decimal, parse_int=Decimal)
+        # Numbers as decimals: 0.1 and 0.10 are equal, and integers beyond 2^53 keep their digits.
+        return json.loads(text, parse_constant=refuse, parse_float=Decimal, parse_int=Decimal)
     except (ValueError, ArithmeticError, RecursionError) as error:
         raise NotJsonError(str(error)) from error
 
@@ -34,7 +39,7 @@ def fields_of(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[st
 
 
 def are_equal(left: Any, right: Any) -> bool:
-    """Whether two JSON values are the same; 1 and 1.0 are, 1 and true are not."""
+    """Return whether two JSON values are the same; 1 and 1.0 are, 1 and true are not."""
     if isinstance(left, bool) or isinstance(right, bool):
         return left is right
     if isinstance(left, list) and isinstance(right, list):
@@ -42,7 +47,3 @@ def are_equal(left: Any, right: Any) -> bool:
     if isinstance(left, dict) and isinstance(right, dict):
         return left.keys() == right.keys() and all(are_equal(left[key], right[key]) for key in left)
     return bool(left == right)
-
-
-def _refuse(constant: str) -> None:
-    raise NotJsonError(f"{constant} is not JSON")

@@ -36,8 +36,8 @@ class JudgePrice(BaseModel):
 class JudgedMetric(MetricModel):
     """A metric whose scores a chat model gives, at any service that speaks OpenAI's chat API.
 
-    A run asks the judge and records its judgements in the ledger; readers of the ledger never ask it. `rows` of the
-    base class is not there for that reason: see `tunerun.comparison.knowledge`.
+    A run asks the judge and records its judgements in the ledger; readers of the ledger never ask it, so `rows` cannot
+    be called (see `tunerun.comparison.knowledge`).
     """
 
     base_url: str = Field(
@@ -90,7 +90,8 @@ class JudgedMetric(MetricModel):
 
     @property
     def identity(self) -> str:
-        """A digest of prompt, model, rubric and scale, which decide a judgement; the address is left out."""
+        """A digest of everything that decides a judgement: prompt, model, rubric and scale."""
+        # Not the address: one model may move to another service or port, and its judgements stay valid.
         return digest([prompt.PROMPT_DIGEST, self.name, self.model, self.rubric, list(self.bounds)])
 
     @property
@@ -104,7 +105,7 @@ class JudgedMetric(MetricModel):
         return f"{self.model}, prompt {prompt.VERSION} (sha256 {prompt.PROMPT_DIGEST[:12]})"
 
     def rows(self, expected: object, answers: object) -> FloatArray:  # noqa: ARG002 - the contract's
-        """Not computed from texts.
+        """Refuse: a judge's scores are in the ledger and are not computed from texts.
 
         Raises:
             MetricError: always.
@@ -112,5 +113,5 @@ class JudgedMetric(MetricModel):
         raise MetricError(f"evaluation.metrics.{self.name}: a judge scores answers; their scores are in the ledger")
 
     def value(self, means: FloatArray) -> FloatArray:
-        """The mean of the scores."""
+        """Return the mean of the scores."""
         return means[..., 0]

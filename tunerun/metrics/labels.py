@@ -44,13 +44,19 @@ def counts(expected: Sequence[str], answers: Sequence[str]) -> FloatArray:
 
 
 def by_class(means: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Expected, answered and both, [..., classes] each."""
+    """Split means of `counts` into expected, answered and both, [..., classes] each."""
     expected, answered, both = np.split(means, 3, axis=-1)
     return expected, answered, both
 
 
 def mean_over_present(scores: FloatArray, expected: FloatArray) -> FloatArray:
-    """The mean over the classes that were expected at all: a resample of the rows may lack one."""
+    """Return the mean over classes.
+
+    Args:
+        scores: of each class, [..., classes].
+        expected: how often each class was expected, [..., classes]; a class that never was does not count.
+    """
+    # The metric is defined by the labels that occur among expected answers, and a resample may lack a rare one.
     present = expected > 0
     total = np.sum(np.where(present, scores, 0.0), axis=-1)
     mean: FloatArray = total / np.maximum(present.sum(axis=-1), 1)

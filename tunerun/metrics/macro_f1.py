@@ -21,11 +21,11 @@ class MacroF1(MetricModel):
     is_corpus = True
 
     def rows(self, expected: Sequence[str], answers: Sequence[str]) -> FloatArray:
-        """The counts of each label."""
+        """Return the counts of each label, [rows, 3 * labels]; see `labels.counts`."""
         return counts(expected, answers)
 
     def value(self, means: FloatArray) -> FloatArray:
-        """The mean of F1 over the labels that were expected."""
+        """Return the mean of F1 over the labels that were expected."""
         expected, answered, both = by_class(means)
         f1 = 2 * both / np.maximum(expected + answered, np.finfo(float).tiny)
         return mean_over_present(f1, expected)

@@ -25,13 +25,14 @@ def normalised(text: str, ignore: Sequence[Ignored] = ()) -> str:
     if "case" in ignore:
         text = text.casefold()
     if "punctuation" in ignore:
-        text = "".join(character for character in text if not _is_punctuation(character))
+        # The script drops ASCII only; with it alone a French or Chinese answer would keep its quotes and full stops.
+        text = "".join(
+            character
+            for character in text
+            if character not in string.punctuation and not unicodedata.category(character).startswith("P")
+        )
     if "articles" in ignore:
         text = _ARTICLES.sub(" ", text)
     if "white_space" in ignore or "articles" in ignore:  # an article that is dropped leaves two spaces
         text = " ".join(text.split())
     return text.strip()
-
-
-def _is_punctuation(character: str) -> bool:
-    return character in string.punctuation or unicodedata.category(character).startswith("P")

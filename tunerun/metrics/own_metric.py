@@ -17,9 +17,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from tunerun.errors import ConfigError, MetricError
-from tunerun.metrics.base import Asks, FloatArray, Unit, column_of
+from tunerun.metrics.base import RANGES, Asks, FloatArray, Unit, column_of
 
-_LARGEST = {Unit.SHARE: 1.0, Unit.HUNDRED: 100.0}
 _UNITS = {"share": Unit.SHARE, "hundred": Unit.HUNDRED, "number": Unit.NUMBER}
 
 
@@ -135,7 +134,7 @@ class OwnMetric:
             raise ConfigError(f"evaluation.metrics.{self.name}: {self.path}: {error.strerror or error}") from error
 
     def load(self) -> Callable[[str, str], Any]:
-        """Run the file, and return its function.
+        """Run the file and return its function.
 
         Raises:
             ConfigError: the file cannot be run; names file and line.
@@ -148,20 +147,20 @@ class OwnMetric:
             exec(compile(source, str(self.path), "exec"), module.__dict__)  # noqa: S102 - what the user asked for
             found: Callable[[str, str], Any] = getattr(module, function)
         except (Exception, SystemExit) as error:
-            raise ConfigError(f"evaluation.metrics.{self.name}: {self._place(error)}: {_said(error)}") from error
+            place, said = self._failure(error)
+            raise ConfigError(f"evaluation.metrics.{self.name}: {place}: {said}") from error
         return found
 
     def _scored(self, score: Callable[[str, str], Any], expected: str, answer: str, row: int) -> float:
         try:
             value = score(expected, answer)
-        except (Exception, SystemExit) as error:
-            raise MetricError(
-                f"evaluation.metrics.{self.name}: {self._place(error)}: held-out row {row}: {_said(error)}"
-            ) from error
+        except (Exception, SystemExit) as error:  # a call of exit() would end the whole run
+            place, said = self._failure(error)
+            raise MetricError(f"evaluation.metrics.{self.name}: {place}: held-out row {row}: {said}") from error
         import numpy as np
 
         number = float(value) if isinstance(value, numbers.Real | np.bool_) else math.nan
-        largest = _LARGEST.get(self.unit, math.inf)
+        largest = RANGES.get(self.unit, math.inf)
         if math.isfinite(number) and (self.unit is Unit.NUMBER or 0 <= number <= largest):
             return number
         shown = f"{number:g}" if isinstance(value, numbers.Real) else f"a {type(value).__name__}"
@@ -172,17 +171,15 @@ class OwnMetric:
             f"evaluation.metrics.{self.name}: {self.python}: held-out row {row}: returned {shown}; a score is {allowed}"
         )
 
-    def _place(self, error: BaseException) -> str:
+    def _failure(self, error: BaseException) -> tuple[str, str]:
+        """Where in the user's file an error happened, as file:line, and its class with the first line of its text."""
+        text = str(error).strip().split("\n")[0]
+        said = f"{type(error).__name__}: {text}" if text else type(error).__name__
         if isinstance(error, SyntaxError) and error.filename == str(self.path):
-            return f"{self.path}:{error.lineno}"
+            return f"{self.path}:{error.lineno}", said
         frames = traceback.extract_tb(error.__traceback__)
         lines = [frame.lineno for frame in frames if frame.filename == str(self.path)]
-        return f"{self.path}:{lines[-1]}" if lines else self.python
-
-
-def _said(error: BaseException) -> str:
-    text = str(error).strip().split("\n")[0]
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+        return f"{self.path}:{lines[-1]}" if lines else self.python, said
 
 
 def code_files(metrics: Sequence[object]) -> list[CodeFile]:

@@ -47,7 +47,7 @@ def names() -> list[str]:
 
 
 def built_in() -> dict[str, type[MetricModel]]:
-    """The classes of this package's own metrics, by name; their fields are the options."""
+    """Return the classes of this package's own metrics, by name; their fields are the options."""
     return {name: _model(name) for name in _BUILT_IN}
 
 
@@ -82,13 +82,15 @@ def resolve(evaluation: Any) -> tuple[Metric, ...]:
     """Return the metrics of an evaluation, the one that decides first.
 
     Args:
-        evaluation: the config's section, or a stored one, of which it leaves out what this version does not know.
+        evaluation: the config's section, or a stored one, in which metrics that this version lacks are ignored.
 
     Raises:
         ConfigError: the metric that decides is not known to this version.
     """
     if isinstance(evaluation, BaseModel):
-        return _decider_first([_metric(*_parts(entry)) for entry in evaluation.metrics], evaluation.decide_by)  # type: ignore[attr-defined]
+        metrics = [_metric(*_parts(entry)) for entry in evaluation.metrics]  # type: ignore[attr-defined]
+        decider = evaluation.decide_by  # type: ignore[attr-defined]
+        return tuple(sorted(metrics, key=lambda metric: bool(decider) and metric.name != decider))
     return resolve_stored(evaluation, {})[0]
 
 
@@ -98,13 +100,16 @@ def resolve_stored(
     """Return the metrics of a frozen evaluation, the one that decides first, and notes on those left out.
 
     Args:
-        evaluation: as a trial's config has it.
-        files: what the sweep's document has under `metrics`: by name, the file of a user's own metric.
-        runs_code: whether such files are run; not where a record from elsewhere names them, because what it names may
-            be here only because it came with that record.
+        evaluation: the section of a trial's config.
+        files: the sweep's document under `metrics`: by name, the file of a user's own metric.
+        runs_code: whether such files are run; false for a record from elsewhere, because the file that it names may
+            have come with it.
+
+    Returns:
+        Metrics, and a sentence for each that is left out: unknown to this version, or its file has changed.
 
     Raises:
-        ConfigError: the metric that decides is one of those.
+        ConfigError: the metric that decides is left out.
     """
     metrics: list[Metric] = []
     lost: dict[str, str] = {}
@@ -129,7 +134,7 @@ def resolve_stored(
             advice = "compare in the project that made it"
         raise ConfigError(f"evaluation.metrics: {decider} decides in this sweep, and {lost[decider]}; {advice}")
     notes = [f"{name} is not computed: {why}." for name, why in lost.items()]
-    return _decider_first(metrics, decider), notes
+    return tuple(sorted(metrics, key=lambda metric: bool(decider) and metric.name != decider)), notes
 
 
 def require_packages(metrics: Sequence[Metric]) -> None:
@@ -198,7 +203,7 @@ def _metric(name: str, options: Mapping[str, Any], *, is_stored: bool = False) -
 
 
 def _validated(model: type[Any], options: Mapping[str, Any], is_stored: bool) -> Any:
-    if is_stored:  # perhaps written by another version
+    if is_stored:  # another version may have written it, with options that this one does not know
         options = {key: value for key, value in options.items() if key in model.model_fields}
     try:
         return model.model_validate(dict(options))
@@ -239,7 +244,3 @@ def _model(name: str) -> type[MetricModel]:
 
 def _entry_points() -> dict[str, EntryPoint]:
     return {entry.name: entry for entry in entry_points(group=GROUP) if entry.name not in _BUILT_IN}
-
-
-def _decider_first(metrics: Sequence[Metric], decider: str | None) -> tuple[Metric, ...]:
-    return tuple(sorted(metrics, key=lambda metric: metric.name != decider)) if decider else tuple(metrics)

@@ -8,7 +8,7 @@ from tunerun.statistics.agreement import Agreement, agreement
 from tunerun.statistics.family import FamilyTest, cluster_sums, few_rows_decide, max_t, max_t_of_swaps
 from tunerun.statistics.intervals import critical_value, score_interval, tango, wilson
 from tunerun.statistics.jackknife import pseudo_values
-from tunerun.statistics.pairs import exact_p, holm, mid_p
+from tunerun.statistics.pairs import holm, mid_p
 from tunerun.statistics.power import (
     rows_for_equality,
     rows_needed,
@@ -30,7 +30,6 @@ __all__ = [
     "cluster_sums",
     "consistency",
     "critical_value",
-    "exact_p",
     "few_rows_decide",
     "holm",
     "max_t",

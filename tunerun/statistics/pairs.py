@@ -26,13 +26,6 @@ def mid_p(wins: int, losses: int) -> float:
     return float((2 * tail - comb(discordant, fewer)) / 2**discordant)
 
 
-def exact_p(wins: int, losses: int) -> float:
-    """Return McNemar's exact two-sided p value; arguments as in `mid_p`."""
-    discordant = wins + losses
-    tail = sum(comb(discordant, count) for count in range(min(wins, losses) + 1))
-    return min(1.0, float(2 * tail / 2**discordant))
-
-
 def holm(p_values: Sequence[float]) -> list[float]:
     """Return p values after Holm's step-down correction (Holm 1979), which is valid however the tests depend.
 

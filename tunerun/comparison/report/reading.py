@@ -204,8 +204,8 @@ class _Reader:
         matrix = Confusion.of(expected, texts)
         if not matrix.is_readable or len(matrix.labels) > MOST_LABELS:
             return None
-        others = matrix.others != ()
-        columns = (*matrix.labels, "(anything else)") if others else matrix.labels
+        has_others = any(row[-1] for row in matrix.counts)
+        columns = (*matrix.labels, "(anything else)") if has_others else matrix.labels
         return ConfusionTable(name, matrix.labels, columns, tuple(row[: len(columns)] for row in matrix.counts))
 
     def facts(self) -> tuple[tuple[str, str], ...]:
