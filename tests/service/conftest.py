@@ -10,6 +10,7 @@ import pytest
 from tests.engine import tiny_model
 from tests.rigs.running_service import RunningService
 from tests.service.client import Client
+from tests.service.visitor import Visitor, visiting
 from tunerun.job import BaseModelRef
 from tunerun.service.app import Settings
 
@@ -47,3 +48,18 @@ def other(running: RunningService) -> Iterator[Client]:
     with Client(running.address, key.secret) as client:
         yield client
     running.service.keys.revoke(key.id)
+
+
+@pytest.fixture
+def stranger(running: RunningService) -> Iterator[Visitor]:
+    """A user with a key who has not signed in."""
+    with visiting(running, "stranger@localhost") as visitor:
+        yield visitor
+
+
+@pytest.fixture
+def visitor(running: RunningService) -> Iterator[Visitor]:
+    """A user who is signed in, and whose library is empty."""
+    with visiting(running, "visitor@localhost") as visitor:
+        visitor.sign_in()
+        yield visitor
