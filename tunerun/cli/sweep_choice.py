@@ -65,16 +65,15 @@ def chosen_sweep(
             found = sweep_of(composed, ledger, as_frozen=as_frozen) if composed else known[-1:]
         if not found:
             wanted = composed.sweep if composed else name
-            raise NotFoundError(
-                f"{wanted or 'no sweep named'}: has not run, as far as {ledger.path} knows; "
-                f"{listed(known)}; choose one with --sweep"
-            )
-        tracker, cache = open_tracker(tracking, Path(paths.runs)), cache_folder(paths.cache)
+            where = f"has not run, as far as {ledger.path} knows; {listed(known)}; choose one with --sweep"
+            raise NotFoundError(f"{wanted or 'no sweep named'}: {where}")
+        tracker = open_tracker(tracking, Path(paths.runs))
         # A named experiment decides how its sweep is scored, even if it was frozen with other metrics.
         experiment = composed.experiment if composed and not as_frozen else None
         if asks_judges and _ask_judges(ledger, found, experiment) and not to_write:
             ledger = stack.enter_context(Ledger(path, read_only=True))  # the first one reads a copy from before
-        result = result_of(ledger, found, tracker, cache, experiment.evaluation if experiment else None)
+        evaluation = experiment.evaluation if experiment else None
+        result = result_of(ledger, found, tracker, cache_folder(paths.cache), evaluation)
         say_what_is_missing(result)
         yield ledger, result
 

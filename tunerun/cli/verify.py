@@ -76,6 +76,6 @@ def _run_again(bundle: Path, trial: int | None, overrides: list[str], config_dir
             raise InputError(f"--trial {trial}: {record.sweep.id} has the trials 0 to {numbers[-1]}")
         named = replace(record, number=trial)
         here = replace(request, paths=request.paths.model_copy(update={"runs": str(folder)}))
-        # The verdict of the whole sweep needs the baselines.
+        # Only the verdict of the whole sweep needs baselines, and these take two thirds of the time of one trial.
         made, _ = run_again(named, here, with_baselines=trial is None, is_kept=False)
         return verified(named, made)

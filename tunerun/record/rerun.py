@@ -245,6 +245,8 @@ def _folder_of(record: OpenRecord, request: RerunRequest) -> Path:
 
 def _nonce(folder: Path) -> str:
     """A random id that distinguishes a folder's rerun from all others; it is stored when the rerun first runs."""
+    # Two colleagues who rerun one sweep against the same MLflow server would otherwise take over the original's runs,
+    # which are found by the trials' keys.
     try:
         return str(json.loads((folder / _ORIGIN_FILE).read_text(encoding="utf-8"))["rerun"])
     except FileNotFoundError:
@@ -267,6 +269,7 @@ def _computed(record: OpenRecord, trials: Sequence[TrialRecord]) -> dict[str, di
         if on is not None and on.threads:
             found[trial.key]["threads"] = on.threads
         recorded = str(trial.ingredients.get("precision", ""))
+        # On a CPU the default is float32, as in the record; a GPU may choose another format.
         if recorded in precision.WORDS and (recorded != precision.FLOAT32 or precision.cuda_capabilities()):
             found[trial.key]["precision"] = precision.WORDS[recorded]
     return found

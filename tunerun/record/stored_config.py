@@ -78,7 +78,7 @@ class StoredConfigs:
         return experiment, kept
 
     def _point(self, trial: TrialRecord) -> Point:
-        raw = json.loads(json.dumps(dict(trial.config)))
+        raw = json.loads(json.dumps(dict(trial.config)))  # a copy, which is changed below
         raw |= {"paths": self.paths.model_dump(mode="json"), "tracking": self.tracking.model_dump(mode="json")}
         backend = raw.get("backend")
         if isinstance(backend, dict):

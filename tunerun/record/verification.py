@@ -128,6 +128,7 @@ class _Pair:
         """Compare the two trials: states, examples, bits, losses and answers."""
         if self.again is None:
             return self._check(False, "no trial of the rerun has its key")
+        # A trial that fails as it did before has been reproduced.
         states = [JobState.PLANNED if job is None else job.state for job in (self.job, self.job_again)]
         if self.job is None or self.job_again is None or states != [JobState.SUCCEEDED] * 2:
             return self._check(states[0] == states[1], f"is {states[0]} in the record, and {states[1]} now")
@@ -160,20 +161,24 @@ class _Pair:
         # What is required: on another machine close losses, in another pack or form also the answers, else the bits.
         why = ", ".join(filter(None, (elsewhere, shared)))
         text = f"{bits}; {answers}" if (is_same and is_same_answers) or not why else f"{why}; {bits}; {answers}"
+        is_equal = is_same and is_same_answers
         if elsewhere:
-            return self._check(is_close, text)
-        if shared:
-            return self._check(is_close and is_same_answers, text)
-        return self._check(is_same and is_same_answers, f"{bits}; {answers}")
+            is_equal = is_close
+        elif shared:
+            is_equal = is_close and is_same_answers
+        return self._check(is_equal, text)
 
     def _check(self, is_equal: bool, line: str) -> TrialCheck:
         return TrialCheck(self.trial.number, is_equal, line)
 
     def _losses(self, tolerance: tuple[float, float]) -> tuple[str, bool]:
-        """Describe how the loss curves differ, and return whether they agree within the tolerance.
+        """Compare the loss curves.
 
         Args:
             tolerance: in the first epoch, and in later ones.
+
+        Returns:
+            How they differ, and whether they agree within the tolerance.
         """
         assert self.job is not None and self.job_again is not None  # noqa: PT018, S101 - checked by the caller
         curves = [
@@ -195,6 +200,7 @@ class _Pair:
         is_close = all(distance <= tolerance[is_later] for is_later, distance in distances)
         first = "" if tolerance[0] == tolerance[1] else f"{tolerance[0]:g} in the first epoch and "
         bound = f"{'within' if is_close else 'not within'} {first}{tolerance[1]:g}"
+        # Nine digits distinguish any two numbers of float32.
         largest = max(distance for _, distance in distances)
         return f"the loss differs first {where} ({a:.9g} -> {b:.9g}), at most by {largest:.2g}, {bound}", is_close
 
@@ -236,7 +242,12 @@ def _is_hosted(trial: TrialRecord) -> bool:
 
 @dataclass(frozen=True)
 class _Place:
-    """The device that trained a job and its packages; empty if not known."""
+    """The device that trained a job, with its packages.
+
+    Attributes:
+        on: as the engine recorded it; None: not recorded.
+        installed: versions on the machine that planned the sweep, by name.
+    """
 
     on: TrainedOn | None
     installed: Mapping[str, str]

@@ -16,7 +16,12 @@ _FILES, _PACKAGES, _INSTRUCTIONS = "files", "packages", "instructions"
 
 
 def base_model_section(a: OpenRecord, b: OpenRecord, pairs: Sequence[TrialPair]) -> DifferenceSection:
-    """Return the identities of the base models and the files that differ, wherever the models are stored."""
+    """Return the identities of the base models and the files that differ, wherever the models are stored.
+
+    Args:
+        a, b: the two records.
+        pairs: of their trials.
+    """
     identities = (
         (SideBySide("identity", pair.a.ingredients.get("model"), pair.b.ingredients.get("model"), "in the key"), pair)
         for pair in pairs
@@ -44,7 +49,12 @@ def _values(model: BaseModelFacts | None) -> dict[str, Any]:
 
 
 def environment_section(a: OpenRecord, b: OpenRecord, pairs: Sequence[TrialPair]) -> DifferenceSection:
-    """Return the packages that were added, removed or changed, the machine, and the device of each job."""
+    """Return the packages that were added, removed or changed, the machine, and the device of each job.
+
+    Args:
+        a, b: the two records.
+        pairs: of their trials.
+    """
     # The environment was frozen with a sweep if it is not the default.
     unknown = not_recorded(*(each.facts.environment != Environment() for each in (a, b)))
     values = () if unknown else tuple(_environments(a.facts.environment, b.facts.environment))

@@ -123,7 +123,12 @@ class RowsDifference:
 
 
 def rows_section(a: Ledger, b: Ledger, pairs: Sequence[TrialPair]) -> DifferenceSection:
-    """Compare the training, validation and test rows of paired trials; sets that several trials share only once."""
+    """Compare the training, validation and test rows of paired trials; sets that several trials share only once.
+
+    Args:
+        a, b: the ledgers of the two records.
+        pairs: of their trials.
+    """
     lines: list[str] = []
     documents: list[dict[str, Any]] = []
     for name in _SETS:

@@ -21,7 +21,12 @@ MOST_COMPARED_LINES = 5_000
 
 
 def patch(a: str, b: str, name: str) -> list[str]:
-    """Return a unified diff of two texts, line by line; empty: they are equal."""
+    """Return a unified diff of two texts, line by line; empty: they are equal.
+
+    Args:
+        a, b: the two texts.
+        name: of the text, in the header of the patch.
+    """
     old, new = a.splitlines(), b.splitlines()
     if old == new:
         return []
