@@ -130,7 +130,7 @@ def _repository_path(source: str) -> str:
 
 def configuration() -> str:
     """Every key of the config, section by section, from the schema."""
-    from tunerun.compose.explanation import models_in
+    from tunerun.compose.validation import models_in
     from tunerun.schema import WORKED_OUT, Experiment
 
     fields = {name: field for name, field in Experiment.model_fields.items() if name not in WORKED_OUT}
@@ -150,7 +150,7 @@ def _key_table(rows: Iterable[list[str]]) -> str:
 
 
 def _keys(section: type[BaseModel], prefix: str) -> Iterator[list[str]]:
-    from tunerun.compose.explanation import models_in
+    from tunerun.compose.validation import models_in
 
     for name, field in section.model_fields.items():
         inner = list(models_in(field.annotation))

@@ -9,8 +9,9 @@ import pytest
 from pydantic import BaseModel
 
 from tunerun.compose import config_directories, explain
-from tunerun.compose.explanation import explanation, models_in, text_of
+from tunerun.compose.explanation import explanation, text_of
 from tunerun.compose.loader import Loader
+from tunerun.compose.validation import models_in
 from tunerun.errors import ConfigError
 from tunerun.schema import WORKED_OUT, Experiment
 

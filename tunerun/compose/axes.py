@@ -129,11 +129,8 @@ def _written_axis(loader: Loader, key: str, value: Any, seed: int) -> Axis:
             )
         return _axis(loader, key, loader.parse(f"{key}={_text(key, value, grammar=True)}"), seed)
     except ConfigError as error:
-        raise ConfigError([_under_axes(key, problem) for problem in error.problems]) from error
-
-
-def _under_axes(key: str, problem: str) -> str:
-    return problem if problem.startswith("sweep.axes.") else f"sweep.axes.{key}: {problem}"
+        place = f"{_AXES}{key}"
+        raise ConfigError([p if p.startswith(_AXES) else f"{place}: {p}" for p in error.problems]) from error
 
 
 def _text(key: str, value: Any, *, grammar: bool = False) -> str:
@@ -207,6 +204,7 @@ def _dimensions(axes: Sequence[Axis]) -> list[list[Axis]]:
 
 
 def _product(loader: Loader, axes: Sequence[Axis]) -> Iterator[tuple[Override, ...]]:
+    """Yield the overrides of each point; the last axis varies fastest."""
     rows = [list(zip(*(_parsed(loader, axis) for axis in dimension), strict=True)) for dimension in _dimensions(axes)]
     for combination in itertools.product(*rows):
         yield tuple(itertools.chain.from_iterable(combination))

@@ -16,9 +16,8 @@ from tunerun.compose.grammar import MAX_POINTS
 from tunerun.compose.loader import GLOBAL_GROUPS, Loader, no_choice
 from tunerun.compose.points import PATHS, SharedSections
 from tunerun.compose.provenance import Origin
-from tunerun.compose.resolution import Raw
 from tunerun.compose.source import PRIMARY, shown, undoes_experiments
-from tunerun.compose.validation import Location, fields_at, lines, validate
+from tunerun.compose.validation import Location, fields_at, validate
 from tunerun.errors import ConfigError
 from tunerun.replicates import SEED
 from tunerun.schema import Experiment, Point, Sweep, TrialConfig
@@ -55,12 +54,23 @@ class Composition:
         Raises:
             ConfigError: everything that is wrong, one line each.
         """
-        self._check_primary()
+        primary = self.loader.own_primary
+        if primary is not None and undoes_experiments(primary):
+            raise ConfigError(
+                f"{shown(primary / PRIMARY)}: its own values come after those of the experiment and undo them; put "
+                "`- _self_` first in its defaults"
+            )
         raw, marks = self.loader.point_and_marks(self.plain)
-        self._check_files(raw)
+        # Keys that ended up below their group are reported alone: other problems would only follow from them.
+        if any(group in raw for group in GLOBAL_GROUPS) and (misplaced := self.loader.misplaced(self.plain)):
+            raise ConfigError(misplaced)
         self._check_sweep_group(raw)
         self.problems.update(dict.fromkeys(self._hidden_values(marks)))
-        sweep = self._sweep(raw.pop("sweep", None) or {}, marks)
+        written = {key: value for key, value in (raw.pop("sweep", None) or {}).items() if value is not None}
+        sweep, problems = validate(Sweep, written)
+        if sweep is None:
+            located = [(("sweep", *location), message) for location, message in problems]
+            raise ConfigError(self._lines(located, (), marks))
         seed = raw.get("seed")
         order = seed if isinstance(seed, int) else 0
         try:
@@ -82,20 +92,6 @@ class Composition:
         below = rest.split(".")[0] if part == "exclude" else rest
         origin = self._origin(("sweep", part, below) if below else ("sweep", part), ())
         return f"{origin}: {problem}" if origin.file else problem
-
-    def _check_primary(self) -> None:
-        """Refuse a user's own `config.yaml` whose values silently overwrite those of every experiment."""
-        primary = self.loader.own_primary
-        if primary is not None and undoes_experiments(primary):
-            raise ConfigError(
-                f"{shown(primary / PRIMARY)}: its own values come after those of the experiment and undo them; put "
-                "`- _self_` first in its defaults"
-            )
-
-    def _check_files(self, raw: Raw) -> None:
-        """Refuse files whose keys ended up below their group, first: other problems would only follow from that."""
-        if any(group in raw for group in GLOBAL_GROUPS) and (misplaced := self.loader.misplaced(self.plain)):
-            raise ConfigError(misplaced)
 
     def _hidden_values(self, marks: Marks) -> Iterator[str]:
         """Yield problems with environment variables in places where their values would be stored."""
@@ -119,14 +115,6 @@ class Composition:
                 "over the group; set the axes you want, such as hyperparameters.learning_rate=1e-3,1e-4"
             )
 
-    def _sweep(self, raw: Mapping[str, Any], marks: Marks) -> Sweep:
-        cleared = {key: value for key, value in raw.items() if value is not None}
-        sweep, problems = validate(Sweep, cleared)
-        located = [(("sweep", *location), message) for location, message in problems]
-        if sweep is None:
-            raise ConfigError(self._lines(located, (), marks))
-        return sweep
-
     def _with_replicates(self, sweep: Sweep, seed: int) -> list[Override]:
         """Return the command line's overrides followed by the axis of the replicates' seeds, which so varies fastest.
 
@@ -147,30 +135,15 @@ class Composition:
         return [*others, self.loader.parse(f"{SEED}={seeds}")]
 
     def _point(self, point: tuple[Override, ...]) -> Point | None:
-        shared = self._shared_config(point)
-        if shared is None:
-            return self._point_as_a_whole(point)
-        config, marks = shared
-        return Point.model_construct(overrides=overrides_of(point), config=config, environment=marks)
-
-    def _shared_config(self, point: tuple[Override, ...]) -> tuple[TrialConfig, dict[str, str]] | None:
-        """Return the config of a point, built from shared sections; None: it has to be composed as a whole."""
+        """Return a point, from shared sections if possible; None: it has problems, which were added."""
         chosen = tuple(o for o in point if self.loader.is_structural(o))
         key = tuple(str(o.input_line) for o in chosen)
         if key not in self._shared:
             self._shared[key] = self._sections((*self.plain, *chosen), chosen)
         shared = self._shared[key]
-        return shared.config([o for o in point if o not in chosen] if chosen else point) if shared else None
-
-    def _sections(self, overrides: tuple[Override, ...], chosen: tuple[Override, ...]) -> SharedSections | None:
-        try:
-            raw, marks = self.loader.point_and_marks(overrides, without=("sweep",))
-        except ConfigError:
-            return None  # a value that only the axes give; each point reports its own problems
-        self.make_absolute(raw, chosen)
-        return SharedSections(raw, self.loader.unresolved(overrides, without=("sweep",)), dotted(marks))
-
-    def _point_as_a_whole(self, point: tuple[Override, ...]) -> Point | None:
+        made = shared.config([o for o in point if o not in chosen] if chosen else point) if shared else None
+        if made is not None:
+            return Point.model_construct(overrides=overrides_of(point), config=made[0], environment=made[1])
         self._whole += 1
         if self._whole > MAX_WHOLE:
             raise ConfigError(
@@ -185,23 +158,33 @@ class Composition:
             return None
         return Point.model_construct(overrides=overrides_of(point), config=config, environment=dotted(marks))
 
+    def _sections(self, overrides: tuple[Override, ...], chosen: tuple[Override, ...]) -> SharedSections | None:
+        """Return what points with these group choices share; None: their base cannot be composed without a point."""
+        try:
+            raw, marks = self.loader.point_and_marks(overrides, without=("sweep",))
+        except ConfigError:
+            return None  # a value that only the axes give; each point reports its own problems
+        self.make_absolute(raw, chosen)
+        return SharedSections(raw, self.loader.unresolved(overrides, without=("sweep",)), dotted(marks))
+
     def _lines(self, problems: Sequence[tuple[Location, str]], point: tuple[Override, ...], marks: Marks) -> list[str]:
         """Return problems with the place they were written at, and with hints that only the raw config gives."""
-        explained = [(location, f"{message}{self._fix(location, message, marks)}") for location, message in problems]
-        return lines(explained, lambda location: self._origin(location, point))
-
-    def _fix(self, location: Location, message: str, marks: Marks) -> str:
-        key = ".".join(map(str, location))
-        if message.startswith("must be") and (text := marks.get(location)):
-            return f"; the environment gives text: write ${{oc.decode:{text}}}"
-        deleted = next((o for o in self.plain if o.is_delete() and o.key_or_group == key), None)
-        if message.startswith("is missing") and deleted is not None:
-            return f"; {deleted.input_line} removed it"
-        if message.startswith("must be a mapping") and self.loader.is_group(key):
-            return f"; remove the line for the defaults, or choose one of {', '.join(self.loader.options(key))}"
-        return ""
+        lines: list[str] = []
+        for location, message in problems:
+            key = ".".join(map(str, location))
+            deleted = next((o for o in self.plain if o.is_delete() and o.key_or_group == key), None)
+            fix = ""
+            if message.startswith("must be") and (text := marks.get(location)):
+                fix = f"; the environment gives text: write ${{oc.decode:{text}}}"
+            elif message.startswith("is missing") and deleted is not None:
+                fix = f"; {deleted.input_line} removed it"
+            elif message.startswith("must be a mapping") and self.loader.is_group(key):
+                fix = f"; remove the line for the defaults, or choose one of {', '.join(self.loader.options(key))}"
+            lines.append(f"{self._origin(location, point)}: {key}: {message}{fix}")
+        return lines
 
     def _assembled(self, raw: dict[str, Any], sweep: Sweep, expanded: ExpandedSweep, points: list[Point]) -> Experiment:
+        """Return the experiment; refuses values that must be the same for all trials and are not."""
         self.make_absolute(raw, ())
         # Where only the axes give a value that the base leaves open, the first point represents the experiment.
         base = validate(TrialConfig, raw)[0] or points[0].config
@@ -281,18 +264,15 @@ class Composition:
                 entry["examples"] = self._existing(written, ("evaluation", "metrics", index, "examples"), point)
 
     def _existing(self, value: str, location: Location, point: tuple[Override, ...]) -> str:
+        """Return the absolute path of a file: in the working directory, else beside the YAML that names it."""
         key = (value, location, tuple(str(o.input_line) for o in point if self.loader.is_structural(o)))
         if key not in self._found:
-            self._found[key] = self._looked_for(value, location, point)
+            found = Path(value).expanduser().absolute()
+            if not found.exists() and (origin := self._origin(location, point)).file is not None:
+                beside = (origin.file.parent / value).resolve()
+                found = beside if beside.exists() else found
+            self._found[key] = str(found)
         return self._found[key]
-
-    def _looked_for(self, value: str, location: Location, point: tuple[Override, ...]) -> str:
-        here = Path(value).expanduser().absolute()
-        if here.exists():
-            return str(here)
-        origin = self._origin(location, point)
-        beside = (origin.file.parent / value).resolve() if origin.file else here
-        return str(beside if beside.exists() else here)
 
 
 def foreign_notes(loader: Loader) -> Iterator[str]:
@@ -350,13 +330,13 @@ def _wrong_choices(loader: Loader, override: Override) -> list[str]:
     wrong = [choice for choice in chosen if choice not in options]
     if not wrong and not chosen:
         return [f"{line}: no choice of {key} matches; choices: {', '.join(options)}"]
-    return [f"command line: {no_choice(key, choice, options)}{_other_ending(loader, key, choice)}" for choice in wrong]
-
-
-def _other_ending(loader: Loader, group: str, choice: str) -> str:
-    """Return a hint if the file of a choice exists with an ending other than `.yaml`, which Hydra requires."""
-    found = next((f for d in loader.directories if (f := d / group / f"{choice}.yml").is_file()), None)
-    return f"; {shown(found)} is not read: rename it to {choice}.yaml" if found else ""
+    problems: list[str] = []
+    for choice in wrong:
+        # Hydra reads files that end in .yaml alone.
+        other = next((f for d in loader.directories if (f := d / key / f"{choice}.yml").is_file()), None)
+        hint = f"; {shown(other)} is not read: rename it to {choice}.yaml" if other else ""
+        problems.append(f"command line: {no_choice(key, choice, options)}{hint}")
+    return problems
 
 
 def one_for_each_experiment(loader: Loader, texts: Sequence[str]) -> list[list[str]]:

@@ -21,23 +21,22 @@ def problems(files: Sequence[Path], options: Mapping[str, Sequence[str]]) -> lis
     Args:
         options: the choices of each group, by its name.
     """
-    return [problem for file in files for problem in _problems(file, options)]
-
-
-def _problems(file: Path, options: Mapping[str, Sequence[str]]) -> Iterator[str]:
-    document = yaml.compose(read_yaml(file))
-    entries = document.value if isinstance(document, yaml.MappingNode) else ()
-    found = next((value for key, value in entries if key.value == "defaults"), None)
-    if found is not None and not isinstance(found, yaml.SequenceNode):
-        yield f"{shown(file)}:{found.start_mark.line + 1}: defaults: must be a list; begin each entry with '- '"
-        return
-    for node in found.value if found is not None else ():
-        if isinstance(node, yaml.MappingNode) and len(node.value) == 1:
-            key, value = node.value[0]
-            place = f"{shown(file)}:{key.start_mark.line + 1}"
-            choice = value.value if isinstance(value, yaml.ScalarNode) else "..."
-            if problem := _problem(key.value, choice, options):
-                yield f"{place}: defaults: {problem}"
+    found: list[str] = []
+    for file in files:
+        document = yaml.compose(read_yaml(file))
+        entries = document.value if isinstance(document, yaml.MappingNode) else ()
+        defaults = next((value for key, value in entries if key.value == "defaults"), None)
+        if defaults is not None and not isinstance(defaults, yaml.SequenceNode):
+            place = f"{shown(file)}:{defaults.start_mark.line + 1}"
+            found.append(f"{place}: defaults: must be a list; begin each entry with '- '")
+            continue
+        for node in defaults.value if defaults is not None else ():
+            if isinstance(node, yaml.MappingNode) and len(node.value) == 1:
+                key, value = node.value[0]
+                choice = value.value if isinstance(value, yaml.ScalarNode) else "..."
+                if problem := _problem(key.value, choice, options):
+                    found.append(f"{shown(file)}:{key.start_mark.line + 1}: defaults: {problem}")
+    return found
 
 
 def _problem(entry: str, choice: str, options: Mapping[str, Sequence[str]]) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,11 +13,11 @@ from pydantic.fields import FieldInfo
 
 from tunerun import dotted_keys
 from tunerun.compose.environment import with_marks
-from tunerun.compose.loader import Loader
-from tunerun.compose.validation import fields_at
+from tunerun.compose.loader import GLOBAL_GROUPS, Loader
+from tunerun.compose.validation import fields_at, members_of, models_in
 from tunerun.errors import ConfigError, did_you_mean
 from tunerun.redaction import redact
-from tunerun.schema import WORKED_OUT, Choices, Experiment, Section
+from tunerun.schema import WORKED_OUT, Choices, Experiment
 
 _UNITS = {"_s": "seconds", "_tokens": "tokens", "_usd": "US dollars", "_hours": "hours"}
 """Units by the ending of a key's name; all others are in the schema, beside the field."""
@@ -43,9 +42,9 @@ def explanation(loader: Loader, overrides: Sequence[Override], key: str) -> dict
     """
     location = key.split(".")
     raw = with_marks(*loader.point_and_marks(overrides))
-    is_set = dotted_keys.has(raw, location)
+    is_set, is_group = dotted_keys.has(raw, location), loader.is_group(key)
     found = list(fields_of(location))
-    if not found and not is_set and not loader.is_group(key):
+    if not found and not is_set and not is_group:
         depths = range(len(location))
         depth = next(
             n for n in depths if not dotted_keys.has(raw, location[: n + 1]) and not [*fields_of(location[: n + 1])]
@@ -55,15 +54,19 @@ def explanation(loader: Loader, overrides: Sequence[Override], key: str) -> dict
         known += [group for group in loader.groups() if not above and group not in known]
         raise ConfigError(f"{key}: no such key; {did_you_mean(part, known) or 'known keys: ' + ', '.join(known)}")
     fields = [each.field for each in found]
-    summaries = _summaries(fields)
+    listed = [each for field in fields for each in field.metadata if isinstance(each, Choices)]
+    summaries = {name: summary for choices in listed for name, summary in choices.summaries().items()}
+    otherwise = "A key of a mapping whose keys are free."
+    if is_group:
+        otherwise = f"A group: {key}=CHOICE sets keys of all others." if key in GLOBAL_GROUPS else "A group."
     return {
         "key": key,
         "is_set": is_set,
         "value": dotted_keys.get(raw, location),
         "written_in": str(loader.origin(overrides, location)) if is_set else None,
-        "description": _first([description_of(field) for field in fields]) or _description_of_group(loader, key),
+        "description": _first([description_of(field) for field in fields]) or otherwise,
         "allowed": _first([allowed_in(field) for field in fields]),
-        "choices": loader.options(key) if loader.is_group(key) else list(summaries) or choices_of(fields),
+        "choices": loader.options(key) if is_group else list(summaries) or choices_of(fields),
         "summaries": summaries,
         "unit": _first([unit_of(location[-1], field) for field in fields]),
         "default": _first([default_of(field) for field in fields]),
@@ -106,41 +109,21 @@ def fields_of(location: Sequence[str]) -> Iterator[KeyField]:
         ]
 
 
-def models_in(annotation: Any) -> Iterator[tuple[type[BaseModel], str | None]]:
-    """Yield the models that a field may hold, each with its `kind` in a union."""
-    parts = [part for part in _parts(annotation) if isinstance(part, type) and issubclass(part, Section)]
-    models = [member for part in parts for member in part.members()]
-    for model in models:
-        kinds = typing.get_args(model.model_fields["kind"].annotation) if "kind" in model.model_fields else ()
-        yield model, str(kinds[0]) if len(models) > 1 and kinds else None
-
-
-def _parts(annotation: Any) -> tuple[Any, ...]:
-    is_union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
-    return typing.get_args(annotation) if is_union else (annotation,)
-
-
 def _first(texts: Sequence[Any]) -> Any:
     return next((text for text in texts if text is not None), None)
 
 
 def description_of(field: FieldInfo) -> str | None:
-    """What a key means; None: neither the field nor what it holds is described."""
+    """Return the description of a key, else of the sections that it may hold; None: neither has one."""
     if field.description:
         return field.description
     documented = [model.__doc__ for model, _ in models_in(field.annotation) if model.__doc__]
     return " ".join(text.split("\n")[0] for text in documented) or None
 
 
-def _description_of_group(loader: Loader, key: str) -> str:
-    if loader.is_group(key):
-        return f"A group: {key}=CHOICE sets keys of all others." if key in ("experiment", "debug") else "A group."
-    return "A key of a mapping whose keys are free."
-
-
 def allowed_in(field: FieldInfo) -> str | None:
-    """Which values a key may have, in words; None: it is a section."""
-    words = [word for part in _parts(field.annotation) if (word := _word(part))]
+    """Return the values that a key may have, in words; None: it is a section."""
+    words = [word for part in members_of(field.annotation) if (word := _word(part))]
     limits = [
         text.format(getattr(m, name)) for m in field.metadata for name, text in _LIMITS.items() if hasattr(m, name)
     ]
@@ -150,7 +133,7 @@ def allowed_in(field: FieldInfo) -> str | None:
 def _word(part: Any) -> str | None:
     origin = typing.get_origin(part)
     if origin is Annotated:
-        return " or ".join(word for each in _parts(typing.get_args(part)[0]) if (word := _word(each)))
+        return " or ".join(word for each in members_of(typing.get_args(part)[0]) if (word := _word(each)))
     if part is type(None):
         return "null"
     if origin is Literal:
@@ -163,22 +146,16 @@ def _word(part: Any) -> str | None:
     return _WORDS.get(part) or ("a mapping of its keys" if isinstance(part, type) else "any value")
 
 
-def _summaries(fields: Sequence[FieldInfo]) -> dict[str, str]:
-    """Return a summary of each choice, by name; empty if no registry lists them."""
-    known = (each for field in fields for each in field.metadata if isinstance(each, Choices))
-    return {name: summary for choices in known for name, summary in choices.summaries().items()}
-
-
 def choices_of(fields: Sequence[FieldInfo]) -> list[Any]:
-    """The values of which a key must have one; empty: it is not a choice."""
-    parts = [part for field in fields for part in _parts(field.annotation)]
+    """Return the choices of a key; empty: it may have other values."""
+    parts = [part for field in fields for part in members_of(field.annotation)]
     items = [item for part in parts if typing.get_origin(part) in (list, tuple) for item in typing.get_args(part)]
     literals = [part for part in [*parts, *items] if typing.get_origin(part) is Literal]
     return sorted({choice for literal in literals for choice in typing.get_args(literal)}, key=str)
 
 
 def unit_of(name: str, field: FieldInfo) -> str | None:
-    """The unit of a key, from its field or from the end of its name; None: it has none."""
+    """Return the unit of a key, from its field or from the end of its name; None: it has none."""
     extra = field.json_schema_extra
     if isinstance(extra, dict) and "unit" in extra:
         return str(extra["unit"])
@@ -186,7 +163,7 @@ def unit_of(name: str, field: FieldInfo) -> str | None:
 
 
 def default_of(field: FieldInfo) -> str:
-    """The default of a key, as YAML has it."""
+    """Return the default of a key, as it is written in YAML."""
     if field.is_required():
         return "none; it must be given"
     value = field.get_default(call_default_factory=True)

@@ -92,16 +92,13 @@ class SharedSections:
         # The type is part of the key: 1, 1.0 and True are equal in Python, but different values in a config.
         known = (name, tuple((key, (type(value), value)) for key, value in assigned))
         if known not in self._sections:
-            self._sections[known] = self._validated(name, assigned)
+            raw = {name: deepcopy(self._raw[name])} if name in self._raw else {}
+            for key, value in assigned:
+                dotted_keys.put(raw, key, value)
+            validated, problems = validate(_alone(name), raw)
+            self._sections[known] = None if validated is None or problems else (getattr(validated, name),)
         section: tuple[Any] | None = self._sections[known]
         return section
-
-    def _validated(self, name: str, assigned: Assigned) -> tuple[Any] | None:
-        raw = {name: deepcopy(self._raw[name])} if name in self._raw else {}
-        for key, value in assigned:
-            dotted_keys.put(raw, key, value)
-        validated, problems = validate(_alone(name), raw)
-        return None if validated is None or problems else (getattr(validated, name),)
 
 
 @cache

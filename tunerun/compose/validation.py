@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -47,12 +47,16 @@ _PATTERNS = {
 def validate(
     model: type[SectionType], raw: Mapping[str, Any], groups: Sequence[str] = ()
 ) -> tuple[SectionType | None, list[tuple[Location, str]]]:
-    """Validate a plain config; return the model, or else every problem with its location.
+    """Validate a plain config.
 
-    `groups` are names allowed at the top level besides the model's fields, as suggestions for a misspelt name.
-    Through JSON, so that strict mode takes lists for tuples, and the config is known to have a digest.
+    Args:
+        groups: names that may be suggested for a misspelt name at the top level, besides the model's fields.
+
+    Returns:
+        The model, or None and every problem with its location.
     """
     problems: list[tuple[Location, str]] = []
+    # Through JSON, so that strict mode takes lists for tuples, and the config is known to have a digest.
     text = json.dumps(raw)
     missing = missing_keys(raw) if '"???"' in text else []
     problems.extend((location, "is missing; give it a value") for location in missing)
@@ -100,9 +104,7 @@ def _message(model: type[BaseModel], detail: Mapping[str, Any], groups: Sequence
         known = fields_at(model, above) if above else sorted({*fields_at(model, ()), *groups})
         hint = did_you_mean(str(detail["loc"][-1]), known) or f"known keys: {', '.join(known)}"
         return f"unknown key {detail['loc'][-1]!r}; {hint}"
-    if kind == "missing":
-        return "is missing; give it a value"
-    if kind == "union_tag_not_found":
+    if kind in ("missing", "union_tag_not_found"):
         return "is missing; give it a value"
     if kind in ("literal_error", "union_tag_invalid"):
         choices = context["expected" if kind == "literal_error" else "expected_tags"]
@@ -121,11 +123,11 @@ def _message(model: type[BaseModel], detail: Mapping[str, Any], groups: Sequence
 
 def fields_at(model: type[BaseModel], location: Sequence[str | int]) -> list[str]:
     """Return the names of the fields at a location of a model; empty where keys are free."""
-    current = [model]
+    current: list[type[BaseModel]] = [model]
     for key in location:
         tagged = [member for member in current if _tag(member) == key]
         fields = [member.model_fields[str(key)] for member in current if str(key) in member.model_fields]
-        current = tagged or [member for field in fields for member in _models_in(field.annotation)]
+        current = tagged or [member for field in fields for member, _ in models_in(field.annotation)]
     return list(dict.fromkeys(name for member in current for name in member.model_fields))
 
 
@@ -136,13 +138,16 @@ def _tag(model: type[BaseModel]) -> object:
     return values[0] if len(values) == 1 else None
 
 
-def _models_in(annotation: Any) -> list[type[Section]]:
+def models_in(annotation: Any) -> Iterator[tuple[type[BaseModel], str | None]]:
+    """Yield the models that a field may hold, each with its `kind` in a union."""
+    sections = [part for part in members_of(annotation) if isinstance(part, type) and issubclass(part, Section)]
+    models = [member for section in sections for member in section.members()]
+    for model in models:
+        kinds = typing.get_args(model.model_fields["kind"].annotation) if "kind" in model.model_fields else ()
+        yield model, str(kinds[0]) if len(models) > 1 and kinds else None
+
+
+def members_of(annotation: Any) -> tuple[Any, ...]:
+    """Return the members of a union; of any other type the type itself."""
     is_union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
-    parts = typing.get_args(annotation) if is_union else (annotation,)
-    sections = [part for part in parts if isinstance(part, type) and issubclass(part, Section)]
-    return [member for section in sections for member in section.members()]
-
-
-def lines(problems: Sequence[tuple[Location, str]], origin: Callable[[Location], object]) -> list[str]:
-    """Return one line per problem: where it was written, the dotted key, the message."""
-    return [f"{origin(location)}: {'.'.join(map(str, location))}: {message}" for location, message in problems]
+    return typing.get_args(annotation) if is_union else (annotation,)
