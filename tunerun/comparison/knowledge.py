@@ -14,10 +14,10 @@ from tunerun.errors import ConfigError, MetricError
 from tunerun.job import EpochLoss, JobState, Snapshot
 from tunerun.ledger import (
     LOSSES,
-    Answers,
     BaselineRecord,
     JobRecord,
     Ledger,
+    StoredAnswers,
     SweepRecord,
     TrialRecord,
     holds_texts,
@@ -51,7 +51,7 @@ class Scores:
         judges: the identity of each judge by its metric's name; of one that is missing, the identity it has now.
     """
 
-    answers: Mapping[tuple[str, str, str], Answers]
+    answers: Mapping[tuple[str, str, str], StoredAnswers]
     ledger: Ledger
     judges: Mapping[str, str] = field(default_factory=dict)
     _expected: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -142,7 +142,7 @@ class SweepKnowledge:
     curves: Mapping[int, Sequence[Snapshot]]
     validation: Mapping[int, Sequence[EpochLoss]]
     baselines: Sequence[BaselineRecord]
-    answers: Mapping[tuple[str, str, str], Answers]
+    answers: Mapping[tuple[str, str, str], StoredAnswers]
 
     @classmethod
     def of(cls, ledger: Ledger, sweep: SweepRecord) -> SweepKnowledge:

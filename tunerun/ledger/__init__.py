@@ -1,6 +1,6 @@
 """The durable record of plans, jobs, snapshots and answers; `ledger.py` lists its guarantees."""
 
-from tunerun.ledger.answers import LOSSES, Answers, asked_by, holds_texts
+from tunerun.ledger.answers import LOSSES, StoredAnswers, asked_by, holds_texts
 from tunerun.ledger.ledger import FILE_NAME, Ledger
 from tunerun.ledger.migrations import SCHEMA_VERSION
 from tunerun.ledger.ratings import rated_by
@@ -21,7 +21,6 @@ __all__ = [
     "FILE_NAME",
     "LOSSES",
     "SCHEMA_VERSION",
-    "Answers",
     "BaselineRecord",
     "JobRecord",
     "Ledger",
@@ -29,6 +28,7 @@ __all__ = [
     "Opening",
     "Spending",
     "Stop",
+    "StoredAnswers",
     "SweepRecord",
     "TrialProgress",
     "TrialRecord",

@@ -23,7 +23,7 @@ LOSSES = "losses"
 
 
 @dataclass(frozen=True)
-class Answers:
+class StoredAnswers:
     """The answers of one subject to the examples of one held-out set, in the set's order.
 
     Attributes:
@@ -120,18 +120,18 @@ class AnswerTable:
                 known += values[len(known) - start :]
         return known
 
-    def answers(self, subject: str, held_out: str, asked: str) -> Answers | None:
+    def answers(self, subject: str, held_out: str, asked: str) -> StoredAnswers | None:
         """Return the answers of a subject; None: it was not asked."""
         row = self._file.row(f"SELECT * FROM answers WHERE {_OF_KEY}", [subject, held_out, asked])
-        return None if row is None else Answers(*self._rows.answers(row))
+        return None if row is None else StoredAnswers(*self._rows.answers(row))
 
-    def answers_of_sweep(self, sweep: str) -> dict[tuple[str, str, str], Answers]:
+    def answers_of_sweep(self, sweep: str) -> dict[tuple[str, str, str], StoredAnswers]:
         """Return all answers of a sweep's trials and baselines, by subject, held-out set and `asked`.
 
         Trials that other sweeps share may have been asked in other ways too; those answers are here as well.
         """
         rows = self._file.rows(f"SELECT * FROM answers WHERE {_OF_SWEEP}", [sweep, sweep])
-        return {(r["subject"], r["held_out"], r["asked"]): Answers(*self._rows.answers(r)) for r in rows}
+        return {(r["subject"], r["held_out"], r["asked"]): StoredAnswers(*self._rows.answers(r)) for r in rows}
 
     def answered(self, sweep: str) -> frozenset[tuple[str, str, str]]:
         """Return the keys of the answers of a sweep's trials and baselines, without reading the answers."""

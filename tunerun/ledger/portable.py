@@ -17,10 +17,10 @@ import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from itertools import chain
 from pathlib import Path, PurePath
-from typing import Any
+from typing import IO, Any
 
 from tunerun.digest import digest_of_file
 from tunerun.job import Scalar
@@ -168,7 +168,22 @@ def plan_files(ledger: Ledger, sweep: SweepRecord, folder: Path) -> list[str]:
         format=FORMAT,
         tunerun=__version__,
         sweep=PortableSweep(sweep.id, sweep.experiment, sweep.created_at, _document(sweep, places)),
-        trials=tuple(_trial(trial, places) for trial in trials),
+        trials=tuple(
+            PortableTrial(
+                number=trial.number,
+                key=trial.key,
+                baselines=trial.baselines,
+                asked=trial.asked,
+                training=trial.training,
+                held_out=dict(trial.held_out),
+                tokens=trial.tokens,
+                steps=trial.steps,
+                overrides={key: places.value(key, value) for key, value in trial.overrides.items()},
+                config=places.config(trial.config),
+                ingredients=dict(trial.ingredients),
+            )
+            for trial in trials
+        ),
         baselines=tuple(
             PortableBaseline(b.subject, b.name, b.kind, _baseline_document(b.document, places))
             for b in ledger.baselines(sweep.id)
@@ -196,9 +211,9 @@ def results_file(ledger: Ledger, sweep: SweepRecord, folder: Path) -> str | None
         return None
     places = _places(ledger, trials)
     folder.mkdir(parents=True, exist_ok=True)
-    with _compressed(folder / RESULTS) as file:
+    with (folder / RESULTS).open("wb") as raw, _compressed(raw) as file:
         file.write(f'{{"format":{FORMAT},"sweep":{dump(sweep.id)},"jobs":['.encode())
-        _write_list(file, (_job(job, places) for job in _chained(first, jobs)))
+        _write_list(file, (_job(job, places) for job in chain([] if first is None else [first], jobs)))
         file.write(b'],"answers":[')
         _write_list(
             file,
@@ -206,38 +221,23 @@ def results_file(ledger: Ledger, sweep: SweepRecord, folder: Path) -> str | None
         )
         file.write(b'],"openings":[')
         _write_list(file, map(vars, openings))
-        if agreements := _agreements(ledger, sweep):  # no key without any, so that older sweeps keep their bytes
+        # How well the judges of the sweep agree with people; no key without any, so that older sweeps keep their bytes.
+        judges = [each for each in section(sweep.document, "judges").values() if isinstance(each, Mapping)]
+        found = ledger.agreements([str(each["identity"]) for each in judges if "identity" in each])
+        if found:
             file.write(b'],"agreements":[')
-            _write_list(file, map(vars, agreements))
+            _write_list(file, (vars(WholeAgreement(*of_key, each)) for of_key, each in sorted(found.items())))
         file.write(b"]}\n")
     return RESULTS
-
-
-def _agreements(ledger: Ledger, sweep: SweepRecord) -> list[WholeAgreement]:
-    """Return how well the judges of a sweep agree with people."""
-    judges = section(sweep.document, "judges").values()
-    identities = [str(each["identity"]) for each in judges if isinstance(each, Mapping) and "identity" in each]
-    return [WholeAgreement(*of_key, document) for of_key, document in sorted(ledger.agreements(identities).items())]
-
-
-def _chained(first: WholeJob | None, others: Iterator[WholeJob]) -> Iterator[WholeJob]:
-    if first is not None:
-        yield first
-        yield from others
 
 
 def _places(ledger: Ledger, trials: Iterable[TrialRecord]) -> Places:
     return Places.of_this_machine([trial.config for trial in trials], ledger.path.parent)
 
 
-@contextmanager
-def _compressed(path: Path) -> Iterator[gzip.GzipFile]:
-    """Open a gzip file whose bytes depend on its content only: it has no time and no name."""
-    with (
-        path.open("wb") as raw,
-        gzip.GzipFile(filename="", mode="wb", compresslevel=_LEVEL, fileobj=raw, mtime=0) as file,
-    ):
-        yield file
+def _compressed(raw: IO[bytes]) -> gzip.GzipFile:
+    """Return a gzip file whose bytes depend on its content only: it has no time and no name."""
+    return gzip.GzipFile(filename="", mode="wb", compresslevel=_LEVEL, fileobj=raw, mtime=0)
 
 
 def _write_list(file: gzip.GzipFile, values: Iterable[object]) -> None:
@@ -262,7 +262,7 @@ def _blocks(examples: Iterable[ExampleText]) -> Iterator[tuple[int, bytes]]:
 def _member(block: bytes) -> bytes:
     """Return a block as a gzip member; members in sequence are one gzip file (RFC 1952, 2.2)."""
     made = io.BytesIO()
-    with gzip.GzipFile(filename="", mode="wb", compresslevel=_LEVEL, fileobj=made, mtime=0) as file:
+    with _compressed(made) as file:
         file.write(block)
     return made.getvalue()
 
@@ -280,22 +280,6 @@ def _write_examples(ledger: Ledger, digest: str, folder: Path, places: Places) -
         for member in waiting:
             file.write(member.result())
     return PortableSet(name, digest_of_file(folder / name), size, rows, places.name(source))
-
-
-def _trial(trial: TrialRecord, places: Places) -> PortableTrial:
-    return PortableTrial(
-        number=trial.number,
-        key=trial.key,
-        baselines=trial.baselines,
-        asked=trial.asked,
-        training=trial.training,
-        held_out=dict(trial.held_out),
-        tokens=trial.tokens,
-        steps=trial.steps,
-        overrides={key: places.value(key, value) for key, value in trial.overrides.items()},
-        config=places.config(trial.config),
-        ingredients=dict(trial.ingredients),
-    )
 
 
 def _document(sweep: SweepRecord, places: Places) -> dict[str, Any]:

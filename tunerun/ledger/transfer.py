@@ -15,12 +15,7 @@ from tunerun.ledger.checksums import row_checksum, snapshot_checksum, with_check
 from tunerun.ledger.records import BaselineRecord, SweepRecord, TrialRecord
 from tunerun.ledger.rows import RowReader, dump, load
 
-
-def _number(value: object) -> object:
-    return float(value) if value in ("inf", "nan") else value
-
-
-Loss = Annotated[float, BeforeValidator(_number)]
+Loss = Annotated[float, BeforeValidator(lambda value: float(value) if value in ("inf", "nan") else value)]
 """A loss that diverged, which JSON cannot represent, is the text `inf` or `nan`."""
 
 ExampleText = tuple[str, str, str]
@@ -183,7 +178,22 @@ class TransferTable:
         """
         with self._file.transaction():
             for job in jobs:
-                self._restore_job(job)
+                columns = [
+                    dump(value) if name in _JSON and value is not None else value
+                    for name, value in ((name, getattr(job, name)) for name in _COLUMNS)
+                ]
+                places = ", ".join("?" for _ in range(len(columns) + 1))
+                self._file.write(
+                    f"INSERT INTO job ({', '.join(_COLUMNS)}, checksum) VALUES ({places})", with_checksum(*columns)
+                )
+                self._file.write_many(
+                    "INSERT INTO snapshot VALUES (?, ?, ?, ?, ?, ?)",
+                    ((job.id, *each, snapshot_checksum(job.id, *each)) for each in job.snapshots),
+                )
+                self._file.write_many(
+                    "INSERT INTO epoch_loss VALUES (?, ?, ?, ?)",
+                    (with_checksum(job.id, *each) for each in job.epoch_losses),
+                )
             for each in answers:
                 text = dump(list(each.values))
                 whole = row_checksum(text)
@@ -200,22 +210,6 @@ class TransferTable:
                 "INSERT OR IGNORE INTO agreement VALUES (?, ?, ?, ?)",
                 (with_checksum(each.judge, each.sample, dump(each.document)) for each in agreements),
             )
-
-    def _restore_job(self, job: WholeJob) -> None:
-        columns = [getattr(job, name) for name in _COLUMNS]
-        texts = [
-            dump(value) if name in _JSON and value is not None else value
-            for name, value in zip(_COLUMNS, columns, strict=True)
-        ]
-        places = ", ".join("?" for _ in range(len(texts) + 1))
-        self._file.write(f"INSERT INTO job ({', '.join(_COLUMNS)}, checksum) VALUES ({places})", with_checksum(*texts))
-        self._file.write_many(
-            "INSERT INTO snapshot VALUES (?, ?, ?, ?, ?, ?)",
-            ((job.id, *each, snapshot_checksum(job.id, *each)) for each in job.snapshots),
-        )
-        self._file.write_many(
-            "INSERT INTO epoch_loss VALUES (?, ?, ?, ?)", (with_checksum(job.id, *each) for each in job.epoch_losses)
-        )
 
 
 def _example_texts(text: str) -> Iterator[ExampleText]:
