@@ -17,7 +17,7 @@ from tests.experiments import planned
 from tests.record.ledgers import changed
 from tests.test_runner import run_on
 from tunerun.cli.rerun import print_checks
-from tunerun.cli.run import say_interrupted
+from tunerun.cli.run import print_interrupted
 from tunerun.job import TrainedOn
 from tunerun.ledger import FILE_NAME, Ledger
 from tunerun.record import OpenRecord, open_record
@@ -113,7 +113,7 @@ def test_an_interruption_explains_the_same_command(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], is_kept: bool, said: str
 ) -> None:
     """`verify` trains in a temporary folder, so the same command starts again."""
-    say_interrupted(planned(tmp_path), is_kept=is_kept)
+    print_interrupted(planned(tmp_path), is_kept=is_kept)
     assert capsys.readouterr().err.splitlines()[1] == said
 
 

@@ -13,7 +13,7 @@ import pytest
 from tests.tracking.content import content
 from tests.tracking.served import free_port, server
 from tests.tracking.sweeps import Lab, complete
-from tunerun.cli.run import say_where_to_look
+from tunerun.cli.run import print_mlflow_link
 from tunerun.runner import result_of
 from tunerun.tracking import Tracker
 
@@ -62,11 +62,11 @@ def test_the_link_leads_to_the_server_in_use(lab: Lab, uri: str, capsys: pytest.
         lab.ledger.set_mark("http://127.0.0.1:9", subject, mark)
     served = result_of(lab.ledger, [lab.sweep], Tracker(lab.ledger.path, "http://ada:planted@127.0.0.1:9/"))
     runs = lab.ledger.path.parent
-    say_where_to_look(served, [], None, runs)
+    print_mlflow_link(served, [], None, runs)
     path = f"#/experiments/1/runs?workflowType=machine_learning&viewStateShareKey={lab.sweep.id}"
     assert capsys.readouterr().out == f"The runs in MLflow: http://127.0.0.1:9/{path}\n"
     own = result_of(lab.ledger, [lab.sweep], synced)
-    say_where_to_look(own, [f"paths.runs={runs}"], None, runs)
+    print_mlflow_link(own, [f"paths.runs={runs}"], None, runs)
     assert f" ui paths.runs={runs}   then open http://127.0.0.1:5000/{path}" in capsys.readouterr().out
-    say_where_to_look(own, ["debug=tiny"], None, runs / "debug")  # whatever set the folder, `ui` is given it
+    print_mlflow_link(own, ["debug=tiny"], None, runs / "debug")  # whatever set the folder, `ui` is given it
     assert f" ui paths.runs={os.path.relpath(runs / 'debug')}   then open" in capsys.readouterr().out

@@ -20,7 +20,7 @@ def bundle(
         Path | None, typer.Option("--output", "-o", help="The file to write; else SWEEP.zip here.")
     ] = None,
     no_models: Annotated[bool, typer.Option("--no-models", help="Leave the adapters out.")] = False,
-    author: Annotated[list[str] | None, typer.Option("--author", help="Who made the study; several.")] = None,
+    author: Annotated[list[str] | None, typer.Option("--author", help="Author of the study; may be repeated.")] = None,
     affiliation: Annotated[
         list[str] | None, typer.Option("--affiliation", help="An author's organisation: one for all, or one for each.")
     ] = None,

@@ -17,7 +17,7 @@ def cancel(
     config_dir: ConfigDir = None,
     sweep: SweepId = None,
     trial: Annotated[
-        list[int] | None, typer.Option("--trial", help="Number of a trial; several. All, if not given.")
+        list[int] | None, typer.Option("--trial", help="Number of a trial; may be repeated. Default: all.")
     ] = None,
     json_: Json = False,
 ) -> None:

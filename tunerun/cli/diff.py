@@ -46,19 +46,19 @@ def diff(
         open_record(a, runs=Path(runs), tracking=tracking) as first,
         open_record(b, runs=Path(runs), tracking=tracking) as second,
     ):
-        found = difference(first, second)
+        compared = difference(first, second)
     if json_:
-        print_json(found.to_json())
+        print_json(compared.to_json())
         return
-    say(f"A: {found.a}")
-    say(f"B: {found.b}")
-    for section in found.sections:
+    say(f"A: {compared.a}")
+    say(f"B: {compared.b}")
+    for section in compared.sections:
         if section.is_same:
             say(section.summary)
         else:
             _print_section(section)
     say("")
-    say(found.key_sentence)
+    say(compared.key_sentence)
 
 
 def _print_section(section: DifferenceSection) -> None:

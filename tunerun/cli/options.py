@@ -14,7 +14,7 @@ Overrides = Annotated[
 ]
 ConfigDir = Annotated[
     list[str] | None,
-    typer.Option("--config-dir", "-cd", help="Directory of YAML files, searched first; several, in their order."),
+    typer.Option("--config-dir", "-cd", help="Directory of YAML files, searched first; may be repeated."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, and nothing else there.")]
 Multirun = Annotated[bool, typer.Option("--multirun", "-m", help="Accepted as Hydra's; sweeps need no flag here.")]

@@ -23,7 +23,7 @@ def promote(
     overrides: Overrides = None,
     config_dir: ConfigDir = None,
     name: Annotated[str, typer.Option("--as", metavar="NAME", help="The registered model.")] = "",
-    alias: Annotated[str, typer.Option(help="What its new version is called; the earlier one is kept.")] = "champion",
+    alias: Annotated[str, typer.Option(help="Alias of the new version; earlier versions are kept.")] = "champion",
     require: Annotated[
         list[str] | None,
         typer.Option(
@@ -62,8 +62,8 @@ def promote(
         check(candidate, request.conditions)
         if record.runs.absolute() == runs.absolute():
             tracker.sync([record.sweep.id])  # the version names the trial's run
-            if said := tracker.problem or tracker.notice:
-                note(said)
+            if text := tracker.problem or tracker.notice:
+                note(text)
         done = register(record, candidate, request, tracker.store, runs=runs, cache=cache_folder(paths.cache))
     _print(done, tracker.name, json_=json_)
 

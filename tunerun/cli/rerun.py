@@ -26,7 +26,7 @@ def rerun(
     run_: Annotated[
         str, typer.Option("--run", help="What to run again: MLflow run id, sweep id, tunedModels/NAME or bundle file.")
     ] = "",
-    verify: Annotated[bool, typer.Option("--verify", help="Exit with 1 where the results are not the same.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Exit with 1 if the results differ.")] = False,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change the config: a new experiment with the run as parent."),
@@ -39,7 +39,7 @@ def rerun(
 ) -> None:
     """Run a sweep or a trial again from its record, and compare: the same keys, and the same bits where they can be."""
     from tunerun.cli import tables
-    from tunerun.cli.run import say_what_is_left, say_where_to_look
+    from tunerun.cli.run import print_mlflow_link, print_remaining
     from tunerun.record import open_record
     from tunerun.record.running import request_of, verified
 
@@ -66,8 +66,8 @@ def rerun(
                 if verification is not None:
                     tables.say(f"Compared with {record.origin}:")
                     print_checks(verification)
-                say_where_to_look(result, overrides or [], config_dir, runs)
-            say_what_is_left(result, sys.argv[1:])
+                print_mlflow_link(result, overrides or [], config_dir, runs)
+            print_remaining(result, sys.argv[1:])
     except (MismatchError, RecordError) as error:
         if not verify:
             raise

@@ -62,9 +62,9 @@ def run(
             continue
         if not json_:
             tables.result_table(results[-1])
-            say_where_to_look(results[-1], overrides or [], config_dir, made.runs)
+            print_mlflow_link(results[-1], overrides or [], config_dir, made.runs)
             tables.result_sentence(results[-1])
-        say_what_is_left(results[-1], each.arguments)
+        print_remaining(results[-1], each.arguments)
     if json_ and results:
         documents = [result.to_json() for result in results]
         print_json({"experiments": documents} if len(experiments) > 1 else documents[0])
@@ -99,11 +99,11 @@ def run_planned(made: Plan, arguments: list[str], *, retry_failed: bool, is_kept
         with tables.progress_on_stderr() as progress:
             return run_plan(made, progress=progress, command=command, retry_failed=retry_failed)
     except KeyboardInterrupt:
-        say_interrupted(made, is_kept=is_kept)
+        print_interrupted(made, is_kept=is_kept)
         leave_at_once(INTERRUPTED)
 
 
-def say_interrupted(made: Plan, *, is_kept: bool) -> None:
+def print_interrupted(made: Plan, *, is_kept: bool) -> None:
     """Print how to resume after an interruption, and what happens to jobs at a service.
 
     Args:
@@ -126,7 +126,7 @@ def say_interrupted(made: Plan, *, is_kept: bool) -> None:
         tables.err.print(f"jobs that are under way at a service continue; {ended}", soft_wrap=True)
 
 
-def say_what_is_missing(result: SweepResult) -> None:
+def print_faults(result: SweepResult) -> None:
     """Print a note for each tuned model of a sweep that is missing or damaged."""
     from tunerun.cli import tables
 
@@ -134,7 +134,7 @@ def say_what_is_missing(result: SweepResult) -> None:
         tables.note(fault)
 
 
-def say_what_is_left(result: SweepResult, arguments: list[str]) -> None:
+def print_remaining(result: SweepResult, arguments: list[str]) -> None:
     """Print what is missing of a sweep and why, and the command that continues it.
 
     Args:
@@ -143,7 +143,7 @@ def say_what_is_left(result: SweepResult, arguments: list[str]) -> None:
     """
     from tunerun.cli import tables
 
-    say_what_is_missing(result)
+    print_faults(result)
     if result.stopped:
         tables.err.print(f"[red]stopped:[/] {tables.plain(result.stopped)}")
         tables.err.print(f"to continue: {tables.plain(command_line(arguments))}", soft_wrap=True)
@@ -151,7 +151,7 @@ def say_what_is_left(result: SweepResult, arguments: list[str]) -> None:
         tables.note(result.tracking_problem)
 
 
-def say_where_to_look(result: SweepResult, overrides: list[str], config_dir: list[str] | None, runs: Path) -> None:
+def print_mlflow_link(result: SweepResult, overrides: list[str], config_dir: list[str] | None, runs: Path) -> None:
     """Print where MLflow shows a sweep: on the tracking server in use, or on the one that `tunerun ui` starts.
 
     Args:

@@ -64,7 +64,7 @@ Packing = Annotated[
 ]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads of each engine.")]
 Cache = Annotated[Path | None, typer.Option(help="Converted base models; the user's cache directory.")]
-AllowRemote = Annotated[bool, typer.Option("--allow-remote", help="Listen on other than loopback.")]
+AllowRemote = Annotated[bool, typer.Option("--allow-remote", help="Listen on other addresses than loopback.")]
 AllowedHost = Annotated[
     list[str] | None,
     typer.Option(metavar="NAME", help="Host name that requests may have, besides addresses and localhost."),

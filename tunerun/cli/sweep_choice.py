@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tunerun.cli.run import say_what_is_missing
+from tunerun.cli.run import print_faults
 
 if TYPE_CHECKING:
     from tunerun.ledger import Ledger, SweepRecord
@@ -58,23 +58,23 @@ def chosen_sweep(
     with ExitStack() as stack:
         path = existing_ledger(Path(paths.runs))
         ledger = stack.enter_context(Ledger(path, read_only=not to_write))
-        known = ledger.sweeps(name)
+        sweeps_of_name = ledger.sweeps(name)
         if ids:
-            found = selected(ledger, ids)
+            chosen = selected(ledger, ids)
         else:
-            found = sweep_of(composed, ledger, as_frozen=as_frozen) if composed else known[-1:]
-        if not found:
+            chosen = sweep_of(composed, ledger, as_frozen=as_frozen) if composed else sweeps_of_name[-1:]
+        if not chosen:
             wanted = composed.sweep if composed else name
-            where = f"has not run, as far as {ledger.path} knows; {listed(known)}; choose one with --sweep"
+            where = f"has not run, as far as {ledger.path} knows; {listed(sweeps_of_name)}; choose one with --sweep"
             raise NotFoundError(f"{wanted or 'no sweep named'}: {where}")
         tracker = open_tracker(tracking, Path(paths.runs))
         # A named experiment decides how its sweep is scored, even if it was frozen with other metrics.
         experiment = composed.experiment if composed and not as_frozen else None
-        if asks_judges and _ask_judges(ledger, found, experiment) and not to_write:
+        if asks_judges and _ask_judges(ledger, chosen, experiment) and not to_write:
             ledger = stack.enter_context(Ledger(path, read_only=True))  # the first one reads a copy from before
         evaluation = experiment.evaluation if experiment else None
-        result = result_of(ledger, found, tracker, cache_folder(paths.cache), evaluation)
-        say_what_is_missing(result)
+        result = result_of(ledger, chosen, tracker, cache_folder(paths.cache), evaluation)
+        print_faults(result)
         yield ledger, result
 
 

@@ -29,6 +29,6 @@ def ui(
     if (Path(paths.runs) / FILE_NAME).exists():
         # Before the server starts: close runs that an interruption left open, and rebuild a lost or damaged store.
         tracker.sync()
-        if said := tracker.problem or tracker.notice:
-            note(said)
+        if text := tracker.problem or tracker.notice:
+            note(text)
     raise typer.Exit(serve_ui(tracker.uri, port))

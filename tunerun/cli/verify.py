@@ -23,7 +23,7 @@ def verify(
     overrides: Overrides = None,
     config_dir: ConfigDir = None,
     trial: Annotated[
-        int | None, typer.Option("--trial", help="Number of the one trial to run again; else all.")
+        int | None, typer.Option("--trial", help="Run only the trial with this number again. Default: all.")
     ] = None,
     files: Annotated[bool, typer.Option("--files", help="Check the files alone; run nothing.")] = False,
     json_: Json = False,

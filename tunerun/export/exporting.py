@@ -151,7 +151,7 @@ def export(
     export_format = format_of(form)
     if quantization is not None and quantization not in export_format.quantizations:
         allowed = ", ".join(export_format.quantizations)
-        advice = f"choose one of {allowed}" if allowed else "it keeps the base model's precision; leave the option out"
+        advice = f"choose one of {allowed}" if allowed else "it keeps the base model's precision; omit the option"
         raise InputError(f"--quantization {quantization}: not for --to {export_format.name}; {advice}")
     subject = ExportSubject(record, trial)
     source = _source(subject, quantization)

@@ -263,16 +263,16 @@ def _computed(record: OpenRecord, trials: Sequence[TrialRecord]) -> dict[str, di
     The number format is included only if this machine might choose another one.
     """
     jobs = record.ledger.last_jobs(record.sweep.id)
-    found: dict[str, dict[str, Any]] = {trial.key: {} for trial in trials}
+    settings: dict[str, dict[str, Any]] = {trial.key: {} for trial in trials}
     for trial in trials:
         on = jobs[trial.key].trained_on if trial.key in jobs else None
         if on is not None and on.threads:
-            found[trial.key]["threads"] = on.threads
+            settings[trial.key]["threads"] = on.threads
         recorded = str(trial.ingredients.get("precision", ""))
         # On a CPU the default is float32, as in the record; a GPU may choose another format.
         if recorded in precision.WORDS and (recorded != precision.FLOAT32 or precision.cuda_capabilities()):
-            found[trial.key]["precision"] = precision.WORDS[recorded]
-    return found
+            settings[trial.key]["precision"] = precision.WORDS[recorded]
+    return settings
 
 
 def _examples(record: OpenRecord, trials: Sequence[TrialRecord]) -> dict[int, LoadedDataset]:

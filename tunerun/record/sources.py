@@ -91,9 +91,9 @@ def open_record(
     path = runs / FILE_NAME
     if path.exists():
         with Ledger.open_read_only(path) as ledger:
-            found = _in_ledger(ledger, reference)
-            if found is not None:
-                yield found
+            local = _in_ledger(ledger, reference)
+            if local is not None:
+                yield local
                 return
     problem = (
         f"{reference}: no sweep, experiment, tuned model or MLflow run of this name in {path}; "

@@ -226,9 +226,9 @@ class _Pair:
 
 def _values(record: OpenRecord, key: tuple[str, str, str]) -> Sequence[str | float] | None:
     """The recorded answers; only the first rows for a trial that stopped early; None: it was not asked."""
-    found = record.ledger.answers(*key)
-    if found is not None:
-        return found.values
+    stored = record.ledger.answers(*key)
+    if stored is not None:
+        return stored.values
     stop = record.ledger.stop(record.sweep.id, key)
     return None if stop is None else stop.texts
 
@@ -262,8 +262,7 @@ class _Place:
             return []
         names = {*self.on.packages, *now.on.packages}
         planned = {name: version for name, version in self.installed.items() if name in names}
-        found = package_differences(self.on.packages, now.on.packages)
-        return found or package_differences(planned, now.installed)
+        return package_differences(self.on.packages, now.on.packages) or package_differences(planned, now.installed)
 
     def elsewhere(self, now: _Place) -> str:
         """Why equal bits cannot be expected; empty: they can."""

@@ -137,24 +137,24 @@ def _duration(seconds: float) -> str:
 
 def environment(material: Material) -> Topic:
     """The machine and the installed packages."""
-    known = material.facts.environment
-    packages = dict(known.packages)
+    machine = material.facts.environment
+    packages = dict(machine.packages)
     for place in material.places:
         packages |= place.packages
     builds = list(dict.fromkeys(place.build for place in material.places if place.build))
-    if not known.python and not packages:
+    if not machine.python and not packages:
         summary = f"Machine, operating system and packages: {NOT_RECORDED}; {_version(material)}."
         return Topic("Environment", summary, (Paragraph(summary),))
-    memory = f"{known.memory_bytes / 1024**3:.1f} GiB of memory" if known.memory_bytes else f"memory {NOT_RECORDED}"
-    cores = counted(known.cores, "core") if known.cores else f"cores {NOT_RECORDED}"
-    python = f"Python {known.python}" if known.python else f"Python's version {NOT_RECORDED}"
-    parts = (python, known.system, known.processor, cores, memory)
+    memory = f"{machine.memory_bytes / 1024**3:.1f} GiB of memory" if machine.memory_bytes else f"memory {NOT_RECORDED}"
+    cores = counted(machine.cores, "core") if machine.cores else f"cores {NOT_RECORDED}"
+    python = f"Python {machine.python}" if machine.python else f"Python's version {NOT_RECORDED}"
+    parts = (python, machine.system, machine.processor, cores, memory)
     summary = f"{', '.join(filter(None, parts))}; {_version(material)}; {counted(len(packages), 'package')} recorded."
     main = tuple((name, packages[name]) for name in MAIN_PACKAGES if name in packages)
     rest = sorted(packages.keys() - set(MAIN_PACKAGES), key=str.lower)
     blocks: list[Block] = [Paragraph(summary)]
-    if known.instructions:
-        blocks.append(Paragraph(f"The CPU's instruction sets for arithmetic: {' '.join(known.instructions)}."))
+    if machine.instructions:
+        blocks.append(Paragraph(f"The CPU's instruction sets for arithmetic: {' '.join(machine.instructions)}."))
     blocks += [Paragraph(f"torch's build: {words(builds)}.")] if builds else []
     blocks += [AppendixTable(("package", "version"), main)] if main else []
     if rest:

@@ -145,18 +145,18 @@ def leaks(material: Material) -> Topic:
 def _overlaps(material: Material) -> Iterator[str]:
     """Yield the number of equal rows within the training set and between sets; of several trials, the largest."""
     repeated = [(len(rows) - len(set(rows)), len(rows)) for rows in map(material.rows, material.digests("training"))]
-    found, size = max(repeated, default=(0, 0))
-    yield f"{found:,} of {counted(size, 'training row')} repeating another one"
+    equal, size = max(repeated, default=(0, 0))
+    yield f"{equal:,} of {counted(size, 'training row')} repeating another one"
     for name, other in (("validation", "training"), ("test", "training"), ("test", "validation")):
-        found, size = 0, 0
+        equal, size = 0, 0
         for trial in material.trials:
             digest = trial.held_out.get(name)
             against = trial.training if other == "training" else trial.held_out.get(other)
             if digest is not None and against is not None:
-                found = max(found, material.shared_inputs(digest, against))
+                equal = max(equal, material.shared_inputs(digest, against))
                 size = max(size, len(material.rows(digest)))
         if size:
-            yield f"{found:,} of {counted(size, f'{name} row')} with the input of a {other} row"
+            yield f"{equal:,} of {counted(size, f'{name} row')} with the input of a {other} row"
 
 
 def preprocessing(material: Material) -> Topic:

@@ -52,10 +52,10 @@ class Material:
     @cached_property
     def points(self) -> list[list[TrialRecord]]:
         """The trials of each point, by its number."""
-        found: dict[int, list[TrialRecord]] = {}
+        by_number: dict[int, list[TrialRecord]] = {}
         for number, trial in zip(point_numbers(trial.overrides for trial in self.trials), self.trials, strict=True):
-            found.setdefault(number, []).append(trial)
-        return list(found.values())
+            by_number.setdefault(number, []).append(trial)
+        return list(by_number.values())
 
     @cached_property
     def jobs(self) -> dict[str, list[JobRecord]]:
@@ -113,8 +113,8 @@ class Material:
         Args:
             name: `training`, `validation` or `test`.
         """
-        found = (trial.training if name == "training" else trial.held_out.get(name) for trial in self.trials)
-        return [digest for digest in dict.fromkeys(found) if digest is not None]
+        digests = (trial.training if name == "training" else trial.held_out.get(name) for trial in self.trials)
+        return [digest for digest in dict.fromkeys(digests) if digest is not None]
 
     def sizes(self, name: str) -> str:
         """Return the size of the sets of a kind, such as `24 rows` or `16 to 128 rows`; empty: no trial has one."""
@@ -125,17 +125,17 @@ class Material:
 
     def config_values(self, *path: str) -> list[Any]:
         """Return the different values of the trials' configs at a path of keys; None among them: it is missing."""
-        found: dict[str, Any] = {}
+        values: dict[str, Any] = {}
         for trial in self.trials:
             value = dotted_keys.get(trial.config, path)
-            found.setdefault(repr(value), value)
-        return list(found.values())
+            values.setdefault(repr(value), value)
+        return list(values.values())
 
     @cached_property
     def places(self) -> list[TrainedOn]:
         """The different devices that trained the jobs, with their settings; empty: not recorded."""
-        found = (job.trained_on for jobs in self.jobs.values() for job in jobs)
-        alone = (replace(place, form="", training_run="", packed_with=()) for place in found if place is not None)
+        places = (job.trained_on for jobs in self.jobs.values() for job in jobs)
+        alone = (replace(place, form="", training_run="", packed_with=()) for place in places if place is not None)
         return list({repr(place): place for place in alone if place.device}.values())
 
     @property

@@ -20,11 +20,13 @@ MOST_RANK = 5
 
 def metrics(material: Material) -> Topic:
     """The metrics that scored the answers."""
-    known = material.metrics
-    if not known:
+    scorers = material.metrics
+    if not scorers:
         summary = f"No metric is configured. {material.verdict.sentence}"
         return Topic("Metrics", summary, (Paragraph(summary),))
-    named = words([f"{each.name} ({each.unit}{'' if each.higher_is_better else ', less is better'})" for each in known])
+    named = words(
+        [f"{each.name} ({each.unit}{'' if each.higher_is_better else ', less is better'})" for each in scorers]
+    )
     generation = material.trials[0].settings.generation
     choices = material.config_values("evaluation", "choices")
     how = (
@@ -32,13 +34,13 @@ def metrics(material: Material) -> Topic:
         if choices[0] is not None
         else f"answers have at most {generation.max_output_tokens} tokens, temperature {generation.temperature:g}"
     )
-    summary = f"Metrics: {named}; {known[0].name} decides. {how[:1].upper()}{how[1:]}."
+    summary = f"Metrics: {named}; {scorers[0].name} decides. {how[:1].upper()}{how[1:]}."
     own = [
         f"{name}: SHA-256 {each.get('sha256')}" for name, each in dict(material.document.get("metrics") or {}).items()
     ]
     blocks: list[Block] = [Paragraph(summary)]
     blocks += [Paragraph(f"Code of metrics of their own: {words(own)}.")] if own else []
-    for each in known:
+    for each in scorers:
         if isinstance(each, JudgedMetric):
             blocks.append(Paragraph(f"{each.name}: the judge is {each.description}. Its rubric: {each.rubric}"))
     return Topic("Metrics", summary, tuple(blocks))

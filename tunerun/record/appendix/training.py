@@ -30,21 +30,21 @@ def base_model(material: Material) -> Topic:
     summary = f"Base model: {words(names) or NOT_RECORDED}{local if _is_trained_here(material) else ''}."
     identities = [f"{name}: {identity}" for identity, name in named.items()]
     blocks: list[Block] = [Paragraph(f"{summary} {_optimiser(material)}")]
-    known = material.facts.base_models
-    if known:
+    models = material.facts.base_models
+    if models:
         rows = tuple(
             (each.name, each.source or NOT_RECORDED, each.revision or each.package or "", each.identity)
-            for each in known
+            for each in models
         )
         blocks.append(
             AppendixTable(
                 ("name", "source", "revision or package", "identity"), rows, wrapped=(1, 2, 3)
             ).without_empty_columns()
         )
-        files = tuple((file.name, f"{file.bytes:,}", file.sha256) for each in known for file in each.files)
+        files = tuple((file.name, f"{file.bytes:,}", file.sha256) for each in models for file in each.files)
         if files:
             blocks.append(AppendixTable(("file", "bytes", "SHA-256"), files, wrapped=(2,), numbers=(1,)))
-        for model in known:
+        for model in models:
             if model.chat_format:
                 text = f"Around each example, by the chat format of {model.name} (line breaks as \\n):"
                 parts = [f"{name}: {str(part)!r}" for name, part in model.chat_format.items()]

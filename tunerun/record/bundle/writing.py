@@ -139,7 +139,7 @@ def _adapters(record: OpenRecord) -> tuple[dict[str, Content], dict[str, str], l
         folder = tuned.folder
         if folder is None or folder.parent != record.runs.absolute() / MODELS.rstrip("/"):
             notes.append(
-                f"trial {number}: its tuned model is at {tuned.location}, not in this runs folder; it is left out"
+                f"trial {number}: its tuned model is at {tuned.location}, not in this runs folder; it is omitted"
             )
             continue
         own_files = sorted(file for file in folder.glob("[!.]*") if file.is_file() and not file.is_symlink())

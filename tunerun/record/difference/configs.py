@@ -58,7 +58,7 @@ def config_section(pairs: Sequence[TrialPair]) -> DifferenceSection:
 
 def reasons(pairs: Sequence[TrialPair]) -> tuple[str, ...]:
     """Return why the keys of paired trials differ; empty if they are equal, or if neither record says why."""
-    found: dict[str, None] = {}
+    names: dict[str, None] = {}
     for pair in pairs:
         if pair.has_one_key or not pair.a.ingredients or not pair.b.ingredients:
             continue
@@ -68,8 +68,8 @@ def reasons(pairs: Sequence[TrialPair]) -> tuple[str, ...]:
         for name in sorted(changed, key=lambda name: order.index(name) if name in order else len(order)):
             words = _WORDS.get(name, name)
             is_rows = name in ("training", "validation")
-            found[words if not is_rows or has_one_template else f"{words} (by the template)"] = None
-    return tuple(found)
+            names[words if not is_rows or has_one_template else f"{words} (by the template)"] = None
+    return tuple(names)
 
 
 def _changed_ingredients(pair: TrialPair) -> set[str]:

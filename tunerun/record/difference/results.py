@@ -79,17 +79,17 @@ def results_section(a: OpenRecord, b: OpenRecord, pairs: Sequence[TrialPair], *,
 
 def _verdicts(record: OpenRecord) -> dict[str, Any]:
     """The sentence of a sweep's verdict and the baselines' measures, on each set that was measured."""
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for name in (VALIDATION, *([TEST] if record.ledger.openings(record.sweep.id) else [])):
         try:
             verdict = judge(record.ledger, record.sweep, held_out=name)
         except (InputError, MetricError) as error:
-            found[f"verdict ({name})"] = f"cannot be computed: {error}"
+            values[f"verdict ({name})"] = f"cannot be computed: {error}"
             continue
-        found[f"verdict ({name})"] = verdict.sentence
+        values[f"verdict ({name})"] = verdict.sentence
         for baseline in verdict.baselines:
-            found |= {f"{baseline.name}, {measure} ({name})": value for measure, value in baseline.metrics.items()}
-    return found
+            values |= {f"{baseline.name}, {measure} ({name})": value for measure, value in baseline.metrics.items()}
+    return values
 
 
 def _pair(

@@ -141,10 +141,10 @@ def rows_section(a: Ledger, b: Ledger, pairs: Sequence[TrialPair]) -> Difference
         for (digest_a, digest_b), trials in places.items():
             if digest_a == digest_b:
                 continue
-            found = RowsDifference.of(_rows(a, digest_a), _rows(b, digest_b))
+            compared = RowsDifference.of(_rows(a, digest_a), _rows(b, digest_b))
             where = "" if len(trials) == len(pairs) else f" ({listed(trials)})"
-            lines += [f"{name}{where}: {found.summary}", *found.lines]
-            documents.append({"set": name, "trials": trials, **found.to_json()})
+            lines += [f"{name}{where}: {compared.summary}", *compared.lines]
+            documents.append({"set": name, "trials": trials, **compared.to_json()})
     return DifferenceSection("rows", lines=tuple(lines), document={"sets": documents})
 
 

@@ -84,15 +84,15 @@ class DifferenceSection:
         }
 
 
-def collected(found: Iterable[tuple[SideBySide, str]], trials: int) -> tuple[SideBySide, ...]:
+def collected(values: Iterable[tuple[SideBySide, str]], trials: int) -> tuple[SideBySide, ...]:
     """Merge equal values of several trials into one value that names these trials.
 
     Args:
-        found: values, each with the name of its trials.
+        values: values, each with the name of its trials.
         trials: number of pairs that were compared; a value of all of them names none.
     """
     places: dict[tuple[str, str, str], tuple[SideBySide, list[str]]] = {}
-    for value, where in found:
+    for value, where in values:
         places.setdefault((value.name, repr(value.a), repr(value.b)), (value, []))[1].append(where)
     return tuple(
         SideBySide(value.name, value.a, value.b, value.note, "" if len(names) == trials else listed(names))

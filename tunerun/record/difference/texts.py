@@ -44,11 +44,11 @@ def template_section(pairs: Sequence[TrialPair]) -> DifferenceSection:
     documents: list[dict[str, Any]] = []
     for (a, b), trials in places.items():
         old, new = a.document, b.document
-        found = [line for part in {**old, **new} for line in patch(old.get(part, ""), new.get(part, ""), part)]
-        if found:
+        patches = [line for part in {**old, **new} for line in patch(old.get(part, ""), new.get(part, ""), part)]
+        if patches:
             lines += [] if len(trials) == len(pairs) else [f"{listed(trials)}:"]
-            lines += _bounded(found)
-            documents.append({"trials": trials, "patch": found})
+            lines += _bounded(patches)
+            documents.append({"trials": trials, "patch": patches})
     return DifferenceSection("template", lines=tuple(lines), document={"templates": documents})
 
 
@@ -65,9 +65,9 @@ def files_section(a: OpenRecord, b: OpenRecord) -> DifferenceSection:
             lines.append(f"only in A: {printable(name)}")
         elif name not in files_a:
             lines.append(f"only in B: {printable(name)}")
-        elif found := patch(files_a[name], files_b[name], name):
-            patches[name] = found
-            lines += _bounded(found)
+        elif changed := patch(files_a[name], files_b[name], name):
+            patches[name] = changed
+            lines += _bounded(changed)
     names = {"only_a": sorted(files_a.keys() - files_b), "only_b": sorted(files_b.keys() - files_a)}
     return DifferenceSection("YAML files", lines=tuple(lines), document={**names, "patches": patches})
 
@@ -77,12 +77,12 @@ def code_section(a: OpenRecord, b: OpenRecord) -> DifferenceSection:
     code_a, code_b = section(a.sweep.document, "code"), section(b.sweep.document, "code")
     values = [SideBySide("tunerun", a.sweep.document.get("version"), b.sweep.document.get("version"))]
     values += [SideBySide(name, code_a.get(name), code_b.get(name)) for name in ("commit", "branch", "dirty")]
-    found = patch(str(code_a.get("diff", "")), str(code_b.get("diff", "")), "uncommitted")
+    uncommitted = patch(str(code_a.get("diff", "")), str(code_b.get("diff", "")), "uncommitted")
     return DifferenceSection(
         "code",
         tuple(value for value in values if value.a != value.b),
-        tuple(_bounded(found)),
-        {"patch": found},
+        tuple(_bounded(uncommitted)),
+        {"patch": uncommitted},
         f"commit: {not_recorded(code_a, code_b)}" if not code_a or not code_b else "",
     )
 

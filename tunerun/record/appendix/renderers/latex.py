@@ -65,10 +65,10 @@ def escaped(text: str) -> str:
     words = (
         _BREAKS_BEHIND.sub(rf"\1{_BREAK}", word) if len(word) > _LONG_WORD else word for word in printable(text).split()
     )
-    found = latex.escaped(" ".join(words))
+    escaped_text = latex.escaped(" ".join(words))
     for joined, apart in (*_LIGATURES.items(), *_QUOTES.items()):
-        found = found.replace(joined, apart)
-    return found.replace(_BREAK, r"\allowbreak{}")
+        escaped_text = escaped_text.replace(joined, apart)
+    return escaped_text.replace(_BREAK, r"\allowbreak{}")
 
 
 def _section(section: AppendixSection, level: int) -> Iterator[str]:
