@@ -22,7 +22,7 @@ MAX_IN_LEGEND = 12
 """Maximum number of curves in a legend: the best trial's, and those that end lowest."""
 
 MOST_LINES_OF_HEIGHT = 18
-"""Number of intervals that fit the usual height; with more, the plot is taller."""
+"""Number of intervals that fit the usual height; with more, the plot grows in proportion."""
 
 _GREY = "#9aa0a6"
 _UNIT = "nats per output token"
@@ -62,15 +62,14 @@ def trial_plot(curve: TrialCurve) -> bytes:
 def trial_figure(curve: TrialCurve) -> Any:
     """Draw one trial as a matplotlib figure; `trial_plot` is its PNG."""
     figure, axes = _canvas(curve.name)
-    _draw_steps(axes, curve)
-    axes.plot(
-        _epoch_middles(curve.snapshots),
-        epoch_means(curve.snapshots),
-        color="C0",
-        marker="o",
-        linewidth=2,
-        label="mean of the epoch",
-    )
+    steps_of: dict[int, list[int]] = {}
+    for snapshot in curve.snapshots:
+        steps_of.setdefault(snapshot.epoch, []).append(snapshot.step)
+    middles = [sum(steps) / len(steps) for _, steps in sorted(steps_of.items())]
+    steps, losses = [s.step for s in curve.snapshots], [_drawn(s.mean_loss) for s in curve.snapshots]
+    axes.plot(steps, losses, color="C0", alpha=0.35, linewidth=1, label="each step")
+    means = epoch_means(curve.snapshots)
+    axes.plot(middles, means, color="C0", marker="o", linewidth=2, label="mean of the epoch")
     if curve.validation:
         ends = {s.epoch: s.step for s in curve.snapshots}
         measured = [one for one in curve.validation if one.epoch in ends]
@@ -111,8 +110,17 @@ def sweep_plot(title: str, curves: Sequence[TrialCurve], best: str | None = None
 def sweep_figure(title: str, curves: Sequence[TrialCurve], best: str | None = None) -> Any:
     """Draw all trials of a sweep as a matplotlib figure; `sweep_plot` is its PNG."""
     figure, axes = _canvas(title)
-    named = sorted(curves, key=lambda c: (c.name != best, _last(c)))[:MAX_IN_LEGEND]
-    colours = _colours(len(named))
+
+    def rank(curve: TrialCurve) -> tuple[bool, float]:
+        last = epoch_means(curve.snapshots)[-1]
+        return curve.name != best, last if math.isfinite(last) else math.inf
+
+    named = sorted(curves, key=rank)[:MAX_IN_LEGEND]
+    colours: list[Any] = [f"C{position}" for position in range(len(named))]
+    if len(named) > 10:  # matplotlib's default colours begin again after ten
+        from matplotlib import colormaps
+
+        colours = [colormaps["tab20"](position) for position in range(len(named))]
     for curve in curves:
         is_named = curve in named
         means = epoch_means(curve.snapshots)
@@ -137,7 +145,9 @@ def sweep_figure(title: str, curves: Sequence[TrialCurve], best: str | None = No
             )
     axes.set_xlabel("epoch")
     _finish(axes, curves)
-    _legend_beside(axes, _shown(curves))
+    count = len(curves)
+    shown = f"{count} trials" if count <= MAX_IN_LEGEND else f"the {MAX_IN_LEGEND} lowest of {count} trials"
+    _legend_beside(axes, f"{shown}\ndashed: held out" if any(curve.validation for curve in curves) else shown)
     return figure
 
 
@@ -197,12 +207,6 @@ def _legend_beside(axes: Any, title: str | None = None) -> None:
     axes.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5), title=title)
 
 
-def _shown(curves: Sequence[TrialCurve]) -> str:
-    count = len(curves)
-    shown = f"{count} trials" if count <= MAX_IN_LEGEND else f"the {MAX_IN_LEGEND} lowest of {count} trials"
-    return f"{shown}\ndashed: held out" if any(curve.validation for curve in curves) else shown
-
-
 def _canvas(title: str, height_inches: float = HEIGHT_INCHES) -> tuple[Any, Any]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -217,52 +221,21 @@ def _canvas(title: str, height_inches: float = HEIGHT_INCHES) -> tuple[Any, Any]
     return figure, axes
 
 
-def _draw_steps(axes: Any, curve: TrialCurve) -> None:
-    steps = [s.step for s in curve.snapshots]
-    losses = [_drawn(s.mean_loss) for s in curve.snapshots]
-    axes.plot(steps, losses, color="C0", alpha=0.35, linewidth=1, label="each step")
-
-
 def _finish(axes: Any, curves: Sequence[TrialCurve]) -> None:
     from matplotlib.ticker import MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    if _spans_decades(curves):
+    finite = [v for c in curves for v in epoch_means(c.snapshots) if math.isfinite(v) and v > 0]
+    if finite and max(finite) > 100 * min(finite):
+        # A linear axis would squeeze most of the curves into one flat line at the bottom.
         axes.set_yscale("log")
     else:
         axes.set_ylim(bottom=0)
 
 
-def _spans_decades(curves: Sequence[TrialCurve]) -> bool:
-    """Whether a linear axis would squeeze most of the curves into one flat line at the bottom."""
-    finite = [v for c in curves for v in epoch_means(c.snapshots) if math.isfinite(v) and v > 0]
-    return bool(finite) and max(finite) > 100 * min(finite)
-
-
 def _drawn(value: float) -> float:
+    # matplotlib leaves a gap at NaN; an infinite value would stretch the axis.
     return value if math.isfinite(value) else math.nan
-
-
-def _last(curve: TrialCurve) -> float:
-    value = epoch_means(curve.snapshots)[-1]
-    return value if math.isfinite(value) else math.inf
-
-
-def _epoch_middles(snapshots: Sequence[Snapshot]) -> list[float]:
-    """The middle of each epoch on the axis of steps, at which its mean is drawn."""
-    steps: dict[int, list[int]] = {}
-    for snapshot in snapshots:
-        steps.setdefault(snapshot.epoch, []).append(snapshot.step)
-    return [sum(members) / len(members) for _, members in sorted(steps.items())]
-
-
-def _colours(count: int) -> list[Any]:
-    """Return distinguishable colours: matplotlib's default ten, or a larger colour map if more are needed."""
-    if count <= 10:
-        return [f"C{position}" for position in range(count)]
-    from matplotlib import colormaps
-
-    return [colormaps["tab20"](position) for position in range(count)]
 
 
 def _plain(text: str) -> str:
