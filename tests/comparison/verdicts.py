@@ -137,6 +137,22 @@ def against(
     )
 
 
+def better_than(found: Difference, tied: tuple[int, ...] | None = None, **more: Any) -> Decision:
+    """The decision that a point is better than its hardest baseline."""
+    return Decision(
+        outcome=Outcome.BETTER,
+        advised=found.point,
+        tied=tied or (found.point,),
+        against=found.baseline,
+        metric=EXACT.name,
+        difference=found.value,
+        low=found.low,
+        high=found.high,
+        p=found.p,
+        **more,
+    )
+
+
 def baseline(name: str, right: float, trials: Sequence[int], rows: int = 24, chrf: float = 12.0) -> BaselineResult:
     """A baseline that has so many rows right."""
     is_model = not name.startswith("majority")
@@ -195,16 +211,9 @@ def demo_verdict() -> Verdict:
             baseline("majority", 1, everyone, chrf=4.0),
         ),
         measures=(EXACT, CHRF, LOSS),
-        decision=Decision(
-            outcome=Outcome.BETTER,
-            advised=0,
+        decision=better_than(
+            base,
             tied=(0, 1, 2, 3),
-            against="base+4",
-            metric=EXACT.name,
-            difference=base.value,
-            low=base.low,
-            high=base.high,
-            p=base.p,
             family=12,
             smallest_visible=0.36,
             rows=24,
@@ -266,16 +275,8 @@ def replicates_verdict() -> Verdict:
         points=tuple(points),
         baselines=(baseline("base", 15, range(6), 150), baseline("base+4", 60, range(6), 150)),
         measures=(EXACT, CHRF, LOSS),
-        decision=Decision(
-            outcome=Outcome.BETTER,
-            advised=0,
-            tied=(0,),
-            against="base+4",
-            metric=EXACT.name,
-            difference=hardest.value,
-            low=hardest.low,
-            high=hardest.high,
-            p=hardest.p,
+        decision=better_than(
+            hardest,
             family=4,
             smallest_visible=0.16,
             rows=150,
@@ -410,20 +411,7 @@ def large_verdict(points: int = 200, rows: int = 500) -> Verdict:
         points=results,
         baselines=(baseline("base", 40, range(points), rows),),
         measures=(EXACT, LOSS),
-        decision=Decision(
-            Outcome.BETTER,
-            best,
-            (best,),
-            "base",
-            EXACT.name,
-            hardest.value,
-            hardest.low,
-            hardest.high,
-            hardest.p,
-            family=points,
-            smallest_visible=0.11,
-            rows=rows,
-        ),
+        decision=better_than(hardest, family=points, smallest_visible=0.11, rows=rows),
         sentence=f"Use point {best}: better than the base model.",
     )
 
