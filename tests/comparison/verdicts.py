@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from tunerun.comparison.curves import Advice, Shape
 from tunerun.comparison.results import (

@@ -285,7 +285,7 @@ def _decision(
     tied_p: Sequence[float],
     rules: Rules,
 ) -> Decision:
-    """Choose the point that the verdict is about, and the baseline that is hardest to beat for it."""
+    """Choose the point that the verdict is about: the cheapest proven one of the tied set, or the best of it."""
     metric, points, units = table.metric, table.points, table.units
     tied = [place for place, p in enumerate(tied_p) if p > rules.alpha]
     values = table.means.mean(axis=0).round(DUST)
@@ -326,25 +326,39 @@ def _decision(
 
     proven = [p for p in tied if all(each.outcome is Outcome.BETTER for each in differences[p])]
     place = advised(proven) if proven else best
-    width = len(table.baselines)
+    return _against_hardest(table, family, differences[place], place, decision, rules, is_proven=bool(proven))
+
+
+def _against_hardest(
+    table: ScoreTable,
+    family: _Family,
+    differences: Sequence[Difference],
+    place: int,
+    decision: Decision,
+    rules: Rules,
+    *,
+    is_proven: bool,
+) -> Decision:
+    """Complete a decision about a point with its difference to the baseline that is hardest to beat for it."""
+    metric, width, comparisons = table.metric, len(table.baselines), len(family.pairs)
 
     def ease(q: int) -> tuple[bool, float, float, int]:
         # A baseline that the point was not shown to beat is harder than any other; then the test's statistic decides.
         pair = family.pairs[place * width + q]
-        is_beaten = differences[place][q].outcome is Outcome.BETTER
+        is_beaten = differences[q].outcome is Outcome.BETTER
         return is_beaten, round(pair.statistic, DUST), pair.difference, q
 
     hardest = min(range(width), key=ease)
-    found, pair = differences[place][hardest], family.pairs[place * width + hardest]
+    found, pair = differences[hardest], family.pairs[place * width + hardest]
     smallest = None
     if metric.unit is Unit.SHARE and metric.higher_is_better:
         accuracy = min(1.0, max(0.0, float(metric.value(table.baselines[hardest].scores.mean(axis=0)))))
-        smallest = smallest_visible(units.count, accuracy, comparisons=len(family.pairs), alpha=rules.alpha)
+        smallest = smallest_visible(table.units.count, accuracy, comparisons=comparisons, alpha=rules.alpha)
     return replace(
         decision,
         outcome=found.outcome,
-        advised=points[place].number if proven else None,
-        about=points[place].number,
+        advised=table.points[place].number if is_proven else None,
+        about=table.points[place].number,
         seeds=table.seed_counts[place],
         against=found.baseline,
         difference=found.value,
