@@ -36,6 +36,7 @@ def rows_needed(difference: float, lost: float, *, comparisons: int = 1, alpha: 
         comparisons: size of the family of tests, by which alpha is divided (Bonferroni).
         alpha: family-wise error rate.
     """
+    # The rows that one of the two has right and the other has not: the better model wins `lost + difference` of them.
     discordant = 2 * lost + difference
     z_alpha, z_beta = critical_value(alpha / comparisons), NormalDist().inv_cdf(POWER)
     root = z_alpha * sqrt(discordant) + z_beta * sqrt(max(0.0, discordant - difference**2))

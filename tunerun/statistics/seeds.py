@@ -72,6 +72,7 @@ def pooled(points: Sequence[Array]) -> SeedVariance:
         raise ValueError("no point has two seeds")
     of_means = float(np.average([table.mean(axis=1).var(ddof=1) for table in tables], weights=weights))
     residual = float(np.average([_residual_variance(table) for table in tables], weights=weights))
+    # Pooled over all points: in simulated worlds with each point's own variance the level was up to 8.5 %, not 5.2 %.
     return SeedVariance(of_means, max(of_means - residual / tables[0].shape[1], 0.0), sum(weights))
 
 

@@ -31,6 +31,7 @@ def tied_set_p(scores: Array, *, flips: int = FLIPS, seed: int = 0) -> list[floa
     gram = live.T @ live
     lengths = np.sqrt(np.maximum(np.add.outer(np.diag(gram), np.diag(gram)) - 2 * gram, 0.0).round(_DUST))
     sums = live.sum(axis=0)
+    # The order of removal needs no flips, so the points are removed first and the flips are made once for all removals.
     removed, statistics = _removals(sums, lengths)
     p_values = _p_of_removals(live, lengths, removed, statistics, SignPatterns.of(len(live), flips, seed))
     result, running = [1.0] * points, 0.0

@@ -50,6 +50,7 @@ def bias_corrected(
     generator = np.random.default_rng(seed)
     counts = generator.multinomial(units, np.full(units, 1 / units), size=resamples)
     by_chance = generator.uniform(0, 1e-6, size=(resamples, points))  # breaks ties
+    # A sample that contains every row leaves none to measure the chosen point on.
     usable = (counts == 0).any(axis=1)
     counts, by_chance = counts[usable], by_chance[usable]
     flat = table.reshape(units, -1)
