@@ -29,7 +29,7 @@ class AnswerRow:
         base: the base model.
 
     Attributes:
-        beginning: equal for rows whose common prefix can share a cache: same adapter, system message and examples.
+        prefix_key: equal for rows whose common prefix can share a cache: same adapter, system message and examples.
         prompt_ids: the tokens of the prompt.
         answer_ids: the tokens of the answer so far, without the end token.
         is_over: whether the answer is complete or was ended.
@@ -49,7 +49,7 @@ class AnswerRow:
         base: LoadedModel,
     ) -> None:
         self.position = position
-        self.beginning = (id(adapter), prompt.system, prompt.examples)
+        self.prefix_key = (id(adapter), prompt.system, prompt.examples)
         self.prompt_ids = prompt_ids
         self.answer_ids: list[int] = []
         self.adapter = adapter
@@ -159,7 +159,7 @@ class AnswerRow:
             self.on_answer(answer)
 
     def _send(self, on_part: Callable[[AnswerPart], None]) -> None:
-        """Stream the text that later tokens cannot change."""
+        """Stream the part of the text that later tokens cannot change."""
         text = self._text()
         if not self.is_over:
             if text.endswith("\ufffd"):  # a character whose last bytes are in the next token

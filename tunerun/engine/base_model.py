@@ -175,6 +175,7 @@ def _find_on_hub(model: BaseModelRef, tried: list[str], cache: Path, *, ask_hub:
             commit = hub.resolve(model.source, model.revision)
         identity = f"hub:{model.source}@{commit or model.revision or hub.DEFAULT_REVISION}"
         return FoundModel("hub", None, identity, origin, commit=commit)
+    # A disk error or another program may have changed a file, and the commit would still name the original.
     for file in hub.damaged_files(_relevant(folder), cache):
         raise BaseModelError(
             f"the base model {model.name!r} ({origin}): {file} in the Hugging Face cache is not what the hub sent; "
@@ -215,7 +216,13 @@ def copy(found: FoundModel, target: Path) -> None:
 
 
 def remember_place(identity: str, place: Path, cache: Path) -> None:
-    """Record the path of a base model for `place_of`; does nothing if the cache cannot be written."""
+    """Record the path of a base model for `place_of`; does nothing if the cache cannot be written.
+
+    Args:
+        identity: of the base model, from `FoundModel.identity`.
+        place: its folder or file.
+        cache: the cache directory.
+    """
     file = _place_file(identity, cache)
     with contextlib.suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)

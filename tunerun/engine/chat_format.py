@@ -32,8 +32,7 @@ class ChatFormat:
         prefix: everything before `text_input`: a system turn, the opening of the user's turn.
         suffix: everything between `text_input` and the target.
         end: everything after the output up to the token that ends the model's turn, inclusive; empty: there is none.
-        start: spaces before `output`. Tokenizers make one token of a space and the word after it, so the spaces are
-            part of the answer.
+        start: spaces before `output`, which are part of the target.
     """
 
     prefix: str
@@ -183,6 +182,7 @@ def derive(tokenizer: Any) -> ChatFormat:
         prefix, between, after = chat_template.around(template, tokens)
     except chat_template.UnusableTemplateError as error:
         raise BaseModelError(f"the base model: {error}") from error
+    # Tokenizers make one token of a space and the word after it, so spaces before an answer belong to the answer.
     suffix = between.rstrip(" ")
     # The end is the text after an answer up to its first special token; generation stops there and needs no more.
     end = _first_special_end(tokenizer, after)
@@ -200,7 +200,7 @@ def _first_special_end(tokenizer: Any, text: str) -> int | None:
 
 
 def write(chat: ChatFormat, file: Path) -> None:
-    """Write a chat format as JSON."""
+    """Write a chat format as JSON; the caller makes the file appear complete or not at all."""
     file.write_text(json.dumps(asdict(chat), ensure_ascii=False, indent=1), encoding="utf-8")
 
 

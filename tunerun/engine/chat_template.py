@@ -53,7 +53,7 @@ def check_folder(folder: Path) -> None:
     template = config.get("chat_template")
     if isinstance(template, list):
         template = {one.get("name"): one.get("template") for one in template if isinstance(one, dict)}
-    if file.is_file():
+    if file.is_file():  # has precedence, as in transformers
         template = file.read_text(encoding="utf-8", errors="replace")
     tokens = {
         name: str(value.get("content", "")) if isinstance(value, dict) else str(value)
@@ -116,6 +116,7 @@ def around(template: str, tokens: Mapping[str, str]) -> tuple[str, str, str]:
         UnusableTemplateError: the template fails, or does not write each text exactly once.
     """
     problems = []
+    # Templates of models with image input may accept a list of parts only; the first problem is the one to report.
     for content in (_plain, _parts):
         turns = [{"role": "user", "content": content(_INPUT)}, {"role": "assistant", "content": content(_OUTPUT)}]
         try:
@@ -147,6 +148,7 @@ def around_turns(template: str, tokens: Mapping[str, str]) -> tuple[tuple[str, s
         UnusableTemplateError: the template fails, does not write each text exactly once, or writes the earlier turns of
             a longer conversation differently.
     """
+    # That earlier turns are alike cannot be seen in two rounds, which have only one earlier turn.
     two, three = _parts_of_turns(template, tokens, 2), _parts_of_turns(template, tokens, 3)
     first, suffix, between, last, end = two
     if three != [first, suffix, between, suffix, between, last, end]:

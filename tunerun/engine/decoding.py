@@ -87,14 +87,15 @@ class _Group:
 
 
 def _groups(rows: Sequence[AnswerRow]) -> dict[Any, _Group]:
-    found: dict[Any, list[list[int]]] = {}
+    """Return the rows' groups by `AnswerRow.prefix_key`."""
+    ids_by_key: dict[Any, list[list[int]]] = {}
     for row in rows:
-        found.setdefault(row.beginning, []).append(row.ids)
+        ids_by_key.setdefault(row.prefix_key, []).append(row.ids)
     groups = {}
-    for beginning, sequences in found.items():
+    for key, sequences in ids_by_key.items():
         shared = shared_prefix.length(sequences) if len(sequences) > 1 else 0
         is_worth_it = shared >= shared_prefix.LEAST_TOKENS
-        groups[beginning] = _Group(sequences[0][:shared] if is_worth_it else [], len(sequences))
+        groups[key] = _Group(sequences[0][:shared] if is_worth_it else [], len(sequences))
     return groups
 
 
@@ -170,7 +171,7 @@ class _Batch:
         return sorted(rows, key=lambda row: (place[id(row.adapter)], self._own(row)))
 
     def _own(self, row: AnswerRow) -> int:
-        return row.length - len(self._groups[row.beginning].ids)
+        return row.length - len(self._groups[row.prefix_key].ids)
 
     def _joining(self) -> list[AnswerRow]:
         """Take the rows of the next prefill pass from the waiting ones; none if too few would fit into the batch."""
@@ -183,7 +184,7 @@ class _Batch:
             row = self._waiting[-1]
             if row.is_cancelled():
                 row.is_over = True
-                self._groups[row.beginning].waiting -= 1
+                self._groups[row.prefix_key].waiting -= 1
             elif self._fits(chosen, row, max(own, self._own(row))):
                 chosen.append(row)
                 own = max(own, self._own(row))
@@ -216,11 +217,24 @@ class _Batch:
 
     def _prefill(self, rows: list[AnswerRow]) -> None:
         """Compute the prompts of rows after their cached prefixes, and add the rows to the batch."""
-        self._compute_beginnings(rows)
-        groups = [self._groups[row.beginning] for row in rows]
+        # First the prefixes that are not cached yet, all in one pass. A prefix that no other row waits for is not worth
+        # a pass of its own.
+        of_groups = {row.prefix_key: (self._groups[row.prefix_key], row.adapter) for row in rows}
+        missing = [
+            (group, adapter)
+            for group, adapter in of_groups.values()
+            if group.ids and group.cache is None and group.waiting > 1
+        ]
+        if missing:
+            prefixes, cache = [group.ids for group, _adapter in missing], RowCache()
+            self._passes.logits(cache, prefixes, max(map(len, prefixes)), [adapter for _group, adapter in missing])
+            for number, (group, _adapter) in enumerate(missing):
+                group.cache = cache.only(number, len(group.ids))
+
+        groups = [self._groups[row.prefix_key] for row in rows]
         sequences = [row.ids for row in rows]
-        known = [0 if group.cache is None else len(group.ids) for group in groups]
-        width = max(len(ids) - tokens for ids, tokens in zip(sequences, known, strict=True))
+        cached = [0 if group.cache is None else len(group.ids) for group in groups]
+        width = max(len(ids) - tokens for ids, tokens in zip(sequences, cached, strict=True))
         cache = RowCache()
         # A row with fewer own tokens than the widest one computes the last tokens of its prefix again. So there is no
         # padding between prefix and own tokens, and the distance of two columns is the distance of their tokens.
@@ -234,25 +248,12 @@ class _Batch:
         if rows:
             self._cache.join(cache, min(self._limits.rows, len(self._active) + len(rows) + len(self._waiting)))
             self._active += rows
+
+        # A prefix is released with the last row that needs it.
         for group in groups:
             group.waiting -= 1
             if not group.waiting:
                 group.cache = None
-
-    def _compute_beginnings(self, rows: Sequence[AnswerRow]) -> None:
-        """Compute the prefixes that rows need and that are not cached yet, all in one pass."""
-        groups = {row.beginning: (self._groups[row.beginning], row.adapter) for row in rows}
-        missing = [
-            (group, adapter)
-            for group, adapter in groups.values()
-            if group.ids and group.cache is None and group.waiting > 1
-        ]
-        if not missing:
-            return
-        sequences, cache = [group.ids for group, _adapter in missing], RowCache()
-        self._passes.logits(cache, sequences, max(map(len, sequences)), [adapter for _group, adapter in missing])
-        for number, (group, _adapter) in enumerate(missing):
-            group.cache = cache.only(number, len(group.ids))
 
     def _step(self) -> None:
         """Generate the next token of each row."""
@@ -263,7 +264,7 @@ class _Batch:
             row = self._active[number]
             self._remove(self._active, self._cache, number)
             self._waiting.insert(0, row)
-            self._groups[row.beginning].waiting += 1
+            self._groups[row.prefix_key].waiting += 1
         adapters = [row.adapter for row in self._active]
         logits = self._passes.logits(self._cache, [row.ids for row in self._active], 1, adapters)
         self._take(self._active, self._cache, logits)
@@ -351,10 +352,10 @@ def _tried(passes: _Passes, base: LoadedModel) -> tuple[RowCache, torch.Tensor, 
     ids = [number * number % words for number in range(40, 80)]
     start, own = ids[:6], 5
     rows = [[*start, *ids[20:25]], [*start, *ids[10:12]], [*start, *ids[30:33]]]
-    beginning, cache, joining = RowCache(), RowCache(), RowCache()
-    passes.logits(beginning, [start], len(start), [None])
+    prefix, cache, joining = RowCache(), RowCache(), RowCache()
+    passes.logits(prefix, [start], len(start), [None])
     begun = [len(row) - own for row in rows]
-    cache.begin([(beginning.only(0, len(start)), tokens) for tokens in begun], max(begun))
+    cache.begin([(prefix.only(0, len(start)), tokens) for tokens in begun], max(begun))
     passes.logits(cache, rows, own, [None] * 3)
     cache.leave(0)
     cache.crop(len(rows[2]))

@@ -99,6 +99,7 @@ def _read(stream: BinaryIO) -> GgufHeader:
         elements = 1
         for _ in range(_number(stream, "I")):
             elements *= _number(stream, "Q")
+        # A tensor of an unknown type counts as empty: a newer llama.cpp may have types that are not in the table.
         per_block, block_bytes = _BLOCKS.get(_number(stream, "I"), (1, 0))
         ends.append(_number(stream, "Q") + elements // per_block * block_bytes)
     alignment = int(metadata.get("general.alignment", _ALIGNMENT))

@@ -152,6 +152,7 @@ def fetch(name: str, commit: str, revision: str | None) -> Path:
             etag_timeout=TIMEOUT_S,
             endpoint=os.environ.get("HF_ENDPOINT"),
         )
+        # snapshot_download records a revision only if it was given its name, and here it was given the commit.
         reference = _reference(name, revision or DEFAULT_REVISION)
         if reference.name != commit and not reference.exists():
             reference.parent.mkdir(parents=True, exist_ok=True)

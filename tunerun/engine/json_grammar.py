@@ -1,7 +1,7 @@
 """Constrains answers to a JSON schema: which tokens may come next, by llguidance (the extra `json`). No torch.
 
-llguidance refuses schemas that it cannot enforce; xgrammar and outlines accept such schemas and then violate them.
-White space between JSON tokens is not allowed, because weak models would write blanks up to the length limit.
+llguidance was chosen because it refuses schemas that it cannot enforce; xgrammar and outlines accept such schemas and
+then violate them.
 """
 
 from __future__ import annotations
@@ -142,6 +142,7 @@ def _grammar(schema: str) -> str:
     if len(schema) > MAX_SCHEMA_CHARACTERS:
         raise InputError(f"the JSON schema has {len(schema):,} characters, the limit is {MAX_SCHEMA_CHARACTERS:,}")
     try:
+        # No white space between JSON tokens: weak models would write blanks up to the length limit.
         return str(LLMatcher.grammar_from_json_schema(schema, defaults={"whitespace_flexible": False}))
     except ValueError as error:
         raise _unusable(str(error)) from error

@@ -114,7 +114,15 @@ def entry_folder(found: FoundModel, cache: Path) -> Path:
 
 
 def model_folder(found: FoundModel, cache: Path) -> Path | None:
-    """Return the folder that transformers can load; None: `prepare` has to be called first."""
+    """Return the folder that transformers can load.
+
+    Args:
+        found: the base model.
+        cache: the cache directory.
+
+    Returns:
+        The folder; None: `prepare` has to be called first.
+    """
     entry = entry_folder(found, cache)
     folder = entry / "model" if found.kind == "gguf" else found.path
     parts = (chat_file(entry), entry / "tokenizer.json")
@@ -147,7 +155,11 @@ def chat_file(entry: Path) -> Path:
 
 
 def read_chat_format(found: FoundModel, cache: Path) -> chat_format.ChatFormat:
-    """Return the chat format of a prepared model."""
+    """Return the chat format of a prepared model.
+
+    Raises:
+        OSError: the model is not prepared.
+    """
     return chat_format.read(chat_file(entry_folder(found, cache)))
 
 

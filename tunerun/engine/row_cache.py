@@ -2,8 +2,7 @@
 
 Every row ends at the last column and is padded on the left, as in transformers' own `generate`. So the distance of two
 columns is the distance of their tokens, which sliding windows and ALiBi depend on, and a new token is one more column
-for all rows. Removing a row copies one row: the last row moves into its place. Appending a token writes into spare
-columns, while transformers' own cache copies everything for each token.
+for all rows.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ class RowCache:
 
     @property
     def is_plain(self) -> bool:
-        """Whether every layer holds keys and values of every column; rows of other states cannot be moved like this."""
+        """Whether every layer has keys and values of every column, so that rows can leave and join."""
         layers = self.states.layers
         widths = {view.shape[2] for layer in layers if layer.is_initialized for view in (layer.keys, layer.values)}
         return all(type(layer) is _Layer and layer.is_initialized for layer in layers) and len(widths) == 1
@@ -61,7 +60,12 @@ class RowCache:
             self.states.layers.append(layer)
 
     def only(self, row: int, tokens: int) -> RowCache:
-        """Return a cache of one row of this one, shortened to its last tokens. Both share memory."""
+        """Return a cache of one row of this one, shortened to its last tokens. Both share memory.
+
+        Args:
+            row: the number of the row.
+            tokens: how many of its last tokens to keep.
+        """
         found = RowCache()
         for layer in self.states.layers:
             one = _Layer()
@@ -111,6 +115,7 @@ class _Store:
     def append(self, columns: torch.Tensor) -> _Store:
         end = self._end + columns.shape[2]
         if end > self._whole.shape[2]:
+            # transformers' own cache copies everything for each token, this one once for `SPARE_COLUMNS` tokens.
             self._move(self._whole.shape[0], 0, columns.shape[2] + SPARE_COLUMNS)
             end = self._end + columns.shape[2]
         self._whole[: self._rows, :, self._end : end] = columns
@@ -121,6 +126,7 @@ class _Store:
         return _Store(self._whole[row : row + 1], 1, self._end - tokens, self._end)
 
     def leave(self, row: int) -> _Store:
+        # One row is copied instead of all that follow.
         self._rows -= 1
         if row != self._rows:
             self._whole[row] = self._whole[self._rows]

@@ -47,7 +47,12 @@ class WordLengths:
         self._words: dict[str, int] = {}
 
     def lengths(self, texts: Sequence[str], whole: Whole) -> list[int]:
-        """Return the number of tokens that `whole` returns for each text."""
+        """Return the number of tokens that `whole` returns for each text.
+
+        Args:
+            texts: may repeat.
+            whole: tokenises texts with the chat format around each.
+        """
         different = list(dict.fromkeys(texts))
         by_words = len(different) > FEW_TEXTS and self._is_apart
         if by_words:

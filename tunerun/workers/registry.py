@@ -92,7 +92,12 @@ def take_over(section: Workers, place: Place) -> Sequence[RecoveredWorker]:
 
 
 def opener(section: Workers, place: Place) -> Callable[[int], Worker]:
-    """Return the function that opens a worker, given its number."""
+    """Return a function that opens a worker, given its number from 0; see `WorkersModule.open_worker`.
+
+    Args:
+        section: the config section.
+        place: folders and settings.
+    """
     return lambda number: _MODULES[section.kind].open_worker(section, place, number)
 
 

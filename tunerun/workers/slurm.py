@@ -154,7 +154,14 @@ def take_over(section: SlurmWorkers, place: Place) -> tuple[RecoveredWorker, ...
     """Fetch the results of jobs whose program was killed, and end these jobs.
 
     A complete tuned model is the result of its trial; a trial in training resumes from its last saved state in a new
-    job. Returns no workers to continue with.
+    job.
+
+    Args:
+        section: the config section.
+        place: folders and settings of this program.
+
+    Returns:
+        No workers: none is continued.
     """
     for folder in sorted(_parent(section, place).glob("*-*")):
         lock = FileLock(folder / LOCK_FILE, thread_local=False)

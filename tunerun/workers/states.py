@@ -29,7 +29,15 @@ def names(tuned_models: Path) -> dict[str, int]:
 
 
 def of_keys(tuned_models: Path, keys: Set[str]) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """Yield the saved states from which requests with some of the keys can resume: name, and files by name."""
+    """Yield the saved states from which requests with some of the keys can resume.
+
+    Args:
+        tuned_models: the folder of tuned models.
+        keys: of the requests.
+
+    Yields:
+        The name of a state, and the content of its files by name.
+    """
     for name in names(tuned_models):
         files = parts(tuned_models / name)
         if not keys.isdisjoint(_requests(files)):
