@@ -147,12 +147,12 @@ class ChatEncoder:
     def _single_turns(self, inputs: Sequence[str]) -> list[list[int]]:
         """Return the tokens of prompts without a system message and earlier turns."""
         texts = [f"{self._before}{text}{self._after}" for text in inputs]
-        found = self._ids(texts)
+        encoded = self._ids(texts)
         own = self._count(self._before + self._after)
         for position, text in enumerate(texts):
             if self._count(text) != own:
-                found[position] = self._continued(self._ids([self._before])[0], (inputs[position], self._after))
-        return [[*self._opening, *ids, *self._closing] for ids in found]
+                encoded[position] = self._continued(self._ids([self._before])[0], (inputs[position], self._after))
+        return [[*self._opening, *ids, *self._closing] for ids in encoded]
 
     def _pieces(self, conversation: Conversation) -> list[_Piece]:
         """Split a conversation before and after each earlier answer, like prompt and target.
@@ -160,7 +160,7 @@ class ChatEncoder:
         So each answer consists of whole tokens, which are the same wherever the answer is in a conversation.
         """
         around = self._turns
-        found: list[_Piece] = []
+        pieces: list[_Piece] = []
         follows = ""
         opening: tuple[str, ...] = (around.prefix,)
         if conversation.earlier:
@@ -172,20 +172,20 @@ class ChatEncoder:
             if cut is None:
                 opening = (before, conversation.system, after)
             else:  # a tokenizer cuts a text there, so a system message can be encoded once for all inputs
-                found.append(_Piece("", (before, conversation.system, after[: cut.end()])))
+                pieces.append(_Piece("", (before, conversation.system, after[: cut.end()])))
                 follows, opening = cut[0], (after[cut.end() :],)
         suffix = around.suffix[: len(around.suffix) - len(around.start)]
         answer_follows = suffix[self._last_control(suffix) :]
         for turn in conversation.earlier:
-            found.append(_Piece(follows, (*opening, turn.text_input, suffix)))
-            found.append(_Piece(answer_follows, ("", f"{around.start}{turn.output}", around.end), is_answer=True))
+            pieces.append(_Piece(follows, (*opening, turn.text_input, suffix)))
+            pieces.append(_Piece(answer_follows, ("", f"{around.start}{turn.output}", around.end), is_answer=True))
             follows = around.end[self._last_control(around.end) :] or _ANSWERED
             opening = (around.between[len(around.end) :],)
-        return [*found, _Piece(follows, (*opening, conversation.text_input, self._chat.suffix))]
+        return [*pieces, _Piece(follows, (*opening, conversation.text_input, self._chat.suffix))]
 
     def _encoded(self, pieces: Collection[_Piece]) -> dict[_Piece, list[int]]:
         """Return the tokens of each piece after the text that it follows."""
-        found: dict[_Piece, list[int]] = {}
+        ids_of: dict[_Piece, list[int]] = {}
         plain: dict[str, dict[_Piece, str]] = {}
         for piece in pieces:
             text = "".join(piece.texts)
@@ -193,10 +193,10 @@ class ChatEncoder:
                 plain.setdefault(piece.follows, {})[piece] = text
             else:
                 first, *rest = piece.texts
-                found[piece] = self._continued(self._following(piece.follows, [first])[0], rest)
+                ids_of[piece] = self._continued(self._following(piece.follows, [first])[0], rest)
         for follows, texts in plain.items():
-            found |= zip(texts, self._following(follows, [*texts.values()]), strict=True)
-        return found
+            ids_of |= zip(texts, self._following(follows, [*texts.values()]), strict=True)
+        return ids_of
 
     def _continued(self, ids: list[int], texts: Sequence[str]) -> list[int]:
         """Return tokens followed by those of more texts, in which texts of rows may contain control tokens.
@@ -214,12 +214,12 @@ class ChatEncoder:
         start, end = self._chat.start, self._chat.end
         distinct = list(dict.fromkeys(outputs))  # in classification the same few labels repeat
         texts = [f"{start}{output}{end}" for output in distinct]
-        found = self._following(self._answer_follows, texts)
+        encoded = self._following(self._answer_follows, texts)
         own = self._count(end)
         for position, text in enumerate(texts):
             if self._count(text) != own:
-                found[position] = self._continued(self._ids([""])[0], (start + distinct[position], end))
-        by_output = dict(zip(distinct, found, strict=True))
+                encoded[position] = self._continued(self._ids([""])[0], (start + distinct[position], end))
+        by_output = dict(zip(distinct, encoded, strict=True))
         return [by_output[output] for output in outputs]
 
     def text(self, ids: Sequence[int], *, has_end: bool) -> str:
@@ -287,12 +287,12 @@ class ChatEncoder:
         the text before are already fixed.
         """
         (head,) = self._ids([before])
-        found = self._ids([before + text for text in texts])
-        alone = [position for position, ids in enumerate(found) if ids[: len(head)] != head]
-        found = [ids[len(head) :] for ids in found]
+        encoded = self._ids([before + text for text in texts])
+        alone = [position for position, ids in enumerate(encoded) if ids[: len(head)] != head]
+        encoded = [ids[len(head) :] for ids in encoded]
         for position, ids in zip(alone, self._ids([texts[position] for position in alone]), strict=True):
-            found[position] = ids
-        return found
+            encoded[position] = ids
+        return encoded
 
     def _as_text(self, text: str) -> list[int]:
         """Return the tokens of a text after a line break, with the text of control tokens as plain characters."""

@@ -168,22 +168,22 @@ def around_system(template: str, tokens: Mapping[str, str], *, has_turns: bool) 
         UnusableTemplateError: the template fails, does not write the message exactly once, or writes other parts
             differently after a system message.
     """
-    found: set[tuple[str, str]] = set()
+    forms: set[tuple[str, str]] = set()
     for rounds in (1, 2, 3) if has_turns else (1,):
         before, after, *rest = _parts_of_turns(template, tokens, rounds, has_system=True)
-        found.add((before, after))
+        forms.add((before, after))
         if rest != _parts_of_turns(template, tokens, rounds)[1:]:
             raise UnusableTemplateError("its chat template writes turns in another way behind a system message")
-    if len(found) > 1:
+    if len(forms) > 1:
         raise UnusableTemplateError("its chat template writes a system message in another way before several turns")
-    return found.pop()
+    return forms.pop()
 
 
 def _parts_of_turns(template: str, tokens: Mapping[str, str], rounds: int, *, has_system: bool = False) -> list[str]:
     """Return the text before, between and after the texts of several rounds of input and output."""
     problem = ""
     what = "a system message" if has_system else "several turns"
-    shown = "a system message" if has_system else "the text of every earlier turn"
+    texts_in_words = "a system message" if has_system else "the text of every earlier turn"
     roles = (["system"] if has_system else []) + ["user", "assistant"] * rounds
     texts = [f"tunerun7{role}7mark{number}end" for number, role in enumerate(roles)]
     for content in (_plain, _parts):
@@ -196,7 +196,7 @@ def _parts_of_turns(template: str, tokens: Mapping[str, str], rounds: int, *, ha
         parts = _MARK.split(rendered)
         if _MARK.findall(rendered) == texts:
             return parts
-        problem = problem or f"does not show {shown} exactly once and in order"
+        problem = problem or f"does not show {texts_in_words} exactly once and in order"
     raise UnusableTemplateError(f"its chat template {problem}")
 
 

@@ -334,10 +334,10 @@ def decoder_of(base: LoadedModel, limits: BatchLimits = DEFAULT) -> Decoder | No
             return None  # the architecture treats caches or positions in its own way, which its `generate` handles
         if not cache.is_plain:
             return None
-        for found, ids in zip(logits, sequences, strict=True):
+        for of_row, ids in zip(logits, sequences, strict=True):
             alone = base.network(input_ids=torch.tensor([ids], device=base.device), use_cache=False).logits[0, -1]
             limit = max(_LIMIT, 16 * torch.finfo(alone.dtype).eps) * float(alone.abs().max())
-            if not float((found - alone.float()).abs().max()) <= limit:  # `not <=` also rejects NaN
+            if not float((of_row - alone.float()).abs().max()) <= limit:  # `not <=` also rejects NaN
                 return None
         return Decoder(base, cache.bytes_per_token, limits)
 

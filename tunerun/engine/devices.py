@@ -52,12 +52,12 @@ def free_main_memory_bytes() -> int | None:
 
     The kernel's file cache counts as free, because the kernel drops it when a program needs the memory.
     """
-    found = [_container_free_bytes(_CGROUP_2, "memory.max", "memory.current", "inactive_file")]
-    found += [_container_free_bytes(_CGROUP_1, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")]
+    sizes = [_container_free_bytes(_CGROUP_2, "memory.max", "memory.current", "inactive_file")]
+    sizes += [_container_free_bytes(_CGROUP_1, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")]
     with suppress(OSError):
         available = re.search(r"^MemAvailable:\s+(\d+) kB", _MEMINFO.read_text(encoding="ascii"), re.MULTILINE)
-        found.append(1024 * int(available[1]) if available else None)
-    return min((one for one in found if one is not None), default=None)
+        sizes.append(1024 * int(available[1]) if available else None)
+    return min((one for one in sizes if one is not None), default=None)
 
 
 def _container_free_bytes(folder: Path, limit: str, used: str, cached: str) -> int | None:
@@ -117,8 +117,8 @@ def _torch_has_cuda() -> bool:
         text = (Path(spec.origin).parent / "version.py").read_text(encoding="utf-8")
     except OSError:
         return True
-    found = re.search(r"^cuda\b[^=\n]*=\s*(\S+)", text, re.MULTILINE)
-    return found is None or found[1] != "None"
+    version = re.search(r"^cuda\b[^=\n]*=\s*(\S+)", text, re.MULTILINE)
+    return version is None or version[1] != "None"
 
 
 def chosen(device: str) -> str:

@@ -75,18 +75,18 @@ class Generation:
         Raises:
             InputError: a prompt cannot be answered, and `all_or_none` is set.
         """
-        found: list[Answer | InputError | None] = [None] * len(prompts)
+        answers: list[Answer | InputError | None] = [None] * len(prompts)
         rows: list[AnswerRow] = []
         for position, prompt in enumerate(prompts):
             try:
                 row = self._row(position, prompt, on_part, is_cancelled)
             except InputError as error:
-                found[position] = error
+                answers[position] = error
                 continue
             row.on_answer = None if on_answer is None else partial(on_answer, position)
             rows.append(row)
         if all_or_none and len(rows) < len(prompts):
-            raise _first_error(found)
+            raise _first_error(answers)
 
         if self._decoder is None:
             self._decoder = decoding.decoder_of(self._base) or PaddedDecoder(self._base)
@@ -99,8 +99,8 @@ class Generation:
                 self.can_mix = False
             waiting = [row for row in waiting if not row.is_over]
         for row in rows:
-            found[row.position] = row.answer()
-        return [one for one in found if one is not None]
+            answers[row.position] = row.answer()
+        return [one for one in answers if one is not None]
 
     def measure(
         self,
@@ -146,10 +146,10 @@ class Generation:
         return row
 
 
-def _first_error(found: Sequence[Answer | InputError | None]) -> InputError:
+def _first_error(answers: Sequence[Answer | InputError | None]) -> InputError:
     """Return the first reason why a prompt has no answer, with the number of such prompts if there are several."""
-    errors = {number: error for number, error in enumerate(found, 1) if isinstance(error, InputError)}
+    errors = {number: error for number, error in enumerate(answers, 1) if isinstance(error, InputError)}
     number, error = next(iter(errors.items()))
-    if len(found) == 1:
+    if len(answers) == 1:
         return error
-    return type(error)(f"{len(errors)} of {len(found)} inputs cannot be answered; number {number}: {error}")
+    return type(error)(f"{len(errors)} of {len(answers)} inputs cannot be answered; number {number}: {error}")

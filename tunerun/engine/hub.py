@@ -111,7 +111,7 @@ def resolve(name: str, revision: str | None) -> str:
 
     wanted = _words(name, revision)
     try:
-        found = HfApi(endpoint=os.environ.get("HF_ENDPOINT")).model_info(name, revision=revision, timeout=TIMEOUT_S)
+        info = HfApi(endpoint=os.environ.get("HF_ENDPOINT")).model_info(name, revision=revision, timeout=TIMEOUT_S)
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
         raise _unknown(wanted) from error
     except Exception as error:
@@ -119,9 +119,9 @@ def resolve(name: str, revision: str | None) -> str:
             f"{wanted} cannot be looked up on the Hugging Face hub: {type(error).__name__}: {first_line(error)}; "
             "connect to the network, or give model.source a folder or a GGUF file"
         ) from error
-    if found.sha is None or not _COMMIT.fullmatch(found.sha):
+    if info.sha is None or not _COMMIT.fullmatch(info.sha):
         raise BaseModelError(f"the Hugging Face hub does not state the commit of {wanted}; set model.revision to one")
-    return found.sha
+    return info.sha
 
 
 def fetch(name: str, commit: str, revision: str | None) -> Path:

@@ -116,10 +116,10 @@ class JsonConstraint:
         packed = numpy.frombuffer(self._matcher.compute_bitmask(), dtype=numpy.uint8)
         self._check()
         # Some networks have outputs beyond the vocabulary; these have no bit and are not allowed.
-        found = numpy.zeros(self._width, dtype=bool)
+        allowed = numpy.zeros(self._width, dtype=bool)
         bits = numpy.unpackbits(packed, bitorder="little")[: self._width].astype(bool)
-        found[: len(bits)] = bits
-        return found
+        allowed[: len(bits)] = bits
+        return allowed
 
     def take(self, token: int) -> None:
         """Advance by the chosen token.

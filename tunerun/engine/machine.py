@@ -42,10 +42,10 @@ def trained_on(device: torch.device, number_format: str) -> TrainedOn:
     if is_cuda:
         with contextlib.suppress(OSError):
             text = _DRIVER.read_text(encoding="utf-8", errors="replace")
-            driver = found[1] if (found := re.search(r"Module.*?\s(\d+\.[\d.]+)\s", text)) else ""
+            driver = match[1] if (match := re.search(r"Module.*?\s(\d+\.[\d.]+)\s", text)) else ""
 
     text = torch.__config__.show()
-    libraries = {name: found[1] for name, pattern in _LIBRARIES.items() if (found := pattern.search(text))}
+    libraries = {name: match[1] for name, pattern in _LIBRARIES.items() if (match := pattern.search(text))}
     built_for = {"CUDA": torch.version.cuda, "ROCm": torch.version.hip}
     named = [f"{name} {version}" for name, version in (built_for | libraries).items() if version]
 
@@ -96,6 +96,6 @@ def obtainable_bytes(device: torch.device, engines: int) -> int | None:
 def _status_bytes(name: str) -> int | None:
     """Return a memory size of this process from Linux's `/proc/self/status`; None: another system."""
     with contextlib.suppress(OSError):
-        if found := re.search(rf"{name}:\s+(\d+) kB", _STATUS.read_text(encoding="ascii")):
-            return 1024 * int(found[1])
+        if match := re.search(rf"{name}:\s+(\d+) kB", _STATUS.read_text(encoding="ascii")):
+            return 1024 * int(match[1])
     return None

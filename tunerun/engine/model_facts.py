@@ -225,13 +225,13 @@ def _tensors(file: Path) -> dict[str, Tensor]:
             header = json.loads(stream.read(length))
             tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
             needed = 8 + length + max((entry["data_offsets"][1] for entry in tensors.values()), default=0)
-            found = {name: (str(entry["dtype"]), list(entry["shape"])) for name, entry in tensors.items()}
+            shapes = {name: (str(entry["dtype"]), list(entry["shape"])) for name, entry in tensors.items()}
         except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
             raise ValueError("has a damaged header; download it again") from error
     if size != needed:
         raise ValueError(f"has {size:,} bytes, but its header describes {needed:,}: it is cut off or damaged; "
                          "download it again")  # fmt: skip
-    return found
+    return shapes
 
 
 def _config_problems(folder: Path, config: Mapping[str, Any], text: Mapping[str, Any]) -> Iterator[str]:

@@ -103,5 +103,5 @@ def layer_count(tensors: Iterable[str], pattern: re.Pattern[str] = _LAYER) -> in
         tensors: names.
         pattern: its first group is the number of a layer, from 0; by default that of transformers.
     """
-    found = [int(match[1]) for name in tensors if (match := pattern.search(name))]
-    return max(found) + 1 if found else None
+    numbers = [int(match[1]) for name in tensors if (match := pattern.search(name))]
+    return max(numbers) + 1 if numbers else None

@@ -66,12 +66,12 @@ class RowCache:
             row: the number of the row.
             tokens: how many of its last tokens to keep.
         """
-        found = RowCache()
+        single = RowCache()
         for layer in self.states.layers:
             one = _Layer()
             one.set(layer.stores[0].only(row, tokens), layer.stores[1].only(row, tokens))
-            found.states.layers.append(one)
-        return found
+            single.states.layers.append(one)
+        return single
 
     def leave(self, row: int) -> None:
         """Remove a row; the last row moves into its place, so the caller has to move its own list in the same way."""

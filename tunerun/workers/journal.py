@@ -85,8 +85,8 @@ class Journal:
                 # An incomplete line: the program was killed while it wrote it, and so before it sent the command.
                 if not line.endswith(b"\n") or int(number) > up_to:
                     return
-                if isinstance(found := messages.read_command(command), messages.Train):
-                    yield found
+                if isinstance(recorded := messages.read_command(command), messages.Train):
+                    yield recorded
 
     def remove(self) -> None:
         """Remove the folder and release its lock; may be called again."""

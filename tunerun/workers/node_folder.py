@@ -64,8 +64,8 @@ def remove_leftovers(parent: Path) -> None:
     for folder in parent.glob(f"{PREFIX}*"):
         with contextlib.suppress(OSError):  # another worker is removing it too, or it is not permitted
             # lstat: a link must not lead out of the temporary directory.
-            found = folder.lstat()
-            if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or not (folder / LOCK_FILE).exists():
+            state = folder.lstat()
+            if not stat.S_ISDIR(state.st_mode) or state.st_uid != os.getuid() or not (folder / LOCK_FILE).exists():
                 continue
             lock = FileLock(folder / LOCK_FILE, thread_local=False)
             try:

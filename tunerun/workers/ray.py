@@ -244,8 +244,8 @@ class _ActorChannel:
 
     def files(self, folder: str) -> Mapping[str, bytes]:
         with self._translated():
-            found: Mapping[str, bytes] = self._ray.get(self._actor.files.remote(folder))
-            return found
+            files: Mapping[str, bytes] = self._ray.get(self._actor.files.remote(folder))
+            return files
 
     def entries(self, after: int) -> Sequence[Entry]:
         """Return new entries; while the actor is unavailable return none, so that the caller tries again.
@@ -261,14 +261,14 @@ class _ActorChannel:
                 if not there:  # the actor is still waiting for a node
                     return ()
                 reading, self._reading = self._reading, None
-                found: Sequence[Entry] = self._ray.get(reading)
+                entries: Sequence[Entry] = self._ray.get(reading)
         except unavailable as error:
             self._silent_since = self._silent_since or time.monotonic()
             if time.monotonic() - self._silent_since > _SILENT_S:
                 raise LostError(f"the worker's node has not answered for {_SILENT_S:.0f} s") from error
             return ()
         self._silent_since = None
-        return found
+        return entries
 
     @contextlib.contextmanager
     def _translated(self, passing: Any = ()) -> Iterator[None]:

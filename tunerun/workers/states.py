@@ -19,13 +19,13 @@ _NAME = re.compile(r"training\.[0-9a-f]{24}")
 
 def names(tuned_models: Path) -> dict[str, int]:
     """Return the names of the saved states among tuned models, each with its modification time in nanoseconds."""
-    found = {}
+    times = {}
     for file in tuned_models.glob(f"training.*/{STATE_FILE}"):
         try:
-            found[file.parent.name] = file.stat().st_mtime_ns
+            times[file.parent.name] = file.stat().st_mtime_ns
         except FileNotFoundError:  # being replaced just now; the next call returns it
             continue
-    return found
+    return times
 
 
 def of_keys(tuned_models: Path, keys: Set[str]) -> Iterator[tuple[str, dict[str, bytes]]]:
