@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 import pytest
 
-OBJECT_STORE_BYTES = 100 * 2**20  # what Ray asks for at least is 75 MiB
+OBJECT_STORE_BYTES = 100 * 2**20  # Ray requires at least 75 MiB
 
 
 class TwoNodes:
@@ -43,7 +43,7 @@ def two_nodes() -> Iterator[TwoNodes]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-        # A lost node is known after 1.5 s instead of 15.
+        # A lost node is detected after 1.5 s instead of 15 s.
         patch.setenv("RAY_health_check_initial_delay_ms", "0")
         patch.setenv("RAY_health_check_period_ms", "500")
         patch.setenv("RAY_health_check_failure_threshold", "3")

@@ -1,4 +1,4 @@
-"""What the sweep of `sweeps.py` comes to in one process of this machine, once for all tests."""
+"""The results of the sweep of `sweeps.py` in one process of this machine, computed once for all tests."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from tunerun.runner.progress import Progress
 
 
 class KillsItself(Progress):
-    """Ends this process at the first step that it sees, as `kill -9` does."""
+    """Kills this process at the first reported step."""
 
     def stepped(self, _trial: Trial, _snapshot: Snapshot) -> None:
         os.kill(os.getpid(), signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""One small sweep of the tiny model, run with workers of any kind, and what it came to to the bit."""
+"""One small sweep of the tiny model, run with workers of any kind, and its exact results."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ AXES = ("hyperparameters.learning_rate=0.01,0.001", "seed=0,1")
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a trial came to.
+    """The results of a trial.
 
     Attributes:
-        weights: the digest of its adapter, as the ledger has it.
+        weights: the digest of its adapter, as recorded in the ledger.
     """
 
     weights: str | None
@@ -34,7 +34,7 @@ class Outcome:
 
 
 def outcomes(folder: Path, model: Path, *options: str, progress: Progress | None = None) -> Mapping[str, Outcome]:
-    """Run four trials on thirty examples, on one thread, and say what each came to, by what it varied."""
+    """Run four trials on thirty examples, on one thread, and return each one's results by its settings."""
     plan = sweep(folder, model, *options)
     result = run(plan, progress=progress)
     assert result.exit_code == 0, str(result.verdict)
@@ -43,7 +43,7 @@ def outcomes(folder: Path, model: Path, *options: str, progress: Progress | None
 
 
 def sweep(folder: Path, model: Path, *options: str) -> Plan:
-    """The plan of the four trials."""
+    """Return the plan of the four trials."""
     folder.mkdir(exist_ok=True)
     return planned(
         folder,
@@ -61,7 +61,7 @@ def sweep(folder: Path, model: Path, *options: str) -> Plan:
 
 
 def found(plan: Plan) -> dict[str, Outcome]:
-    """What the trials came to that have succeeded."""
+    """Return the results of the trials that have succeeded."""
     found = {}
     with Ledger(plan.ledger_path, read_only=True) as ledger:
         for trial in plan.trials:

@@ -1,4 +1,4 @@
-"""The object on a Ray node, without Ray."""
+"""The actor of a Ray node, without Ray."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def settings(tmp_path: Path) -> NodeSettings:
 
 
 def engines() -> set[psutil.Process]:
-    """The engines of this process; tests before may have left some open."""
+    """Return the engines of this process; earlier tests may have left some open."""
     return {each for each in psutil.Process().children() if "tunerun.engine" in each.cmdline()}
 
 
@@ -44,7 +44,7 @@ def actor(settings: NodeSettings) -> Iterator[EngineActor]:
     actor.end()
 
 
-def test_an_actor_that_no_program_asks_for_anything_ends(node: Path, settings: NodeSettings) -> None:
+def test_an_unused_actor_ends(node: Path, settings: NodeSettings) -> None:
     """It ends its engine, removes its folder and leaves the cluster."""
     has_left, before = threading.Event(), engines()
     EngineActor(settings, "killed", unused_s=0.1, leave=has_left.set)
@@ -53,8 +53,8 @@ def test_an_actor_that_no_program_asks_for_anything_ends(node: Path, settings: N
     assert engines() <= before
 
 
-def test_the_next_program_has_what_was_not_handed_over(actor: EngineActor) -> None:
-    """Commands of the program before are ignored from then on; what was handed over does not come again."""
+def test_the_next_program_gets_the_unread_entries(actor: EngineActor) -> None:
+    """Commands of the earlier program are ignored from then on; entries that were read are not repeated."""
     actor.command("first", 1, PREPARE)
     assert actor.entries("first", 0)[0].number == 1
     assert actor.attach("second") == Attached(after=0, commands=1, calls=1, jobs=frozenset())
@@ -70,7 +70,7 @@ def test_the_next_program_has_what_was_not_handed_over(actor: EngineActor) -> No
 
 @pytest.mark.process
 def test_an_engine_that_hangs_is_ended(settings: NodeSettings, node: Path) -> None:
-    """Within seconds, with all that it has on the node."""
+    """It ends within seconds, and its folder is removed."""
     before = engines()
     actor = EngineActor(settings, "first")
     (engine,) = engines() - before

@@ -1,4 +1,4 @@
-"""What is written down of the work of a worker that may outlive its program."""
+"""The record of the jobs of a worker that may outlive its program."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tunerun.workers.journal import TRAINS_FILE, Journal
 
 
 def test_only_the_journal_of_a_killed_program_is_found(tmp_path: Path) -> None:
-    """With the commands that its worker has received; the last line may be half written."""
+    """It has the commands that its worker has received; the last line may be incomplete."""
     train = messages.Train((messages.PackedJob("a.1", request_of(BaseModelRef("tiny", "tiny"))),), "home")
     killed, lives = Journal.begin(tmp_path, "engine-1-a"), Journal.begin(tmp_path, "engine-1-b")
     Journal.begin(tmp_path, "engine-2-c")

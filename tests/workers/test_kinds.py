@@ -1,4 +1,4 @@
-"""What each kind of worker needs is reported before anything is submitted."""
+"""Missing requirements of each kind of worker are reported before anything is submitted."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ SLURM = SlurmWorkers(kind="slurm")
     ("section", "package", "line"),
     [(RAY, "ray", r"pip install 'tunerun\[ray\]'"), (SLURM, "submitit", r"pip install 'tunerun\[slurm\]'")],
 )
-def test_a_missing_package_is_named_with_the_line_that_installs_it(
+def test_a_missing_package_is_named_with_the_command_that_installs_it(
     section: registry.Workers, package: str, line: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing is opened."""
+    """The error comes before a worker is opened."""
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(MissingPackageError, match=line):
         registry.room(section)
 
 
-def test_engines_of_one_machine_divide_it() -> None:
-    """Memory and cores; what a service has beside them counts, and threads that are set stay."""
+def test_engines_of_one_machine_share_memory_and_cores() -> None:
+    """A larger number of engines, and threads, that are set already are kept."""
     two, alone = (local.of_each(count, EngineSettings()) for count in (2, 1))
     assert (two.engines, two.threads) == (2, max(1, len(os.sched_getaffinity(0)) // 2))
     assert alone == EngineSettings()
     assert local.of_each(2, EngineSettings(threads=3, engines=5)) == EngineSettings(threads=3, engines=5)
 
 
-def test_a_cluster_is_never_guessed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`auto` is what the environment says, and nothing where it says nothing."""
+def test_auto_requires_the_environment_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`auto` is the value of RAY_ADDRESS, and an error without it."""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with pytest.raises(InputError, match="RAY_ADDRESS is not set; set it, or give the cluster's host:port"):
         registry.room(RAY)
@@ -53,7 +53,7 @@ def test_a_cluster_is_never_guessed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_cluster_that_does_not_answer_is_named() -> None:
-    """With what to do, at once."""
+    """The error comes at once, and says what to do."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -62,7 +62,7 @@ def test_a_cluster_that_does_not_answer_is_named() -> None:
 
 
 def test_a_machine_without_slurm_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the way to try it out."""
+    """The error says how to try the kind out without Slurm."""
     monkeypatch.setenv("PATH", "")
     with pytest.raises(InputError, match=r"this machine has no Slurm .* backend.workers.executor=local"):
         registry.room(SLURM)
@@ -71,10 +71,10 @@ def test_a_machine_without_slurm_is_reported(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize(
     ("gpus", "cpus", "count", "engines"), [(0, 1, 16, 8), (0, 4, 16, 2), (0, 1, 3, 3), (0.5, 1, 16, 2), (2, 1, 16, 1)]
 )
-def test_workers_of_ray_that_share_a_device_divide_its_memory(
+def test_workers_of_ray_that_share_a_device_share_its_memory(
     gpus: float, cpus: float, count: int, engines: int
 ) -> None:
-    """Those on the largest node share its main memory, those with a part of a GPU share that GPU."""
+    """Without GPUs as many as fit on the largest node, with a part of a GPU those of that GPU."""
     section = RAY.model_copy(update={"gpus_per_worker": gpus, "cpus_per_worker": cpus, "count": count})
     nodes = [
         {"Alive": alive, "Resources": {"CPU": cores}} for alive, cores in ((True, 8.0), (True, 2.0), (False, 64.0))
@@ -107,7 +107,7 @@ with LocalBackend(runs, runs / "cache") as backend:
 
 
 def test_a_machine_that_submits_to_a_cluster_needs_no_torch(tmp_path: Path, tiny_folder: Path) -> None:
-    """Only the nodes need the extra local; where the engines run here, it is asked for."""
+    """Only the nodes need the extra `local`; a machine that runs engines needs it too."""
     command = [sys.executable, "-c", SUBMITS, str(tiny_folder), str(tmp_path)]
     done = subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True, text=True)
     submitted, missing = done.stdout.splitlines()

@@ -8,7 +8,7 @@ from pathlib import Path
 from tests.workers.sweeps import Outcome, outcomes
 
 
-def test_two_processes_come_to_what_one_does(tmp_path: Path, tiny_folder: Path, alone: Mapping[str, Outcome]) -> None:
+def test_two_processes_have_the_results_of_one(tmp_path: Path, tiny_folder: Path, alone: Mapping[str, Outcome]) -> None:
     """Adapters, losses and answers have the same bits, and both processes worked."""
     assert outcomes(tmp_path / "two", tiny_folder, "backend.workers.count=2") == alone
     logs = tmp_path / "two" / "runs" / "logs"

@@ -20,8 +20,8 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def test_the_next_worker_removes_what_a_killed_one_left(tmp_path: Path) -> None:
-    """A folder in use stays, and so does one of which it is not known whether it is."""
+def test_the_next_worker_removes_folders_of_killed_workers(tmp_path: Path) -> None:
+    """A folder in use stays, and so does one without a lock."""
     used = NodeFolder.make(tmp_path)
     unknown = tmp_path / f"{PREFIX}unknown"
     unknown.mkdir()

@@ -28,7 +28,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[TwoNodes]:
-    """One cluster for all tests; the last one loses a node."""
+    """One cluster for all tests; the last test loses a node."""
     with two_nodes() as nodes:
         yield nodes
 
@@ -38,7 +38,7 @@ def workers(nodes: TwoNodes, *more: str) -> list[str]:
 
 
 def actors() -> list[Any]:
-    """What tunerun has on the cluster."""
+    """Return tunerun's actors on the cluster."""
     from ray.util import list_named_actors
 
     return [each for each in list_named_actors(all_namespaces=True) if each["namespace"] == NAMESPACE]
@@ -51,7 +51,7 @@ def jobs(plan: Plan) -> list[JobRecord]:
 
 
 class Notes(Progress):
-    """Keeps what the runner says."""
+    """Records the notes of the runner."""
 
     def __init__(self) -> None:
         self.notes: list[str] = []
@@ -61,7 +61,7 @@ class Notes(Progress):
 
 
 class CancelsTheLong(Notes):
-    """Asks for the end of the second trial once the first one has ended."""
+    """Requests the cancellation of the second trial once the first one has ended."""
 
     def __init__(self, plan: Plan) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ class CancelsTheLong(Notes):
 def test_jobs_of_a_killed_runner_continue(
     tmp_path: Path, tiny_folder: Path, nodes: TwoNodes, alone: Mapping[str, Outcome]
 ) -> None:
-    """The next one finds them: the same jobs, no step twice, the same bits; cancelled, they keep no node busy."""
+    """The next runner finds them: the same jobs, no step twice, the same bits; a cancelled one frees its node."""
     options = workers(nodes, "hyperparameters.learning_rate=0.01", "seed=0", "hyperparameters.epoch_count=4,50000")
     runner = [sys.executable, "-m", "tests.workers.killed_runner", str(tmp_path / "ray"), str(tiny_folder), *options]
     assert subprocess.run(runner, cwd=REPOSITORY, check=False).returncode == -signal.SIGKILL
@@ -98,7 +98,7 @@ def test_jobs_of_a_killed_runner_continue(
 
 
 class LosesANode(Notes):
-    """Kills a node once both workers train, and keeps what the runner says."""
+    """Kills a node once both workers train."""
 
     def __init__(self, nodes: TwoNodes) -> None:
         super().__init__()
@@ -112,7 +112,7 @@ class LosesANode(Notes):
                 self._nodes.lose_one()
 
 
-def test_a_sweep_that_loses_a_node_ends_as_on_one_machine(
+def test_a_sweep_that_loses_a_node_has_the_results_of_one_machine(
     tmp_path: Path, tiny_folder: Path, nodes: TwoNodes, alone: Mapping[str, Outcome], capfd: pytest.CaptureFixture[str]
 ) -> None:
     """The trial of the lost node is submitted again; adapters, losses and answers have the same bits."""

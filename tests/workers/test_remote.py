@@ -1,4 +1,4 @@
-"""What goes to an engine on another machine and what comes back; the other machine is a folder here."""
+"""Messages and files between this machine and an engine on another one, which is a folder here."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tunerun.workers.remote import LostError, RemoteWorker
 
 
 class FolderNode:
-    """A channel to an engine in a folder; `damage` is put into the weights that come back."""
+    """A channel to an engine in a folder; `damage` is appended to each file that is fetched."""
 
     def __init__(self, folder: Path, settings: NodeSettings) -> None:
         self.folder = folder
@@ -88,10 +88,10 @@ def ended(worker: RemoteWorker, request: TuningRequest, home: Path) -> messages.
     raise AssertionError(worker.death())
 
 
-def test_a_tuned_model_comes_back_and_answers_there(
+def test_a_tuned_model_is_fetched_and_can_be_called_on_the_node(
     tmp_path: Path, tiny_folder: Path, node: FolderNode, worker: RemoteWorker
 ) -> None:
-    """It is whole, it says nothing of the node's folders, and the node is sent nothing of this machine's."""
+    """It is complete; neither machine learns the other's folders."""
     request = replace(request_of(model_of(tiny_folder), validation=HELD_OUT), keeps_epochs=True)
     assert ended(worker, request, tmp_path).state is JobState.SUCCEEDED
     assert worker.process_id is None
@@ -112,7 +112,7 @@ def test_a_tuned_model_comes_back_and_answers_there(
     assert not any(str(tmp_path).encode() in line for line in node.lines)
 
 
-def test_a_tuned_model_that_changed_on_its_way_fails_its_job(
+def test_a_tuned_model_that_is_damaged_in_transit_fails_its_job(
     tmp_path: Path, tiny_folder: Path, node: FolderNode, worker: RemoteWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The digest is checked before anything is written."""
@@ -127,7 +127,7 @@ def test_a_tuned_model_that_changed_on_its_way_fails_its_job(
 def test_a_job_continues_on_another_node(
     tmp_path: Path, tiny_folder: Path, settings: NodeSettings, worker: RemoteWorker
 ) -> None:
-    """What it needs for that has come back before its node was lost; the bits are those of a job that was not lost."""
+    """Its state was fetched before its node was lost; the weights have the bits of a job that was not interrupted."""
     request = request_of(model_of(tiny_folder), key="c", epoch_count=30)
     assert ended(worker, request, tmp_path / "whole").state is JobState.SUCCEEDED
     home = tmp_path / "home"
@@ -158,7 +158,7 @@ def test_a_job_continues_on_another_node(
 
 
 class Reported:
-    """A channel to an engine that has reported something."""
+    """A channel with fixed reports."""
 
     def __init__(self, *reports: messages.Report) -> None:
         lines = (messages.report_line(report).decode() for report in reports)
@@ -177,8 +177,8 @@ class Reported:
     def close(self) -> None: ...
 
 
-def test_what_a_killed_program_asked_is_not_answered_to_the_next() -> None:
-    """Reports of its jobs come through, and so do the answers to the calls of this one."""
+def test_answers_to_a_killed_program_are_skipped() -> None:
+    """Reports on its jobs, and the answers to calls of this program, are returned."""
     foreign, own = (messages.Answers((Answer(text, 1, is_cut=False),)) for text in ("foreign", "own"))
     began = messages.RunBegan(("tiny.1",))
     channel = Reported(messages.Started(), began, foreign, messages.Started(), own)
@@ -195,8 +195,8 @@ def test_a_node_with_another_version_refuses(tmp_path: Path, settings: NodeSetti
     assert "this machine 0.0.1; install the same version on both" in worker.death().message
 
 
-def test_states_to_continue_from_travel_whole(tmp_path: Path) -> None:
-    """Those of a pack's requests are found; a damaged one, or one with another name, is not kept."""
+def test_saved_states_are_transferred_completely_or_not_at_all(tmp_path: Path) -> None:
+    """A state is found by the requests of its pack; a damaged one, or one with another name, is not written."""
     tensors = b"tensors"
     state = {"requests": {"a" * 64: False}, "tensors": hashlib.sha256(tensors).hexdigest()}
     files = {states.STATE_FILE: json.dumps(state).encode(), states.TENSORS_FILE: tensors}

@@ -1,4 +1,4 @@
-"""Engines in jobs of submitit, with its local executor in the place of Slurm."""
+"""Engines in jobs of submitit, with its local executor instead of Slurm."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ WORKERS = ("backend.workers.kind=slurm", "backend.workers.executor=local")
 
 
 class LosesAJob(Progress):
-    """Kills the first job with its engine in the middle of its training, and keeps what the runner says."""
+    """Kills the first job and its engine during training, and records the notes of the runner."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -35,7 +35,7 @@ class LosesAJob(Progress):
     def stepped(self, trial: Trial, snapshot: Snapshot) -> None:
         if not self._is_done and snapshot.step < trial.steps:
             self._is_done = True
-            (submitted,) = self._folder.glob("workers/0-*/job/*_submitted.pkl")  # submitit names it by the process
+            (submitted,) = self._folder.glob("workers/0-*/job/*_submitted.pkl")  # its name is the process id
             job = psutil.Process(int(submitted.name.partition("_")[0]))
             for process in [job, *job.children(recursive=True)]:
                 process.kill()
@@ -44,7 +44,7 @@ class LosesAJob(Progress):
         self.notes.append(text)
 
 
-def test_a_sweep_that_loses_a_job_ends_as_on_one_machine(
+def test_a_sweep_that_loses_a_job_has_the_results_of_one_machine(
     tmp_path: Path, tiny_folder: Path, alone: Mapping[str, Outcome]
 ) -> None:
     """The trial of the lost job is submitted again; adapters, losses and answers have the same bits."""
@@ -56,8 +56,8 @@ def test_a_sweep_that_loses_a_job_ends_as_on_one_machine(
     assert list((tmp_path / "slurm" / "runs" / "workers").iterdir()) == []
 
 
-class CancelsIt(Progress):
-    """Asks for the end of the first trial in the middle of its training."""
+class CancelsFirstTrial(Progress):
+    """Requests the cancellation of the first trial during its training."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
@@ -68,20 +68,20 @@ class CancelsIt(Progress):
                 ledger.request_cancel(self._plan.sweep, [trial.number])
 
 
-def test_a_cancelled_trial_keeps_no_node_busy(tmp_path: Path, tiny_folder: Path) -> None:
-    """The cancel reaches the engine; no process and no folder of the job is left."""
+def test_a_cancelled_trial_frees_its_node(tmp_path: Path, tiny_folder: Path) -> None:
+    """The engine is cancelled; no process and no folder of the job remains."""
     options = ("hyperparameters.learning_rate=0.01", "seed=0", "hyperparameters.epoch_count=50000")
     plan = sweep(tmp_path / "slurm", tiny_folder, *WORKERS, *options)
-    result = run(plan, progress=CancelsIt(plan))
+    result = run(plan, progress=CancelsFirstTrial(plan))
     assert [trial.state for trial in result.verdict.trials] == [JobState.CANCELLED]
     assert not any("submitit" in " ".join(process.cmdline()) for process in psutil.Process().children())
     assert list((tmp_path / "slurm" / "runs" / "workers").iterdir()) == []
 
 
-def test_what_jobs_made_for_a_killed_runner_is_taken_over(
+def test_results_of_jobs_of_a_killed_runner_are_fetched(
     tmp_path: Path, alone_runs: Path, alone: Mapping[str, Outcome]
 ) -> None:
-    """A whole tuned model comes home as its job's, a damaged one does not; jobs of a runner that lives continue."""
+    """A complete tuned model is fetched, a damaged one is not; jobs of a running runner continue."""
     made = [folder for folder in sorted((alone_runs / "tuned_models").iterdir()) if (folder / "status.json").exists()]
     killed, living = tmp_path / "workers" / "0-killed", tmp_path / "workers" / "1-living"
     for folder in (killed, living):
@@ -110,7 +110,7 @@ esac
 
 @pytest.fixture
 def fake_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Programs of Slurm's names that write down how they were called; a job waits for a node for ever."""
+    """Programs with the names of Slurm's that record their arguments; a job never gets a node."""
     folder = tmp_path / "slurm"
     folder.mkdir()
     for name in ("srun", "sbatch", "sacct", "scancel"):
@@ -121,8 +121,8 @@ def fake_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_slurm_is_given_what_the_section_says(tmp_path: Path, fake_slurm: Path) -> None:
-    """Each option of sbatch; a job that waits for a node is cancelled at once, by this program or the next."""
+def test_options_of_the_section_reach_slurm(tmp_path: Path, fake_slurm: Path) -> None:
+    """Each becomes an option of sbatch; a waiting job is cancelled at once, by this program or the next."""
     section = SlurmWorkers(
         kind="slurm",
         partition="gpu",
