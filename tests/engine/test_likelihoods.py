@@ -145,6 +145,6 @@ def test_what_cannot_be_measured_says_why(generation: Generation, tuned: Path, t
     with pytest.raises(NotFoundError, match="does not hold a tuned model"):
         measured(generation, ROWS, tmp_path)
     record = (tuned / "tunerun.json").read_text()
-    (tmp_path / "tunerun.json").write_text(record.replace(generation._base.identity, "folder:sha256:0"))
+    (tmp_path / "tunerun.json").write_text(record.replace(generation.base.identity, "folder:sha256:0"))
     with pytest.raises(BaseModelError, match="was tuned from folder:sha256:0"):
         measured(generation, ROWS, tmp_path)

@@ -31,13 +31,14 @@ class Generation:
         decoder: generates the tokens; None: chosen at the first prompt, by the base model's architecture.
 
     Attributes:
+        base: the base model.
         can_mix: whether rows of different adapters may share a batch; False once a layer turned out not to treat a
             batch row by row.
     """
 
     def __init__(self, base: LoadedModel, decoder: Decoder | PaddedDecoder | None = None) -> None:
         self.can_mix = True
-        self._base = base
+        self.base = base
         self._decoder = decoder
         self._adapters = LoadedAdapters(base.network, base.device)
         self._encoders: dict[tuple[ChatFormat, EarlierTurns], ChatEncoder] = {}
@@ -89,7 +90,7 @@ class Generation:
             raise _first_error(answers)
 
         if self._decoder is None:
-            self._decoder = decoding.decoder_of(self._base) or PaddedDecoder(self._base)
+            self._decoder = decoding.decoder_of(self.base) or PaddedDecoder(self.base)
         waiting = [*rows]
         while waiting:
             together = waiting if self.can_mix else [row for row in waiting if row.adapter is waiting[0].adapter]
@@ -110,7 +111,7 @@ class Generation:
         between_passes: Callable[[], None] = lambda: None,
     ) -> list[list[Likelihood]]:
         """Measure the likelihood of stated outputs as answers; see `likelihoods.measure`."""
-        return likelihoods.measure(self._base, self._adapters, rows, adapter, examples, between_passes)
+        return likelihoods.measure(self.base, self._adapters, rows, adapter, examples, between_passes)
 
     def _row(
         self,
@@ -120,15 +121,15 @@ class Generation:
         is_cancelled: Callable[[int], bool],
     ) -> AnswerRow:
         folder = None if prompt.adapter is None else Path(prompt.adapter)
-        form = chat_of(folder, self._base)
+        form = chat_of(folder, self.base)
         if form not in self._encoders:
-            self._encoders[form] = ChatEncoder(self._base.tokenizer, *form)
+            self._encoders[form] = ChatEncoder(self.base.tokenizer, *form)
         encoder = self._encoders[form]
         adapter = None if folder is None else self._adapters.get(folder)
         (ids,) = encoder.prompts([prompt.asked])
         if prompt.options.json_schema is not None:
             ids = [*ids, *encoder.start_ids]  # the chat format's text before an answer is not part of the JSON
-        limit = self._base.context_tokens
+        limit = self.base.context_tokens
         if limit is not None and len(ids) >= limit:
             turns = f" and {len(prompt.examples)} earlier turns" if prompt.examples else ""
             turns += " and a system message" if prompt.system else ""
@@ -137,7 +138,7 @@ class Generation:
                 f"the input takes {len(ids)} tokens with the chat format around it{turns}, which leaves no room for an "
                 f"answer in the base model's {limit} tokens; shorten it{advice} or choose another base model"
             )
-        row = AnswerRow(position, prompt, ids, adapter, encoder, self._base)
+        row = AnswerRow(position, prompt, ids, adapter, encoder, self.base)
         if prompt.options.json_schema is not None:
             row.constraint = self._json_grammars.constraint(prompt.options.json_schema)
         if on_part is not None:

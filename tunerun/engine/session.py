@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,22 +12,10 @@ from tunerun.engine.failures import failure_of
 from tunerun.engine.pack_session import PackSession, isolated
 from tunerun.engine.settings import EngineSettings
 from tunerun.errors import InputError
-from tunerun.job import (
-    BaseModelRef,
-    JobState,
-)
+from tunerun.job import BaseModelRef, JobState
 
 if TYPE_CHECKING:
     from tunerun.engine.generation import Generation
-    from tunerun.engine.network import LoadedModel
-
-
-@dataclass(frozen=True)
-class _Held:
-    """A base model in memory, with the object that generates its answers."""
-
-    base: LoadedModel
-    generation: Generation
 
 
 class Session:
@@ -56,7 +43,7 @@ class Session:
         self._number = number
         self._cancelled: set[str] = set()
         self._paused: set[str] = set()  # a subset of `_cancelled`
-        self._held: dict[str, _Held] = {}  # by the base model's identity
+        self._loaded: dict[str, Generation] = {}  # by the base model's identity
         self._training: PackSession | None = None
 
     def cancel(self, command: messages.Cancel) -> None:
@@ -89,7 +76,7 @@ class Session:
                 prepared_model.prepare(command.model, self._cache)
                 self._report(messages.Done())
                 return
-            generation = self._load(command.model).generation
+            generation = self._load(command.model)
             if isinstance(command, messages.Generate):
                 self._report(self._generate(generation, command))
             else:
@@ -116,12 +103,13 @@ class Session:
 
     # Base models
 
-    def _load(self, model: BaseModelRef) -> _Held:
-        """Return a base model, loaded if necessary; then all models but the pack's are dropped first."""
-        from tunerun.engine import generation, network
+    def _load(self, model: BaseModelRef) -> Generation:
+        """Return a base model's generation. To load the model, all others but the pack's are dropped first."""
+        from tunerun.engine import network
+        from tunerun.engine.generation import Generation
 
-        found = base_model.find(model, self._cache)
-        if found.identity not in self._held:
+        identity = base_model.find(model, self._cache).identity
+        if identity not in self._loaded:
             self._forget()  # before loading, because two large models may not fit into memory
             import torch
 
@@ -129,13 +117,13 @@ class Session:
                 torch.set_num_threads(self._settings.threads)
             device = network.choose_device(self._settings.device, self._number)
             base = network.load(model, self._cache, device, self._settings)
-            self._held[found.identity] = _Held(base, generation.Generation(base))
-        return self._held[found.identity]
+            self._loaded[identity] = Generation(base)
+        return self._loaded[identity]
 
     def _forget(self) -> None:
         """Drop all base models except the pack's from memory."""
         kept = None if self._training is None else self._training.base
-        self._held = {identity: held for identity, held in self._held.items() if held.base is kept}
+        self._loaded = {identity: model for identity, model in self._loaded.items() if model.base is kept}
 
     # The pack
 
@@ -185,7 +173,7 @@ class Session:
         if training is not None and training.is_over:
             self._training = None
             if training.is_suspect:  # the error may have left hooks or damaged state on the base model
-                self._held.clear()
+                self._loaded.clear()
 
 
 def _refused(error: InputError) -> messages.Refused:
