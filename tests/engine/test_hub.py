@@ -175,8 +175,11 @@ def test_cache_deleted_meanwhile(loopback_hub: Hub, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("model", "said"),
     [
-        (replace(MODEL, revision="nosuch"), r"has no 'owner/tiny' at revision 'nosuch', or not for you"),
-        (replace(MODEL, source="owner/other"), r"has no 'owner/other', or not for you"),
+        (
+            replace(MODEL, revision="nosuch"),
+            r"does not have 'owner/tiny' at revision 'nosuch', or you do not have access",
+        ),
+        (replace(MODEL, source="owner/other"), r"does not have 'owner/other', or you do not have access"),
     ],
 )
 def test_name_that_the_hub_does_not_know(model: BaseModelRef, said: str, loopback_hub: Hub, tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def more_tokens(folder: Path) -> None:
             lacking("lm_head.weight"),
             r"the files lack 1 weight \(lm_head\.weight\), which would be initialised at random",
         ),
-        (configured(num_hidden_layers=1), r"the files have 2 layers, config\.json says 1"),
+        (configured(num_hidden_layers=1), r"the files have 2 layers, config\.json states 1"),
         (configured(intermediate_size=48), r"6 weights \(.*\) have another shape .*: \[32, 64\], not \[32, 48\]\)"),
         (configured(num_attention_heads=5), r"\(32\) is not a multiple of the number of attention heads \(5\); choose"),
         (configured(hidden_act="nosuch"), r"cannot be loaded: KeyError: 'nosuch'; choose another base model"),
@@ -70,7 +70,7 @@ def more_tokens(folder: Path) -> None:
         (not_a_number, r"its weights contain or produce NaN or infinity"),
         (
             more_tokens,
-            r"its tokenizer gives token numbers up to \d+, but the weights have \d+ tokens; take the tokenizer",
+            r"its tokenizer has token numbers up to \d+, but the weights have \d+ tokens; use the tokenizer",
         ),
     ],
 )

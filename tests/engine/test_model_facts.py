@@ -61,13 +61,13 @@ def void(_: object) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (configured(num_hidden_layers=3), r"its config says 3 layers, but the weights have 2; a part of the weights"),
+        (configured(num_hidden_layers=3), r"its config states 3 layers, but the weights have 2; a part of the weights"),
         (
             configured(vocab_size=400),
-            r"says vocab_size 400, but the weights have \d+ tokens; take the config\.json that",
+            r"states vocab_size 400, but the weights have \d+ tokens; use the config\.json that",
         ),
         (configured(pad_token_id=5000), r"pad_token_id 5,000, which is outside its vocabulary .*; set it to null"),
-        (configured(model_type=None), r"config\.json names no model_type; take the config\.json"),
+        (configured(model_type=None), r"config\.json does not state model_type; use the config\.json"),
         (configured(quantization_config={"quant_method": "gptq"}), r"are quantised \(gptq\); tuning needs the unquant"),
         (integers, r"lm_head\.weight is stored as I8, so the weights are quantised; tuning needs"),
         (
@@ -80,7 +80,7 @@ def void(_: object) -> None:
         ),
         (
             configured(model_type="roberta", architectures=[]),
-            r"describes an encoder \(roberta\), whose tokens see what",
+            r"describes an encoder \(roberta\), whose tokens attend",
         ),
         (
             configured(model_type="t5", is_encoder_decoder=True),
@@ -172,10 +172,10 @@ TENSORS = [("blk.0.a.weight", 8), ("blk.1.a.weight", 8)]
     ("content", "said"),
     [
         (gguf(LLAMA, TENSORS, 32), r"x\.gguf has [\d,]+ bytes, but needs [\d,]+: it is cut off; download it again"),
-        (gguf(LLAMA, TENSORS[:1], 64), r"its config says 2 layers, but the weights have 1"),
+        (gguf(LLAMA, TENSORS[:1], 64), r"its config states 2 layers, but the weights have 1"),
         (gguf(LLAMA, TENSORS, 64)[:90], r"is not a readable GGUF file: its header is cut off or damaged"),
         (gguf(LLAMA | {"split.count": 3}, TENSORS, 64), r"is one of 3 parts; join them with llama\.cpp's"),
-        (gguf(LLAMA | {"llama.attention.causal": False}, TENSORS, 64), r"holds an encoder, whose tokens see what"),
+        (gguf(LLAMA | {"llama.attention.causal": False}, TENSORS, 64), r"contains an encoder, whose tokens attend"),
         (b"GGUF" + struct.pack("<I", 1) + bytes(99), r"is of GGUF version 1; allowed are 2 and 3"),
         (b"PK\3\4", r"it does not begin with 'GGUF'"),
         (POINTER.encode(), r"x\.gguf is a Git LFS pointer"),

@@ -127,7 +127,7 @@ def _find_in_package(package: str, cache: Path) -> FoundModel | str:
         path = Path(str(file.locate()))
         if file.suffix == ".gguf" and path.is_file():
             return _gguf(path, cache, f"package {package} {distribution.version}")
-    return f"the package {package!r} is installed, but carries no GGUF file"
+    return f"the package {package!r} is installed, but does not contain a GGUF file"
 
 
 def _gguf(file: Path, cache: Path, origin: str) -> FoundModel:
@@ -169,7 +169,7 @@ def _find_on_hub(model: BaseModelRef, tried: list[str], cache: Path, *, ask_hub:
     folder = None if commit is None else hub.snapshot(model.source, commit)
     if folder is None or model_facts.missing_parts(folder):
         if hub.is_offline():
-            tried.append("it is not in the Hugging Face cache, and HF_HUB_OFFLINE forbids to fetch it")
+            tried.append("it is not in the Hugging Face cache, and HF_HUB_OFFLINE forbids downloading it")
             raise _not_found(model, tried, "unset HF_HUB_OFFLINE, or give model.source a folder or a GGUF file")
         if commit is None and ask_hub:
             commit = hub.resolve(model.source, model.revision)

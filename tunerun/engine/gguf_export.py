@@ -91,7 +91,7 @@ def _tokenizer_problems(tokenizer: Mapping[str, Any]) -> Iterator[str]:
         yield f"its tokenizer is {kind}, not a byte-level BPE"
         return
     if _pre_tokenizer(tokenizer) is None:
-        yield "its tokenizer cuts texts in a way that has no known name in llama.cpp (tokenizer.ggml.pre)"
+        yield "its pre-tokenizer has no known name in llama.cpp (tokenizer.ggml.pre)"
     normalizer = (tokenizer.get("normalizer") or {}).get("type")
     if normalizer not in (None, "NFC"):
         yield f"its tokenizer changes texts by a normalizer ({normalizer}), which a GGUF file cannot state"

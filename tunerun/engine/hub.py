@@ -186,6 +186,6 @@ def _words(name: str, revision: str | None) -> str:
 
 def _unknown(wanted: str) -> BaseModelError:
     return BaseModelError(
-        f"the Hugging Face hub has no {wanted}, or not for you; a name is 'owner/name'; "
+        f"the Hugging Face hub does not have {wanted}, or you do not have access; a name is 'owner/name'; "
         "correct model.source and model.revision, or set HF_TOKEN for a private or gated model"
     )

@@ -93,7 +93,7 @@ def load_tokenizer(what: str, folder: Path, gguf_file: str | None = None) -> Any
             folder, gguf_file=gguf_file, local_files_only=True, trust_remote_code=False
         )
         if not tokenizer.is_fast:
-            raise _RefusedError("its tokenizer has no fast form (tokenizer.json)")
+            raise _RefusedError("its tokenizer does not have a fast version (tokenizer.json)")
         return tokenizer
 
     return _in_one_sentence(what, load)
@@ -119,8 +119,8 @@ def check_vocabulary(what: str, network: Any, tokenizer: Any, chat: ChatFormat) 
     missing = [number for number in beyond if number not in specials or number in needed]
     if missing:
         raise BaseModelError(
-            f"{what} cannot be used: its tokenizer gives token numbers up to {max(missing):,}, but the weights have "
-            f"{rows:,} tokens; take the tokenizer that belongs to the weights"
+            f"{what} cannot be used: its tokenizer has token numbers up to {max(missing):,}, but the weights have "
+            f"{rows:,} tokens; use the tokenizer that belongs to the weights"
         )
 
 
@@ -194,7 +194,7 @@ def _incomplete(network: Any, info: dict[str, Any]) -> Iterator[str]:
     layers = getattr(network.config.get_text_config(), "num_hidden_layers", None)
     stored = layer_count(info["unexpected_keys"])
     if stored is not None and layers is not None and stored > layers:
-        yield f"the files have {stored} layers, config.json says {layers}"
+        yield f"the files have {stored} layers, config.json states {layers}"
     for message in info["error_msgs"]:
         yield str(message)
 

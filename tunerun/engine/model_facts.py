@@ -243,10 +243,10 @@ def _config_problems(folder: Path, config: Mapping[str, Any], text: Mapping[str,
     quantised = config.get("quantization_config") or config.get("compression_config")
     if quantised:
         method = quantised.get("quant_method", "") if isinstance(quantised, dict) else ""
-        yield (f"config.json says its weights are quantised{f' ({method})' if method else ''}; {_UNQUANTISED}")
+        yield (f"config.json states that its weights are quantised{f' ({method})' if method else ''}; {_UNQUANTISED}")
     kind = config.get("model_type")
     if not isinstance(kind, str) or not kind:
-        yield "config.json names no model_type; take the config.json that belongs to the weights"
+        yield "config.json does not state model_type; use the config.json that belongs to the weights"
         return
     named = [str(name) for name in config.get("architectures") or ()]
     if config.get("is_encoder_decoder"):
@@ -254,12 +254,12 @@ def _config_problems(folder: Path, config: Mapping[str, Any], text: Mapping[str,
     elif named and not any(_CAUSAL.search(name) for name in named):
         yield f"config.json names the architecture {', '.join(named)}; {_NOT_CAUSAL}"
     elif kind in _BOTH_WAYS and not config.get("is_decoder"):
-        yield f"config.json describes an encoder ({kind}), whose tokens see what follows them; {_NOT_CAUSAL}"
+        yield f"config.json describes an encoder ({kind}), whose tokens attend to later ones; {_NOT_CAUSAL}"
     vocabulary, pad = first_count(text, ("vocab_size",)), text.get("pad_token_id")
     if vocabulary is not None and isinstance(pad, int) and pad >= vocabulary:
         yield (
-            f"config.json says pad_token_id {pad:,}, which is outside its vocabulary of {vocabulary:,} tokens; set it "
-            "to null or to a token"
+            f"config.json states pad_token_id {pad:,}, which is outside its vocabulary of {vocabulary:,} tokens; set "
+            "it to null or to a token"
         )
 
 
@@ -279,14 +279,14 @@ def _weight_problems(text: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> 
     rows = next((shape[0] for name, (_, shape) in tensors.items() if _EMBEDDING.search(name) and len(shape) == 2), None)
     if vocabulary is not None and rows is not None and rows < vocabulary:
         yield (
-            f"config.json says vocab_size {vocabulary:,}, but the weights have {rows:,} tokens; take the config.json "
+            f"config.json states vocab_size {vocabulary:,}, but the weights have {rows:,} tokens; use the config.json "
             "that belongs to the weights"
         )
 
 
 def _too_few_layers(stated: int, layers: int) -> str:
     return (
-        f"its config says {stated} layers, but the weights have {layers}; a part of the weights is missing, or the "
+        f"its config states {stated} layers, but the weights have {layers}; a part of the weights is missing, or the "
         "config belongs to another model"
     )
 
@@ -349,7 +349,7 @@ def _gguf_problems(file: Path, header: gguf_header.GgufHeader) -> Iterator[str]:
     except chat_template.UnusableTemplateError as error:
         yield str(error)
     if header.of_architecture("attention.causal") is False:
-        yield f"{file.name} holds an encoder, whose tokens see what follows them; {_NOT_CAUSAL}"
+        yield f"{file.name} contains an encoder, whose tokens attend to later ones; {_NOT_CAUSAL}"
     layers, stated = layer_count(header.tensors, _GGUF_LAYER), header.of_architecture("block_count")
     if parts == 1 and isinstance(stated, int) and (layers or 0) < stated:
         yield _too_few_layers(stated, layers or 0)
