@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 
 from tests.engine.tiny_model import HELD_OUT, request_of
-from tunerun.backends.engine_queue import EngineQueue
-from tunerun.backends.engine_session import EngineSession, Job
 from tunerun.backends.local import LocalBackend
-from tunerun.backends.local_jobs import LocalJob
+from tunerun.backends.local.engine_queue import EngineQueue
+from tunerun.backends.local.engine_session import EngineSession, Job
+from tunerun.backends.local.jobs import LocalJob
 from tunerun.engine import messages
 from tunerun.engine.settings import EngineSettings
 from tunerun.job import (

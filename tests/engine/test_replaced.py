@@ -11,8 +11,7 @@ import pytest
 
 from tests.engine import tiny_model
 from tests.engine.tiny_model import request_of
-from tunerun.backends import engine_calls
-from tunerun.backends.local import LocalBackend
+from tunerun.backends.local import LocalBackend, engine_calls
 from tunerun.engine import base_model, messages
 from tunerun.engine.settings import EngineSettings
 from tunerun.errors import BackendError, BaseModelError

@@ -15,7 +15,6 @@ from tests.troubled import Notes, run_with
 from tunerun.errors import BackendError, InputError, UnavailableError
 from tunerun.job import JobRef, JobState, ModelInputs, TunedModel
 from tunerun.ledger import Ledger
-from tunerun.runner import measuring
 from tunerun.testing.scripted import ScriptedBackend, ScriptedService
 
 pytestmark = pytest.mark.process
@@ -104,11 +103,8 @@ def test_a_place_that_does_not_answer_is_asked_again(tmp_path: Path, service: Sc
     assert set(asked.counts.values()) == {1}
 
 
-def test_a_request_to_cancel_is_obeyed_while_models_are_asked(
-    tmp_path: Path, service: ScriptedService, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_request_to_cancel_is_obeyed_while_models_are_asked(tmp_path: Path, service: ScriptedService) -> None:
     """A trial that trains is cancelled before the call for the others is answered."""
-    monkeypatch.setattr(measuring, "LOOK_S", 0.01)
     service.steps_per_poll = 1
     plan = planned(tmp_path, "hyperparameters.epoch_count=1,9")
     cancelled = threading.Event()

@@ -14,8 +14,8 @@ import pytest
 
 from tests.rigs.running_service import RunningService
 from tests.service.client import Client, prompt
-from tunerun.backends.engine_calls import Batch
 from tunerun.backends.local import LocalBackend
+from tunerun.backends.local.engine_calls import Batch
 from tunerun.engine.settings import EngineSettings
 from tunerun.errors import BackendError, BaseModelError, NotFoundError
 from tunerun.job import Answer, AnswerPart, BaseModelRef, GenerateOptions, Prompt

@@ -17,7 +17,7 @@ import pytest
 
 from tests.rigs.running_service import RunningService
 from tests.service.client import ROWS, Client, body, prompt
-from tunerun.backends.engine_calls import Batch
+from tunerun.backends.local.engine_calls import Batch
 from tunerun.engine.messages import Answers
 from tunerun.job import Answer
 from tunerun.service.app import Settings

@@ -25,7 +25,7 @@ from tunerun.metrics import Asks, resolve_stored
 from tunerun.planning.measuring import choices_of
 from tunerun.runner import SweepResult
 from tunerun.runner.judging import judge_answers, judges_of
-from tunerun.runner.measuring import Asking, Manner, PlainModel, Question
+from tunerun.runner.measuring import AnswerCollector, Manner, PlainModel, Question
 from tunerun.runner.progress import Progress
 from tunerun.runner.unwatched_jobs import BackendOpener
 
@@ -80,7 +80,7 @@ def open_test(
             asked = [point[0], *(record for _, record in compared)]
             backend.prepare(list(dict.fromkeys(_tuned_model(ledger, record).model for record in asked)))
             talk = progress or Progress()
-            Asking(ledger, backend, lambda each: talk.evaluating(each[0].name)).ask(missing)
+            AnswerCollector(ledger, backend, lambda each: talk.evaluating(each[0].name)).ask(missing)
         judges, max_usd = judges_of(ledger, [sweep])
         for problem in judge_answers(ledger, [sweep], judges, max_usd=max_usd, progress=progress):
             (progress or Progress()).note(problem)

@@ -20,20 +20,21 @@ from __future__ import annotations
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from heapq import heappop, heappush
+from types import MappingProxyType
 
 from tunerun.backends.base import AnswersTogether, Backend
 from tunerun.comparison import trial_result
 from tunerun.errors import AccessError, AmbiguousError, BackendError, InputError, UnavailableError
-from tunerun.job import Failure, FailureKind, JobRef, JobState, JobStatus, TunedModel
-from tunerun.ledger import JobRecord, Ledger, Spending, TrialProgress
+from tunerun.job import Failure, FailureKind, JobRef, JobState, JobStatus, TunedModel, TuningRequest
+from tunerun.ledger import JobRecord, Ledger, Spending
 from tunerun.locks import held_if_free, holder_of
 from tunerun.planning import Plan, Trial
 from tunerun.planning.limits import Cost, over_budget
 from tunerun.retry import backoff_s
 from tunerun.runner.backend_queue import BackendQueue, InFlight, is_lost
-from tunerun.runner.measuring import RESUME, Measuring
+from tunerun.runner.measuring import RESUME, TrialEvaluator
 from tunerun.runner.progress import Progress
 from tunerun.schema import TrialConfig
 
@@ -46,126 +47,154 @@ MAX_PAUSE_S = 1.0
 """The longest sleep of the loop, so that a request to cancel is noticed within a second."""
 
 
-@dataclass
 class Loop:
     """One run of a plan. `run` returns when nothing is left to do, or nothing more may be done.
 
     Args:
+        plan: what to run.
+        ledger: open for writing; every state is recorded in it before and after each effect at a backend.
         backend_of: the backend of a trial's config, always the same object for the same section.
+        progress: hooks that show the progress.
         poll_interval_s: seconds between two polls of the running jobs; None: as their backends say.
+        retry_failed: whether trials that failed earlier are submitted again.
         unavailable: why a backend cannot be used in this run, by the backend's `id`.
+
+    Attributes:
         stopped: why the run ended before every trial was tried; None: it did not.
     """
 
-    plan: Plan
-    ledger: Ledger
-    backend_of: Callable[[TrialConfig], Backend]
-    progress: Progress
-    poll_interval_s: float | None
-    retry_failed: bool
-    unavailable: Mapping[int, str] = field(default_factory=dict)
-    stopped: str | None = None
-    _later: list[tuple[float, int]] = field(default_factory=list)
-    _in_flight: dict[int, InFlight] = field(default_factory=dict)
-    _finished: deque[InFlight] = field(default_factory=deque)
-    _found: list[Trial] = field(default_factory=list)
-    _places: dict[int, BackendQueue] = field(default_factory=dict)
-    _attempts: Counter[int] = field(default_factory=Counter)
-    _noted: set[tuple[str, int]] = field(default_factory=set)
-    _reasons: Counter[str] = field(default_factory=Counter)
-    _has_succeeded: bool = False
+    def __init__(
+        self,
+        plan: Plan,
+        ledger: Ledger,
+        backend_of: Callable[[TrialConfig], Backend],
+        progress: Progress,
+        *,
+        poll_interval_s: float | None = None,
+        retry_failed: bool = False,
+        unavailable: Mapping[int, str] = MappingProxyType({}),
+    ) -> None:
+        self.stopped: str | None = None
+        self._plan, self._ledger, self._progress = plan, ledger, progress
+        self._config = plan.experiment.runner
+        self._backend_of = backend_of
+        self._poll_interval_s = poll_interval_s
+        self._retry_failed = retry_failed
+        self._unavailable = unavailable
+        self._evaluator = TrialEvaluator(plan, ledger, progress)
+        self._spent: Spending = plan.with_baselines(ledger.spending(plan.sweep))
+        self._began_at = time.monotonic()
+        # A trial is in one of these: a place's ready queue, `_later`, `_in_flight`, `_ended` or `_found`.
+        self._places: dict[int, BackendQueue] = {}
+        self._later: list[tuple[float, int]] = []  # a heap: when to enqueue a trial again, and its number
+        self._in_flight: dict[int, InFlight] = {}
+        self._ended: list[InFlight] = []  # finished in this run, and not yet evaluated
+        self._found: list[Trial] = []  # finished before, and not yet evaluated
+        self._attempts: Counter[int] = Counter()
+        self._noted: set[tuple[str, int]] = set()
+        self._reasons: Counter[str] = Counter()
+        self._has_succeeded = False
 
     def run(self) -> None:
         """Submit, poll, record and evaluate until every trial is finished, or the run is stopped."""
-        self.config = self.plan.experiment.runner
-        self.measuring = Measuring(self.plan, self.ledger, self.progress)
-        self._began_at = time.monotonic()
-        self._spent: Spending = self.plan.with_baselines(self.ledger.spending(self.plan.sweep))
         unfinished = self._unfinished()
-        self.progress.planned(unfinished)
+        self._progress.planned(unfinished)
         for trial in _run_by_run(unfinished):
             self._place(trial).enqueue(trial)
-        while self._is_waiting() or self._in_flight or self._finished or self._found:
+
+        while self._later or self._in_flight or self._ended or self._found or any(p.ready for p in self._all_places):
             self._obey_cancel_requests()
             self._obey_max_hours()
-            self._submit()
+            self._submit_ready()
             self._poll()
-            self._finish()
+            self._evaluate()
             self._pause()
+
         # A backend that was stopped did not stop the others, but the run is still incomplete.
-        reasons = [self.stopped, *(place.stopped for place in self._places.values())]
+        reasons = [self.stopped, *(place.stopped for place in self._all_places)]
         self.stopped = next((reason for reason in reasons if reason), None)
 
-    def _is_waiting(self) -> bool:
-        return bool(self._later) or any(place.ready for place in self._places.values())
+    @property
+    def _all_places(self) -> Collection[BackendQueue]:
+        return self._places.values()
 
     def _unfinished(self) -> list[Trial]:
-        progress = self.ledger.progress(self.plan.sweep)
-        answered = self.ledger.answered(self.plan.sweep)
-        return [
-            trial
-            for trial in self.plan.trials
-            if trial.same_as is None and not self._is_settled(trial, progress[trial.number], answered)
-        ]
-
-    def _is_settled(self, trial: Trial, known: TrialProgress, answered: Collection[tuple[str, str, str]]) -> bool:
-        """Whether nothing remains to be done for a trial and its baselines."""
-        if known.state is JobState.SUCCEEDED:
-            self._has_succeeded = True
-            return self.measuring.is_done(trial, answered)
-        job = self.ledger.job(trial.key) if known.state.is_finished else None
-        return job is not None and not self._may_repeat(job)
+        """The trials that need training, or answers of their tuned model or of a baseline."""
+        progress = self._ledger.progress(self._plan.sweep)
+        answered = self._ledger.answered(self._plan.sweep)
+        unfinished = []
+        for trial in self._plan.trials:
+            if trial.same_as is not None:
+                continue
+            state = progress[trial.number].state
+            if state is JobState.SUCCEEDED:
+                self._has_succeeded = True
+                is_done = self._evaluator.is_done(trial, answered)
+            else:
+                job = self._ledger.job(trial.key) if state.is_finished else None
+                is_done = job is not None and not self._may_repeat(job)
+            if not is_done:
+                unfinished.append(trial)
+        return unfinished
 
     def _may_repeat(self, job: JobRecord) -> bool:
+        """Whether a finished job may be submitted again in this run."""
         if job.state is JobState.SUCCEEDED:
             return False
-        return is_lost(job) or job.state is JobState.CANCELLED or self.retry_failed
+        return is_lost(job) or job.state is JobState.CANCELLED or self._retry_failed
+
+    def _place(self, trial: Trial) -> BackendQueue:
+        """The queue of a trial's backend."""
+        backend = self._backend_of(trial.config)
+        if id(backend) not in self._places:
+            known = backend.capabilities()
+            interval_s = known.poll_interval_s if self._poll_interval_s is None else self._poll_interval_s
+            self._places[id(backend)] = BackendQueue(
+                backend, known.max_in_flight, interval_s, stopped=self._unavailable.get(id(backend))
+            )
+        return self._places[id(backend)]
 
     # Submitting
 
-    def _submit(self) -> None:
+    def _submit_ready(self) -> None:
         """Submit the next trials of every place, as many as it takes."""
         now = time.monotonic()
         while self._later and self._later[0][0] <= now:
-            trial = self.plan.trials[heappop(self._later)[1]]
+            trial = self._plan.trials[heappop(self._later)[1]]
             self._place(trial).enqueue(trial)
-        for place in self._places.values():
+        for place in self._all_places:
             while self.stopped is None and place.takes_one(now):
                 self._start(place.ready.popleft(), place)
         if self.stopped is not None:
             self._later.clear()
-            for place in self._places.values():
+            for place in self._all_places:
                 place.ready.clear()
-
-    def _place(self, trial: Trial) -> BackendQueue:
-        backend = self.backend_of(trial.config)
-        if id(backend) not in self._places:
-            known = backend.capabilities()
-            interval_s = known.poll_interval_s if self.poll_interval_s is None else self.poll_interval_s
-            self._places[id(backend)] = BackendQueue(
-                backend, known.max_in_flight, interval_s, stopped=self.unavailable.get(id(backend))
-            )
-        return self._places[id(backend)]
 
     def _start(self, trial: Trial, place: BackendQueue) -> None:
         """Submit a trial, or continue to watch a job that an earlier run or another sweep began."""
-        last = self.ledger.job(trial.key)
+        last = self._ledger.job(trial.key)
         if last is not None and last.state.is_finished and not self._may_repeat(last):
             self._found.append(trial)
             return
         is_begun = last is not None and not last.state.is_finished
-        if is_begun and last is not None and last.sweep != self.plan.sweep and not self._take_over(trial, last):
+        if is_begun and last is not None and last.sweep != self._plan.sweep and not self._take_over(trial, last):
             return
         more = self._cost_beside(trial, place)
-        if not is_begun and not self._may_spend(trial, place):
-            return
+        if not is_begun:
+            at_most = self._cost_beside(trial, place, at_most=True)
+            refusals = over_budget(self._plan.experiment.budget, self._spent, at_most) or self._over_max_hours()
+            if refusals:
+                self.stopped = refusals[0]
+                return
+
+        # The intent is written before the request, so that a run that is killed in between looks for the job.
         request = trial.request()
-        job = self.ledger.intend(request, trial.capabilities.kind, more.tokens, sweep=self.plan.sweep, usd=more.usd)
-        if job.sweep != self.plan.sweep:  # another runner was quicker: wait for its job
+        job = self._ledger.intend(request, trial.capabilities.kind, more.tokens, sweep=self._plan.sweep, usd=more.usd)
+        if job.sweep != self._plan.sweep:  # another runner was quicker: wait for its job
             self._again(trial, WAIT_FOR_OTHERS_S)
             return
         if self._attempts[trial.number] == 0:
-            self.progress.started(trial)
+            self._progress.started(trial)
         if job.ref is not None:  # it was submitted before; the next poll gets its state
             self._watch(trial, place, job, job.ref)
             return
@@ -175,33 +204,43 @@ class Loop:
             request = replace(request, tuned_model_id=job.tuned_model_id)
         if not is_begun:
             self._spent = Spending(self._spent.jobs + 1, self._spent.tokens + more.tokens, self._spent.usd + more.usd)
+        self._submit(trial, place, job, request)
+
+    def _submit(self, trial: Trial, place: BackendQueue, job: JobRecord, request: TuningRequest) -> None:
+        """Send a request to its backend; the table in this module's docstring says what each failure leads to."""
+        attempt = self._attempts[trial.number]
         try:
             ref = place.backend.submit(request)
         except AmbiguousError as error:
-            self._look_again(trial, error)
+            # A repeated submit finds the job if there is one; at the limit it stays SUBMITTING for the next run.
+            if attempt < self._config.max_attempts:
+                self._progress.note(f"trial {trial.number}: {error}; checking whether it was submitted")
+                self._again(trial, backoff_s(attempt, self._config.backoff_s, MAX_BACKOFF_S))
+            else:
+                self._progress.note(f"trial {trial.number}: {error}; {RESUME} to look it up")
         except UnavailableError as error:
-            self._attempts[trial.number] -= 1
+            self._attempts[trial.number] -= 1  # `unreachable_after_s` limits these attempts
             place.ready.appendleft(trial)
             self._did_not_answer(place, error)
         except AccessError as error:
             # The call had no effect; the job stays SUBMITTING, and the next run submits it.
             place.stop(str(error))
         except (BackendError, InputError) as error:
-            self.ledger.record(job.id, JobStatus(JobState.FAILED, failure=Failure(FailureKind.INVALID, str(error))))
+            self._ledger.record(job.id, JobStatus(JobState.FAILED, failure=Failure(FailureKind.INVALID, str(error))))
             self._settle([trial])
         else:
             place.answered()
-            self.ledger.submitted(job.id, ref)
+            self._ledger.submitted(job.id, ref)
             self._watch(trial, place, job, ref)
 
     def _take_over(self, trial: Trial, job: JobRecord) -> bool:
         """Adopt a job whose sweep has no runner; else wait until that runner finishes it."""
         if job.sweep is None:
-            return self.ledger.adopt(job, self.plan.sweep)
-        with held_if_free(self.plan.runs, job.sweep) as is_free:
+            return self._ledger.adopt(job, self._plan.sweep)
+        with held_if_free(self._plan.runs, job.sweep) as is_free:
             if is_free:
-                return self.ledger.adopt(job, self.plan.sweep)
-        holder = holder_of(self.plan.runs, job.sweep) or "another process"
+                return self._ledger.adopt(job, self._plan.sweep)
+        holder = holder_of(self._plan.runs, job.sweep) or "another process"
         self._note_once("waiting", trial, f"its job is run by sweep {job.sweep} ({holder}); waiting for it")
         self._again(trial, WAIT_FOR_OTHERS_S)
         return False
@@ -213,31 +252,23 @@ class Loop:
             for entry in self._in_flight.values()
             if entry.place is place and entry.trial.training_run == trial.training_run and not entry.is_cancelled
         ]
-        return self.plan.cost([*others, trial], at_most=at_most) - self.plan.cost(others, at_most=at_most)
+        return self._plan.cost([*others, trial], at_most=at_most) - self._plan.cost(others, at_most=at_most)
 
-    def _may_spend(self, trial: Trial, place: BackendQueue) -> bool:
-        refusals = (
-            over_budget(self.plan.experiment.budget, self._spent, self._cost_beside(trial, place, at_most=True))
-            or self._over_max_hours
-        )
-        if refusals:
-            self._stop(refusals[0])
-        return not refusals
-
-    @property
     def _over_max_hours(self) -> list[str]:
-        most, hours = self.plan.experiment.budget.max_hours, (time.monotonic() - self._began_at) / 3600
+        """Why nothing more may start, as `over_budget` returns it; empty: there is time left."""
+        most, hours = self._plan.experiment.budget.max_hours, (time.monotonic() - self._began_at) / 3600
         if most is None or hours < most:
             return []
         return [f"budget.max_hours: this run has taken {hours:.2g} hours; raise it, or {RESUME}"]
 
     def _obey_max_hours(self) -> None:
         """Once `budget.max_hours` is over, cancel jobs that wait in a queue of this machine; running ones finish."""
-        if self.stopped is None and self._queued_here and (over := self._over_max_hours):
-            self._stop(over[0])
-            self._drop_queued()
+        queued = self._queued_here() if self.stopped is None else []
+        if queued and (over := self._over_max_hours()):
+            self.stopped = over[0]
+            for entry in queued:
+                self._cancel(entry)
 
-    @property
     def _queued_here(self) -> list[InFlight]:
         """Jobs that wait in a queue of this machine; the queue of a service continues without this process."""
         return [
@@ -248,22 +279,9 @@ class Loop:
             and not entry.place.backend.capabilities().survives_runner
         ]
 
-    def _drop_queued(self) -> None:
-        for entry in self._queued_here:
-            self._cancel(entry)
-
     def _watch(self, trial: Trial, place: BackendQueue, job: JobRecord, ref: JobRef) -> None:
         place.in_flight += 1
         self._in_flight[trial.number] = InFlight(trial, place, job, ref, job.state, 0, time.monotonic())
-
-    def _look_again(self, trial: Trial, error: AmbiguousError) -> None:
-        """Retry an ambiguous submit, which finds an existing job; at the limit it stays SUBMITTING for the next run."""
-        attempt = self._attempts[trial.number]
-        if attempt < self.config.max_attempts:
-            self.progress.note(f"trial {trial.number}: {error}; checking whether it was submitted")
-            self._again(trial, backoff_s(attempt, self.config.backoff_s, MAX_BACKOFF_S))
-        else:
-            self.progress.note(f"trial {trial.number}: {error}; {RESUME} to look it up")
 
     def _again(self, trial: Trial, wait_s: float) -> None:
         heappush(self._later, (time.monotonic() + wait_s, trial.number))
@@ -273,15 +291,11 @@ class Loop:
         now = time.monotonic()
         if place.silent_since is None:
             place.silent_since = now
-            self.progress.note(f"{error}; trying again for up to {self.config.unreachable_after_s:g} s")
+            self._progress.note(f"{error}; trying again for up to {self._config.unreachable_after_s:g} s")
         place.failures += 1
-        place.resume_at = now + backoff_s(place.failures, self.config.backoff_s, MAX_BACKOFF_S, error)
-        if place.resume_at - place.silent_since > self.config.unreachable_after_s:
+        place.resume_at = now + backoff_s(place.failures, self._config.backoff_s, MAX_BACKOFF_S, error)
+        if place.resume_at - place.silent_since > self._config.unreachable_after_s:
             self._leave(place, f"{error}; no answer for {now - place.silent_since:.0f} s")
-
-    def _stop(self, reason: str) -> None:
-        """Submit nothing more anywhere; jobs under way are still watched."""
-        self.stopped = self.stopped or reason
 
     def _is_stopped(self, place: BackendQueue) -> bool:
         return self.stopped is not None or place.stopped is not None
@@ -290,14 +304,14 @@ class Loop:
         """Submit nothing more to a backend and stop watching it: hosted jobs continue, and the next run adopts them."""
         place.stop(reason)
         self._in_flight = {number: entry for number, entry in self._in_flight.items() if entry.place is not place}
-        self._later = sorted(entry for entry in self._later if self._place(self.plan.trials[entry[1]]) is not place)
+        self._later = sorted(entry for entry in self._later if self._place(self._plan.trials[entry[1]]) is not place)
 
     # Watching
 
     def _poll(self) -> None:
         """Poll all jobs and record what is new, in one call and one transaction per backend."""
         now = time.monotonic()
-        for place in self._places.values():
+        for place in self._all_places:
             entries = [entry for entry in self._in_flight.values() if entry.place is place]
             if not entries or max(place.resume_at, place.polled_at + place.poll_interval_s) > now:
                 continue
@@ -312,49 +326,48 @@ class Loop:
                 self._did_not_answer(place, error)
                 continue
             place.answered()
-            self._record(entries, statuses)
 
-    def _record(self, entries: Sequence[InFlight], statuses: Mapping[JobRef, JobStatus]) -> None:
-        news = {entry.job.id: statuses[entry.ref] for entry in entries}
-        changed = {e.job.id for e in entries if news[e.job.id].snapshots or news[e.job.id].state is not e.state}
-        if changed:
-            self.ledger.record_all({job: news[job] for job in changed})
-        for entry in entries:
-            self._show(entry, news[entry.job.id])
-            if entry.state.is_finished:
-                self._finished.append(self._in_flight.pop(entry.trial.number))
-                entry.place.in_flight -= 1
+            news = [(entry, statuses[entry.ref]) for entry in entries]
+            changed = {e.job.id: status for e, status in news if status.snapshots or status.state is not e.state}
+            if changed:
+                self._ledger.record_all(changed)
+            for entry, status in news:
+                self._show(entry, status)
+                if entry.state.is_finished:
+                    self._ended.append(self._in_flight.pop(entry.trial.number))
+                    place.in_flight -= 1
 
     def _show(self, entry: InFlight, status: JobStatus) -> None:
+        """Report the new steps of a job, or once that it has stalled."""
         entry.state = status.state
         for snapshot in status.snapshots:
             entry.last_step = snapshot.step
-            self.progress.stepped(entry.trial, snapshot)
+            self._progress.stepped(entry.trial, snapshot)
         for note in status.notes:
             self._note_once(note, entry.trial, note)
         now = time.monotonic()
         if status.snapshots or status.state is not JobState.RUNNING:
             entry.stepped_at, entry.is_stalled = now, False
-        elif now - entry.stepped_at > self.config.stall_after_s and not entry.is_stalled:
+        elif now - entry.stepped_at > self._config.stall_after_s and not entry.is_stalled:
             entry.is_stalled = True
-            self.progress.note(
+            self._progress.note(
                 f"trial {entry.trial.number} has stalled: no new step for {now - entry.stepped_at:.0f} s, at step "
                 f"{entry.last_step} of {entry.trial.steps}; it is still watched; to end it: "
-                f"tunerun cancel --sweep {self.plan.sweep} --trial {entry.trial.number}"
+                f"tunerun cancel --sweep {self._plan.sweep} --trial {entry.trial.number}"
             )
 
     def _obey_cancel_requests(self) -> None:
-        requested = self.ledger.cancel_requests(self.plan.sweep)
+        requested = self._ledger.cancel_requests(self._plan.sweep)
         if not requested:
             return
-        trials = self.plan.trials
+        trials = self._plan.trials
         requested = frozenset(trials[number].first for number in requested)
         for number in requested & self._in_flight.keys():
             self._cancel(self._in_flight[number])
-        ready = {trial.number for place in self._places.values() for trial in place.ready}
+        ready = {trial.number for place in self._all_places for trial in place.ready}
         waiting = ready | {number for _, number in self._later}
         given_up = {number for number in requested & waiting if self._give_up(trials[number])}
-        for place in self._places.values():
+        for place in self._all_places:
             place.ready = deque(trial for trial in place.ready if trial.number not in given_up)
         self._later = sorted(entry for entry in self._later if entry[1] not in given_up)
 
@@ -374,7 +387,7 @@ class Loop:
         Returns:
             False: its backend did not answer, so it is tried again later.
         """
-        job = self.ledger.job(trial.key)
+        job = self._ledger.job(trial.key)
         if job is None or job.state is not JobState.SUBMITTING:
             return True
         place = self._place(trial)
@@ -384,33 +397,33 @@ class Loop:
             self._did_not_answer(place, error)
             return False
         if ref is None:
-            self.ledger.record(job.id, JobStatus(JobState.CANCELLED))
+            self._ledger.record(job.id, JobStatus(JobState.CANCELLED))
         else:
-            self.ledger.submitted(job.id, ref)
+            self._ledger.submitted(job.id, ref)
             self._watch(trial, place, job, ref)
         return True
 
-    def _finish(self) -> None:
-        """Measure the trials that have finished, together; meanwhile more may finish."""
-        while self._finished or self._found:
-            finished, self._finished = [*self._finished], deque()
-            found, self._found = self._found, []
-            ended = [entry.trial for entry in finished if not self._was_lost(entry)]
-            self._settle(ended, found)
+    # Evaluating
 
-    def _was_lost(self, entry: InFlight) -> bool:
+    def _evaluate(self) -> None:
+        """Evaluate the trials that have finished, together; meanwhile more may finish."""
+        while self._ended or self._found:
+            ended, self._ended = self._ended, []
+            found, self._found = self._found, []
+            self._settle([entry.trial for entry in ended if not self._is_resubmitted(entry)], found)
+
+    def _is_resubmitted(self, entry: InFlight) -> bool:
         """Schedule a LOST job to be submitted again; whether that was done."""
-        job = self.ledger.job(entry.trial.key)
+        job = self._ledger.job(entry.trial.key)
         attempt = self._attempts[entry.trial.number]
         if job is not None and is_lost(job) and job.started_at is None:  # what never began costs nothing
-            self._spent = self.plan.with_baselines(self.ledger.spending(self.plan.sweep))
-        if job is None or not is_lost(job) or attempt >= self.config.max_attempts or self._is_stopped(entry.place):
+            self._spent = self._plan.with_baselines(self._ledger.spending(self._plan.sweep))
+        if job is None or not is_lost(job) or attempt >= self._config.max_attempts or self._is_stopped(entry.place):
             return False
         if attempt and job.failure is not None:
-            self.progress.note(f"trial {entry.trial.number}: {job.failure.message}; submitting it again")
+            self._progress.note(f"trial {entry.trial.number}: {job.failure.message}; submitting it again")
         # A job that was lost with the process of an earlier run begins at once.
-        wait_s = backoff_s(attempt, self.config.backoff_s, MAX_BACKOFF_S) if attempt else 0.0
-        self._again(entry.trial, wait_s)
+        self._again(entry.trial, backoff_s(attempt, self._config.backoff_s, MAX_BACKOFF_S) if attempt else 0.0)
         return True
 
     def _settle(self, ended: Sequence[Trial], found: Sequence[Trial] = ()) -> None:
@@ -425,38 +438,40 @@ class Loop:
         by_place: dict[int, list[Trial]] = {}
         for trial in (*ended, *found):
             by_place.setdefault(id(self._place(trial).backend), []).append(trial)
+        groups: list[list[Trial]] = []
         for trials in by_place.values():
             is_together = isinstance(self._place(trials[0]).backend, AnswersTogether)
-            for group in [trials] if is_together else [[trial] for trial in trials]:
-                self._settle_group(group, is_new)
+            groups += [trials] if is_together else [[trial] for trial in trials]
 
-    def _settle_group(self, trials: Sequence[Trial], is_new: Mapping[int, bool]) -> None:
-        trained: list[tuple[Trial, TunedModel]] = []
-        for trial in trials:
-            job = self.ledger.job(trial.key)
-            if job is not None:
-                self._count_failure(job)
-                if job.tuned_model is not None:
-                    trained.append((trial, job.tuned_model))
-        is_put_off = bool(trained) and not self._measure(trained)
-        put_off = {trial.number for trial, _ in trained} if is_put_off else set()
-        for trial in trials:
-            if trial.number in put_off:
-                self._noted.add(("waiting", trial.number))  # to be reported once it is measured
-            elif is_new[trial.number]:
-                self.progress.finished(trial, trial_result(self.ledger, trial.record()))
+        for group in groups:
+            trained: list[tuple[Trial, TunedModel]] = []
+            for trial in group:
+                job = self._ledger.job(trial.key)
+                if job is not None:
+                    self._count_failure(job)
+                    if job.tuned_model is not None:
+                        trained.append((trial, job.tuned_model))
+            is_postponed = bool(trained) and not self._measure(trained)
+            postponed = {trial.number for trial, _ in trained} if is_postponed else set()
+            for trial in group:
+                if trial.number in postponed:
+                    self._noted.add(("waiting", trial.number))  # to be reported once it is measured
+                elif is_new[trial.number]:
+                    self._progress.finished(trial, trial_result(self._ledger, trial.record()))
 
     def _count_failure(self, job: JobRecord) -> None:
+        """Stop the run at `runner.max_failures`: what fails every trial for one reason is not a trial's fault."""
         self._has_succeeded = self._has_succeeded or job.state is JobState.SUCCEEDED
-        if job.failure is None or self._has_succeeded or self.config.max_failures is None:
+        if job.failure is None or self._has_succeeded or self._config.max_failures is None:
             return
         self._reasons[job.failure.reason] += 1
-        if self._reasons[job.failure.reason] >= self.config.max_failures:
-            self._stop(
-                f"{self.config.max_failures} trials failed for the same reason, and none has succeeded; "
+        if self._reasons[job.failure.reason] >= self._config.max_failures:
+            self.stopped = self.stopped or (
+                f"{self._config.max_failures} trials failed for the same reason, and none has succeeded; "
                 "fix the cause and run with --retry-failed, or raise runner.max_failures"
             )
-            self._drop_queued()
+            for entry in self._queued_here():
+                self._cancel(entry)
 
     def _measure(self, trained: Sequence[tuple[Trial, TunedModel]]) -> bool:
         """Measure tuned models of one place and their baselines, as far as answers are missing.
@@ -480,7 +495,7 @@ class Loop:
 
         try:
             if place.resume_at <= time.monotonic() or self._is_stopped(place):
-                self.measuring.measure(trained, place, is_stopped=is_stopped, answered=answered, waiting=waiting)
+                self._evaluator.measure(trained, place, is_stopped=is_stopped, answered=answered, waiting=waiting)
                 return True
         except UnavailableError as error:
             self._did_not_answer(place, error)
@@ -491,15 +506,15 @@ class Loop:
     def _note_once(self, what: str, trial: Trial, text: str) -> None:
         if (what, trial.number) not in self._noted:
             self._noted.add((what, trial.number))
-            self.progress.note(f"trial {trial.number}: {text}")
+            self._progress.note(f"trial {trial.number}: {text}")
 
     def _pause(self) -> None:
         """Sleep until there may be something new; not at all if a trial can be submitted now."""
         now = time.monotonic()
-        if any(place.takes_one(now) for place in self._places.values()):
+        if any(place.takes_one(now) for place in self._all_places):
             return
-        if self._in_flight or any(place.ready for place in self._places.values()):
-            time.sleep(min(MAX_PAUSE_S, *(place.poll_interval_s for place in self._places.values())))
+        if self._in_flight or any(place.ready for place in self._all_places):
+            time.sleep(min(MAX_PAUSE_S, *(place.poll_interval_s for place in self._all_places)))
         elif self._later:
             time.sleep(min(max(0.0, self._later[0][0] - now), MAX_PAUSE_S))
 

@@ -124,7 +124,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Part:
+class QuestionPart:
     """The examples of a question from `start` up to, but excluding, `stop`."""
 
     question: Question
@@ -162,7 +162,7 @@ def _raise(_question: Question, error: BackendError | InputError) -> None:
 
 
 @dataclass
-class Asking:
+class AnswerCollector:
     """Obtains the answers that the ledger lacks and records them; after a kill, a later run obtains the rest.
 
     A service gets at most `max_in_flight` inputs in a call, and their answers are recorded before the next call,
@@ -206,9 +206,9 @@ class Asking:
         left = [q for q in questions if q.subject not in self._given_up and self.ledger.answered_at(*q.key) is None]
         return self.going_on(left)
 
-    def _calls(self, questions: Sequence[Question]) -> Iterator[list[Part]]:
+    def _calls(self, questions: Sequence[Question]) -> Iterator[list[QuestionPart]]:
         """Yield the parts of each call."""
-        together: list[Part] = []
+        together: list[QuestionPart] = []
         for question in questions:
             for part in self._parts(question):
                 if not (question.generates and isinstance(self.backend, AnswersTogether)):
@@ -221,7 +221,7 @@ class Asking:
         if together:
             yield together
 
-    def _parts(self, question: Question) -> Iterator[Part]:
+    def _parts(self, question: Question) -> Iterator[QuestionPart]:
         known, rows = self.backend.capabilities(), len(question.held_out.examples)
         at_once = known.max_in_flight if known.survives_runner else rows
         if question.generates and isinstance(self.backend, AnswersTogether):
@@ -230,9 +230,9 @@ class Asking:
         start = len(self.ledger.answers_so_far(*question.key))
         stop = rows if self.turn_rows is None else min(start + self.turn_rows, rows)
         for first in range(start, max(stop, start + 1), at_once):
-            yield Part(question, first, min(first + at_once, stop))
+            yield QuestionPart(question, first, min(first + at_once, stop))
 
-    def _ask(self, parts: Sequence[Part]) -> None:
+    def _ask(self, parts: Sequence[QuestionPart]) -> None:
         if len(parts) > 1 and isinstance(self.backend, AnswersTogether):
             self._ask_together(self.backend, parts)
             return
@@ -244,8 +244,8 @@ class Asking:
             else:
                 self._record(part, values)
 
-    def _ask_together(self, backend: AnswersTogether, parts: Sequence[Part]) -> None:
-        asked: list[tuple[Part, ModelInputs]] = []
+    def _ask_together(self, backend: AnswersTogether, parts: Sequence[QuestionPart]) -> None:
+        asked: list[tuple[QuestionPart, ModelInputs]] = []
         for part in parts:
             asks = part.asks
             if isinstance(asks, list):
@@ -283,17 +283,17 @@ class Asking:
             self.waiting()
         return found.result()
 
-    def _record(self, part: Part, values: Sequence[str] | Sequence[float]) -> None:
+    def _record(self, part: QuestionPart, values: Sequence[str] | Sequence[float]) -> None:
         rows = len(part.question.held_out.examples)
         self.ledger.record_some_answers(part.question.key, part.start, values, rows=rows)
 
-    def _fail(self, part: Part, error: BackendError | InputError) -> None:
+    def _fail(self, part: QuestionPart, error: BackendError | InputError) -> None:
         self._given_up.add(part.question.subject)
         self.failed(part.question, error)
 
 
 @dataclass
-class Measuring:
+class TrialEvaluator:
     """Evaluates the trials of a plan and their baselines; a subject that fails is retried by the next run.
 
     Attributes:
@@ -372,7 +372,7 @@ class Measuring:
             return [q for q in questions if (q.subject, q.manner.asked) not in over]
 
         turn_rows = TURN_ROWS if self._stops.concerns([*trials.values()]) else None
-        asking = Asking(self.ledger, place.backend, self._show, answered, waiting, failed, turn_rows, going_on)
+        asking = AnswerCollector(self.ledger, place.backend, self._show, answered, waiting, failed, turn_rows, going_on)
         asking.ask([question for question in questions if question.subject not in self._unmeasurable])
 
     def _show(self, questions: Sequence[Question]) -> None:

@@ -6,14 +6,13 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from pathlib import Path
 from typing import Literal
 
 from tunerun.backends import open_backend
 from tunerun.backends.base import Backend
 from tunerun.engine.base_model import cache_folder
 from tunerun.errors import BackendError, InputError
-from tunerun.job import BaseModelRef, ExampleSet
+from tunerun.job import BaseModelRef
 from tunerun.ledger import Ledger, SweepRecord
 from tunerun.locks import held
 from tunerun.metrics import load_code, resolve
@@ -86,29 +85,43 @@ def run(
         stack.enter_context(held(plan.runs, plan.sweep))
         ledger = stack.enter_context(Ledger(plan.ledger_path))
         if not ledger.is_frozen(plan.sweep):
-            _freeze(plan, ledger, command, backends.cache)
+            # Everything the plan depends on is recorded before the first job, so that any process can continue it.
+            sets = {s.digest: (t, s) for t in plan.trials for s in (t.training, *t.held_out.values())}
+            ledger.freeze(
+                plan.sweep_record(command, facts_of(plan.experiment, plan.trials, backends.cache)),
+                (trial.record() for trial in plan.trials),
+                [replace(s, source=t.as_stored(s.source)) for t, s in sets.values()],
+                [baseline.record() for baseline in plan.baselines],
+            )
         ledger.clear_cancel_requests(plan.sweep)
-        loop = Loop(plan, ledger, backends.of, talk, poll_interval_s, retry_failed, unavailable)
+        loop = Loop(
+            plan,
+            ledger,
+            backends.of,
+            talk,
+            poll_interval_s=poll_interval_s,
+            retry_failed=retry_failed,
+            unavailable=unavailable,
+        )
         sweep = next(each for each in ledger.sweeps(plan.name) if each.id == plan.sweep)
-        _run_tracked(loop, tracker, sweep, talk)
+        _run_tracked(plan, ledger, loop, tracker, sweep, talk)
         return replace(result_of(ledger, [sweep], tracker, backends.cache), stopped=loop.stopped)
 
 
-def _freeze(plan: Plan, ledger: Ledger, command: str, cache: Path) -> None:
-    """Record the plan in the ledger, with everything it depends on, before the first job."""
-    trials = (t.record() for t in plan.trials)
-    sweep = plan.sweep_record(command, facts_of(plan.experiment, plan.trials, cache))
-    ledger.freeze(sweep, trials, _example_sets(plan), [b.record() for b in plan.baselines])
-
-
-def _run_tracked(loop: Loop, tracker: Tracker | None, sweep: SweepRecord, talk: Progress) -> None:
+def _run_tracked(
+    plan: Plan, ledger: Ledger, loop: Loop, tracker: Tracker | None, sweep: SweepRecord, talk: Progress
+) -> None:
     """Run the loop and the judges while the tracker follows; after Ctrl-C wait only briefly for the tracker."""
     patience_s = CLOSE_TIMEOUT_S
     try:
         if tracker is not None:
             tracker.start(sweep.id)
         loop.run()
-        _judge(loop.plan, loop.ledger, sweep, talk)
+        if plan.judges:  # missing judgements are noted and do not fail the run
+            metrics = [judge.metric for judge in plan.judges]
+            budget, recorded = plan.experiment.budget.max_usd, plan.recorded.ratings
+            for problem in judge_answers(ledger, [sweep], metrics, max_usd=budget, recorded=recorded, progress=talk):
+                talk.note(problem)
     except KeyboardInterrupt:
         patience_s = INTERRUPTED_TIMEOUT_S
         raise
@@ -117,20 +130,6 @@ def _run_tracked(loop: Loop, tracker: Tracker | None, sweep: SweepRecord, talk: 
             tracker.close(patience_s)
             if tracker.problem is not None and sys.exc_info()[0] is not None:  # no result will report it
                 talk.note(tracker.problem)
-
-
-def _judge(plan: Plan, ledger: Ledger, sweep: SweepRecord, talk: Progress) -> None:
-    """Call the judges of a plan's metrics; missing judgements are noted and do not fail the run."""
-    if plan.judges:
-        metrics = [judge.metric for judge in plan.judges]
-        budget, recorded = plan.experiment.budget.max_usd, plan.recorded.ratings
-        for problem in judge_answers(ledger, [sweep], metrics, max_usd=budget, recorded=recorded, progress=talk):
-            talk.note(problem)
-
-
-def _example_sets(plan: Plan) -> list[ExampleSet]:
-    sets = {s.digest: (t, s) for t in plan.trials for s in (t.training, *t.held_out.values())}
-    return [replace(s, source=t.as_stored(s.source)) for t, s in sets.values()]
 
 
 class _Backends:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
-from tunerun.backends.answers_only import AnswersOnly
 from tunerun.backends.base import NO_CURSORS, Backend, Capabilities
 from tunerun.backends.gemini.oauth import SCOPE, OAuth
 from tunerun.backends.gemini.refusals import refusal
@@ -26,23 +23,21 @@ from tunerun.backends.gemini.wire import (
     text_of,
     wire_name,
 )
+from tunerun.backends.hosted import HostedBackend
 from tunerun.backends.http import ApiKey, Json, JsonService
-from tunerun.errors import BackendError, BaseModelError, InputError, StatusError, UnavailableError
+from tunerun.errors import BaseModelError, InputError, StatusError, UnavailableError
 from tunerun.job import (
     TUNED_MODEL_ID,
     BaseModelRef,
-    Example,
+    Conversation,
     Failure,
     FailureKind,
     GenerateOptions,
-    Input,
     JobRef,
     JobState,
     JobStatus,
     TunedModel,
     TuningRequest,
-    as_conversation,
-    behind_examples,
 )
 
 NO_CONVERSATIONS = (
@@ -67,62 +62,54 @@ def open_backend(section: GeminiSection, _runs: Path, _cache: Path) -> Backend:
     return GeminiBackend(section)
 
 
-class GeminiBackend(AnswersOnly):
+class GeminiBackend(HostedBackend):
     """Runs jobs at a service that speaks the Gemini API.
 
     Args:
         section: of the config.
     """
 
-    kind = KIND
-
     def __init__(self, section: GeminiSection) -> None:
         self._section = section
         credentials = OAuth(SCOPE) if section.oauth else ApiKey(section.api_key_env, "x-goog-api-key")
-        self._service = JsonService(
-            section.base_url, credentials, section.connect_timeout_s, section.read_timeout_s, refusal
-        )
+        service = JsonService(section.base_url, credentials, section.connect_timeout_s, section.read_timeout_s, refusal)
+        super().__init__(KIND, section, service)
 
     def capabilities(self) -> Capabilities:
         """The limits of the tuning guide; see the Protocol."""
         return capabilities(self._section)
 
     def prepare(self, models: Sequence[BaseModelRef]) -> None:
-        """Ask for every base model.
+        """Check that the service can tune every base model.
 
         Raises:
-            BaseModelError: the service does not have some, or cannot tune them.
+            BaseModelError: some do not exist there, or cannot be tuned; the message lists those that can.
         """
-        problems = [problem for model in models if (problem := self._problem(model)) is not None]
+        problems = []
+        for model in models:
+            where = f"model.name: {model.name} at {self._base_url}"
+            try:
+                if not can_tune(self._service.get(f"/v1beta/{wire_name(model)}")):
+                    problems.append(f"{where}: the service cannot tune this model")
+            except StatusError as error:
+                if error.status != 404:
+                    raise
+                problems.append(f"{where}: the service does not have this model")
         if problems:
-            tunable = ", ".join(self._tunable()) or "none"
+            listed = self._listed("/v1beta/models", "models")
+            tunable = ", ".join(sorted(m["name"].removeprefix("models/") for m in listed if can_tune(m))) or "none"
             raise BaseModelError([f"{problem}; base models that it can tune: {tunable}" for problem in problems])
 
-    def _problem(self, model: BaseModelRef) -> str | None:
-        where = f"model.name: {model.name} at {self._section.base_url}"
-        try:
-            found = self._service.get(f"/v1beta/{wire_name(model)}")
-        except StatusError as error:
-            if error.status == 404:
-                return f"{where}: the service does not have this model"
-            raise
-        can_tune = "createTunedModel" in found.get("supportedGenerationMethods", ())
-        return None if can_tune else f"{where}: the service cannot tune this model"
-
-    def _tunable(self) -> list[str]:
-        models = self._pages("/v1beta/models", "models")
-        names = (m["name"].removeprefix("models/") for m in models if can_tune(m))
-        return sorted(names)
-
-    def _pages(self, path: str, field: str) -> list[Json]:
-        found: list[Json] = []
-        page = self._service.get(path, pageSize=PAGE)
+    def _listed(self, path: str, field: str) -> Iterator[Json]:
+        """Yield the objects of a list; a page is requested when the one before is used up."""
+        token = ""
         while True:
-            found.extend(page.get(field, ()))
-            token = page.get("nextPageToken")
+            more = {"pageToken": token} if token else {}
+            page = self._service.get(path, pageSize=PAGE, **more)
+            yield from page.get(field, ())
+            token = page.get("nextPageToken", "")
             if not token:
-                return found
-            page = self._service.get(path, pageSize=PAGE, pageToken=token)
+                return
 
     def submit(self, request: TuningRequest) -> JobRef:
         """Create the tuned model, unless the same key already has one that has not failed; see the Protocol.
@@ -142,21 +129,19 @@ class GeminiBackend(AnswersOnly):
         if self._exists(request):
             return ref
         try:
-            self._create(identifier, request)
+            try:
+                self._service.create("/v1beta/tunedModels", body_of(request), tunedModelId=identifier)
+            except StatusError as error:
+                # Google's API has no `validationData`; a service that refuses the field trains without it.
+                if error.status != 400 or not request.validation or not _VALIDATION_DATA.search(str(error)):
+                    raise
+                without = body_of(replace(request, validation=()))
+                self._service.create("/v1beta/tunedModels", without, tunedModelId=identifier)
         except StatusError as error:
+            # 409: an earlier create took effect and its answer was lost, or the id belongs to another trial.
             if error.status != 409 or not self._exists(request):
                 raise
         return ref
-
-    def _create(self, identifier: str, request: TuningRequest) -> None:
-        """Create the tuned model; without `validationData`, which Google's API lacks, where the service refuses it."""
-        try:
-            self._service.create("/v1beta/tunedModels", body_of(request), tunedModelId=identifier)
-        except StatusError as error:
-            if error.status != 400 or not request.validation or not _VALIDATION_DATA.search(str(error)):
-                raise
-            without = replace(request, validation=())
-            self._service.create("/v1beta/tunedModels", body_of(without), tunedModelId=identifier)
 
     def _exists(self, request: TuningRequest) -> bool:
         """Whether the tuned model of a request exists. One that failed or was cancelled is deleted first."""
@@ -165,7 +150,7 @@ class GeminiBackend(AnswersOnly):
             return False
         if key_of(found) != request.key:
             raise InputError(
-                f"tunedModels/{request.tuned_model_id} at {self._section.base_url} was not created for this "
+                f"tunedModels/{request.tuned_model_id} at {self._base_url} was not created for this "
                 "trial; delete it there, or choose another name"
             )
         if self._status(found).state not in (JobState.FAILED, JobState.CANCELLED):
@@ -201,65 +186,48 @@ class GeminiBackend(AnswersOnly):
         return found
 
     def _unintelligible(self, name: str) -> UnavailableError:
-        return UnavailableError(
-            f"{name} at {self._section.base_url}: the answer is not a tuned model of the Gemini API"
-        )
+        return UnavailableError(f"{name} at {self._base_url}: the answer is not a tuned model of the Gemini API")
 
     def poll(self, refs: Sequence[JobRef], after: Mapping[JobRef, int] = NO_CURSORS) -> Mapping[JobRef, JobStatus]:
         """Read the pages of the service's list, or each job where there are few; see the Protocol."""
         wanted = {ref.id: ref for ref in refs if ref.backend == KIND and TUNED_MODEL_ID.fullmatch(ref.id)}
-        found = (
-            self._listed(wanted) if len(wanted) > FEW else {identifier: self._get(identifier) for identifier in wanted}
-        )
         statuses = {ref: JobStatus(JobState.FAILED, failure=_LOST) for ref in refs}
-        statuses.update({wanted[i]: self._status(model) for i, model in found.items() if model is not None})
+        if len(wanted) <= FEW:
+            for identifier, ref in wanted.items():
+                if (model := self._get(identifier)) is not None:
+                    statuses[ref] = self._status(model)
+        else:
+            for model in self._listed("/v1beta/tunedModels", "tunedModels"):
+                named = wanted.pop(str(model.get("name", "")).removeprefix("tunedModels/"), None)
+                if named is not None:
+                    statuses[named] = self._status(model)
+                if not wanted:
+                    break
         return {ref: status.after(after.get(ref, 0)) for ref, status in statuses.items()}
 
-    def _listed(self, wanted: Mapping[str, JobRef]) -> dict[str, Json]:
-        found: dict[str, Json] = {}
-        token = ""
-        while True:
-            more = {"pageToken": token} if token else {}
-            page = self._service.get("/v1beta/tunedModels", pageSize=PAGE, **more)
-            for model in page.get("tunedModels", ()):
-                identifier = str(model.get("name", "")).removeprefix("tunedModels/")
-                if identifier in wanted:
-                    found[identifier] = model
-            token = page.get("nextPageToken", "")
-            if not token or len(found) == len(wanted):
-                return found
-
     def _status(self, found: Json) -> JobStatus:
+        """Translate a tuned model; why it failed is in its last operation, which is requested for that."""
         try:
-            return self._read_status(found)
+            task = found.get("tuningTask", {})
+            snapshots = tuple(snapshots_of(task))
+            # A state that this version does not know is RUNNING, by the Protocol.
+            state = _STATES.get(str(found.get("state", "")), JobState.RUNNING)
+            if state is JobState.RUNNING:
+                return JobStatus(state, snapshots)
+            name = str(found["name"])
+            if state is JobState.FAILED:
+                operations = self._service.get(f"/v1beta/{name}/operations").get("operations", ())
+                ended = (o["error"] for o in reversed(operations) if isinstance(o.get("error"), dict))
+                error: Json = next(ended, {})
+                if error.get("code") == _CANCELLED:
+                    return JobStatus(JobState.CANCELLED, snapshots)
+                return JobStatus(state, snapshots, failure=failure_of(error))
+            # The base model as the service names it: an earlier process may have used another config.
+            base = str(found.get("baseModel") or found.get("tunedModelSource", {}).get("baseModel", ""))
+            model = BaseModelRef(name=base.removeprefix("models/") or "unknown", source=base or "unknown")
+            return JobStatus(state, snapshots, metrics_of(task), TunedModel(name, model, name))
         except (AttributeError, LookupError, TypeError, ValueError) as error:
             raise self._unintelligible(str(found.get("name"))) from error
-
-    def _read_status(self, found: Json) -> JobStatus:
-        task = found.get("tuningTask", {})
-        snapshots = tuple(snapshots_of(task))
-        state = _STATES.get(str(found.get("state", "")), JobState.RUNNING)
-        if state is JobState.FAILED:
-            error = self._operation_error(str(found["name"]))
-            if error.get("code") == _CANCELLED:
-                return JobStatus(JobState.CANCELLED, snapshots)
-            return JobStatus(state, snapshots, failure=failure_of(error))
-        if state is JobState.RUNNING:
-            return JobStatus(state, snapshots)
-        metrics = metrics_of(task)
-        name = str(found["name"])
-        return JobStatus(state, snapshots, metrics, TunedModel(name, self._base(found), name))
-
-    @staticmethod
-    def _base(found: Json) -> BaseModelRef:
-        """The base model as the service names it: an earlier process may have used another config."""
-        name = str(found.get("baseModel") or found.get("tunedModelSource", {}).get("baseModel", ""))
-        return BaseModelRef(name=name.removeprefix("models/") or "unknown", source=name or "unknown")
-
-    def _operation_error(self, name: str) -> Json:
-        """The error that ended a job: that of its last operation; empty: there is none."""
-        operations = self._service.get(f"/v1beta/{name}/operations").get("operations", ())
-        return next((o["error"] for o in reversed(operations) if isinstance(o.get("error"), dict)), {})
 
     def cancel(self, ref: JobRef) -> None:
         """Cancel the operation by v1, which documents the method, else by v1beta, else by deleting the tuned model."""
@@ -280,15 +248,10 @@ class GeminiBackend(AnswersOnly):
                     return
         self._delete(ref.id)
 
-    def generate(
-        self,
-        model: BaseModelRef | TunedModel,
-        inputs: Sequence[Input],
-        options: GenerateOptions,
-        examples: Sequence[Example] = (),
-    ) -> list[str]:
-        """Send one request for each input, `max_in_flight` at a time; see the Protocol."""
-        name = model.location if isinstance(model, TunedModel) else wire_name(model)
+    def _wire_name(self, model: BaseModelRef) -> str:
+        return wire_name(model)
+
+    def _answers(self, name: str, options: GenerateOptions, *, is_tuned: bool) -> Callable[[Conversation], str]:  # noqa: ARG002
         config: Json = {"maxOutputTokens": options.max_output_tokens, "temperature": options.temperature}
         if options.temperature > 0:
             config |= {"seed": options.seed, "topP": options.top_p}
@@ -296,26 +259,11 @@ class GeminiBackend(AnswersOnly):
         if options.stop_sequences:
             config["stopSequences"] = list(options.stop_sequences)
 
-        def answer(asked: Input) -> str:
-            body = {**contents_of(as_conversation(behind_examples(asked, examples))), "generationConfig": config}
+        def answer(asked: Conversation) -> str:
+            body = {**contents_of(asked), "generationConfig": config}
             return text_of(self._service.repeat(f"/v1beta/{name}:generateContent", body))
 
-        threads = ThreadPoolExecutor(self._section.max_in_flight)
-        try:
-            return list(threads.map(answer, inputs))
-        except StatusError as error:
-            raise BackendError(f"{name} at {self._section.base_url}: {error}") from error
-        finally:
-            threads.shutdown(wait=False, cancel_futures=True)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Close the connections; jobs continue."""
-        self._service.close()
+        return answer
 
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from tunerun import schema
 from tunerun.backends.base import Capabilities
+from tunerun.backends.hosted import HostedSection, api_key_env
 from tunerun.backends.http import ServiceAddress
 from tunerun.tuning_guide import MOST_INPUT_CHARACTERS, MOST_OUTPUT_CHARACTERS, MOST_TRAINING_BYTES
 
@@ -21,29 +21,18 @@ NO_TUNING = (
 )
 
 
-class GeminiSection(schema.BackendSection):
+class GeminiSection(HostedSection):
     """A service that speaks the Gemini API's tuning methods, such as `tunerun serve`; Google's own no longer tunes."""
 
     kind: Literal["gemini"] = Field(description="gemini")
     base_url: ServiceAddress = Field(
         GOOGLE,
-        description="Address of the service: https, or http on this machine. Google's own no longer tunes.",
+        description="Address of the service: https, or http to this machine. Google's own no longer tunes.",
     )
-    api_key_env: str = Field(
-        "GEMINI_API_KEY",
-        pattern=schema.VARIABLE,
-        description="Variable that holds the API key.",
+    api_key_env: str = api_key_env("GEMINI_API_KEY")
+    oauth: bool = Field(
+        False, description="true: authenticate with Google's application default credentials; false: with an API key."
     )
-    oauth: bool = Field(False, description="Google's application default credentials instead of an API key.")
-    connect_timeout_s: float = Field(10.0, gt=0, description="Seconds to wait for a connection.")
-    read_timeout_s: float = Field(60.0, gt=0, description="Seconds to wait for each part of an answer.")
-    max_in_flight: int = Field(
-        10,
-        ge=1,
-        description="Jobs and prompts that the service is given at once.",
-        json_schema_extra={"unit": "jobs or prompts"},
-    )
-    poll_interval_s: float = Field(5.0, ge=0, description="Seconds between two looks at the running jobs.")
 
 
 SECTION = GeminiSection

@@ -5,39 +5,34 @@ from __future__ import annotations
 import itertools
 import json
 import threading
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from tunerun.backends.answers_only import AnswersOnly
 from tunerun.backends.base import NO_CURSORS, Backend, Capabilities
+from tunerun.backends.hosted import HostedBackend
 from tunerun.backends.http import ApiKey, Json, JsonService
 from tunerun.backends.openai import curves, jobs
 from tunerun.backends.openai.curves import Curve
-from tunerun.backends.openai.files import IDENTIFIER, Files, content_of, messages, pages
+from tunerun.backends.openai.files import IDENTIFIER, TrainingFiles, content_of, messages, pages
 from tunerun.backends.openai.refusals import is_unknown_field, refusal
 from tunerun.backends.openai.section import KIND, OpenAISection, capabilities
-from tunerun.errors import AmbiguousError, BackendError, BaseModelError, InputError, StatusError, UnavailableError
+from tunerun.errors import AmbiguousError, BaseModelError, InputError, StatusError, UnavailableError
 from tunerun.interpolation import resolved
 from tunerun.job import (
     BaseModelRef,
     Checkpoint,
-    Example,
+    Conversation,
     Failure,
     FailureKind,
     GenerateOptions,
-    Input,
     JobRef,
     JobState,
     JobStatus,
     TunedModel,
     TuningRequest,
-    as_conversation,
-    behind_examples,
 )
 from tunerun.retry import retry
 
@@ -68,14 +63,12 @@ def open_backend(section: OpenAISection, _runs: Path, _cache: Path) -> Backend:
     return OpenAIBackend(section)
 
 
-class OpenAIBackend(AnswersOnly):
+class OpenAIBackend(HostedBackend):
     """Runs jobs at a service that speaks OpenAI's API.
 
     Args:
         section: the backend's config section.
     """
-
-    kind = KIND
 
     def __init__(self, section: OpenAISection) -> None:
         self._section = section
@@ -83,7 +76,7 @@ class OpenAIBackend(AnswersOnly):
         self._prefix = "/openai" if section.api_version is not None else ""
         self._jobs = f"{self._prefix}/fine_tuning/jobs"
         named = {"openai-organization": section.organization, "openai-project": section.project}
-        self._service = JsonService(
+        service = JsonService(
             section.base_url,
             ApiKey(section.api_key_env, self._host.key_header, self._host.key_scheme),
             section.connect_timeout_s,
@@ -92,8 +85,9 @@ class OpenAIBackend(AnswersOnly):
             headers={name: value for name, value in named.items() if value is not None},
             parameters={} if section.api_version is None else {"api-version": section.api_version},
         )
-        self._files = Files(self._service, self._prefix)
-        self._refused: set[str] = set()
+        super().__init__(KIND, section, service)
+        self._files = TrainingFiles(service, self._prefix)
+        self._refused: set[str] = set()  # optional fields of a create request that this service does not know
         self._keeps_metadata: bool | None = None
         self._length = "max_tokens"
         self._submitting, self._reading = threading.Lock(), threading.Lock()
@@ -116,7 +110,7 @@ class OpenAIBackend(AnswersOnly):
         missing = [model.name for model in models if not self._has(resolved(model.name))]
         if missing:
             known = self._listed_models()
-            problem = f"at {self._section.base_url}: the model does not exist, or the key may not use it; available:"
+            problem = f"at {self._base_url}: the model does not exist, or the key may not use it; available:"
             raise BaseModelError([f"model.name: {name} {problem} {known}" for name in missing])
 
     def _has(self, name: str) -> bool:
@@ -148,12 +142,13 @@ class OpenAIBackend(AnswersOnly):
             AmbiguousError: the answer is unusable, so the job may exist; submit again to find it.
         """
         with self._submitting:
-            if (there := self._found(request.key, request.tuned_model_id)) is not None:
+            if (there := self.find(request.key, request.tuned_model_id)) is not None:
                 return there
             try:
                 created = self._created(request)
             except AmbiguousError:
-                if (there := self._found(request.key, request.tuned_model_id)) is not None:
+                # The service may have created the job and lost the answer: look before the runner asks again.
+                if (there := self.find(request.key, request.tuned_model_id)) is not None:
                     return there
                 raise
         identifier = str(created.get("id", ""))
@@ -182,9 +177,6 @@ class OpenAIBackend(AnswersOnly):
 
     def find(self, key: str, tuned_model_id: str) -> JobRef | None:
         """Return the job of a key that is under way or has succeeded; see the Protocol."""
-        return self._found(key, tuned_model_id)
-
-    def _found(self, key: str, tuned_model_id: str) -> JobRef | None:
         suffix = jobs.suffix_of(key, tuned_model_id)
         for job in self._candidates(key):
             if jobs.is_of(job, key, suffix) and jobs.state_of(job) not in _ENDED_BADLY:
@@ -226,24 +218,21 @@ class OpenAIBackend(AnswersOnly):
         statuses = {ref: JobStatus(JobState.FAILED, failure=_LOST) for ref in refs}
         with self._reading:
             statuses.update({wanted[i]: self._ended[i] for i in wanted if i in self._ended})
-            asked = {identifier: ref for identifier, ref in wanted.items() if identifier not in self._ended}
-            for identifier, job in self._retrieved(asked).items():
-                statuses[asked[identifier]] = self._status(job)
+            missing = wanted.keys() - self._ended.keys()
+            found: dict[str, Json] = {}
+            if len(missing) > FEW:
+                for job in pages(self._service, self._jobs, limit=PAGE):
+                    if job.get("id") in missing:
+                        found[str(job["id"])] = job
+                    if len(found) == len(missing):
+                        break
+            # A job that the list does not have is requested by itself before it counts as lost: a list may be capped.
+            for identifier in missing - found.keys():
+                if (one := self._get(identifier)) is not None:
+                    found[identifier] = one
+            for identifier, job in found.items():
+                statuses[wanted[identifier]] = self._status(job)
         return {ref: status.after(after.get(ref, 0)) for ref, status in statuses.items()}
-
-    def _retrieved(self, wanted: Mapping[str, JobRef]) -> dict[str, Json]:
-        """Return the jobs by id; one that is missing from the list is requested by itself before it counts as lost."""
-        found: dict[str, Json] = {}
-        if len(wanted) > FEW:
-            for job in pages(self._service, self._jobs, limit=PAGE):
-                if job.get("id") in wanted:
-                    found[str(job["id"])] = job
-                if len(found) == len(wanted):
-                    return found
-        for identifier in wanted.keys() - found.keys():
-            if (one := self._get(identifier)) is not None:
-                found[identifier] = one
-        return found
 
     def _get(self, identifier: str) -> Json | None:
         try:
@@ -257,38 +246,38 @@ class OpenAIBackend(AnswersOnly):
         return found
 
     def _unintelligible(self, identifier: str) -> UnavailableError:
-        return UnavailableError(f"{identifier} at {self._section.base_url}: the answer is not a job of OpenAI's API")
+        return UnavailableError(f"{identifier} at {self._base_url}: the answer is not a job of OpenAI's API")
 
     def _status(self, job: Json) -> JobStatus:
+        """Translate a job, with its events and, once it has succeeded, its checkpoints and result files."""
         try:
-            return self._read_status(job)
+            identifier, state = self._id_of(job), jobs.state_of(job)
+            if state is JobState.QUEUED:
+                return JobStatus(state)
+            curve = self._curves.setdefault(identifier, Curve())
+            self._read_events(identifier, curve)
+            has_succeeded = state is JobState.SUCCEEDED
+            checkpoints = self._checkpoints(identifier) if has_succeeded else []
+            if has_succeeded:
+                curve.add(curves.of_checkpoints(checkpoints))
+                self._read_results(job, curve)
+            epochs = jobs.epochs_of(job) or (1 if state.is_finished else None)
+            total = curve.total(jobs.steps_of(job), is_whole=has_succeeded)
+            status = JobStatus(state)
+            # Services report steps alone; without the job's epochs and steps no snapshot can say its epoch.
+            if epochs is not None and total is not None:
+                ended_at = float(job.get("finished_at") or job.get("created_at") or 0)
+                named = [(int(each["step_number"]), str(each["fine_tuned_model_checkpoint"])) for each in checkpoints]
+                kept = sorted((curve.epoch_of(step, epochs, total), step, name) for step, name in named)
+                status = replace(
+                    status,
+                    snapshots=curve.snapshots(epochs, total, ended_at, is_whole=state.is_finished),
+                    validation=curve.validation(epochs, total),
+                    checkpoints=tuple(Checkpoint(*each) for each in kept),
+                )
+            status = self._with_end(status, job, curve)
         except (AttributeError, LookupError, TypeError, ValueError) as error:
             raise self._unintelligible(str(job.get("id"))) from error
-
-    def _read_status(self, job: Json) -> JobStatus:
-        identifier, state = self._id_of(job), jobs.state_of(job)
-        if state is JobState.QUEUED:
-            return JobStatus(state)
-        curve = self._curves.setdefault(identifier, Curve())
-        self._read_events(identifier, curve)
-        has_succeeded = state is JobState.SUCCEEDED
-        checkpoints = self._checkpoints(identifier) if has_succeeded else []
-        if has_succeeded:
-            curve.add(curves.of_checkpoints(checkpoints))
-            self._read_results(job, curve)
-        epochs = jobs.epochs_of(job) or (1 if state.is_finished else None)
-        total = curve.total(jobs.steps_of(job), is_whole=has_succeeded)
-        status = JobStatus(state)
-        if epochs is not None and total is not None:
-            ended_at = float(job.get("finished_at") or job.get("created_at") or 0)
-            kept = [(curve.epoch_of(step, epochs, total), step, name) for step, name in map(_named, checkpoints)]
-            status = replace(
-                status,
-                snapshots=curve.snapshots(epochs, total, ended_at, is_whole=state.is_finished),
-                validation=curve.validation(epochs, total),
-                checkpoints=tuple(Checkpoint(*each) for each in sorted(kept)),
-            )
-        status = self._with_end(status, job, curve)
         if state.is_finished:
             self._ended[identifier] = status
             del self._curves[identifier]
@@ -362,49 +351,37 @@ class OpenAIBackend(AnswersOnly):
             if ended is not None and not jobs.state_of(ended).is_finished:
                 raise
 
-    def generate(
-        self,
-        model: BaseModelRef | TunedModel,
-        inputs: Sequence[Input],
-        options: GenerateOptions,
-        examples: Sequence[Example] = (),
-    ) -> list[str]:
-        """Send one request per input, up to `max_in_flight` at a time; see the Protocol."""
-        name = model.location if isinstance(model, TunedModel) else resolved(model.name)
-        body = {"model": name, **_answering(options)}
-
-        def answer(asked: Input) -> str:
-            sent = {**body, "messages": messages(as_conversation(behind_examples(asked, examples)))}
-            return _text(self._asked(sent, is_tuned=isinstance(model, TunedModel)))
-
-        threads = ThreadPoolExecutor(self._section.max_in_flight)
-        try:
-            return list(threads.map(answer, inputs))
-        except StatusError as error:
-            raise BackendError(f"{name} at {self._section.base_url}: {error}{self._advice(error)}") from error
-        finally:
-            threads.shutdown(wait=False, cancel_futures=True)
-
     def _advice(self, error: StatusError) -> str:
-        """Return advice about a model that is not served; empty: there is none."""
+        """Return that a model has to be deployed, where the service does not serve a tuned model by itself."""
         if error.status != 404 or not self._host.deploys:
             return ""
         return "; deploy the model under its own name, then run the same command again"
 
-    def _asked(self, body: Json, *, is_tuned: bool) -> Json:
-        """Request an answer; retry for a while if a tuned model is not served yet."""
+    def _wire_name(self, model: BaseModelRef) -> str:
+        return resolved(model.name)
+
+    def _answers(self, name: str, options: GenerateOptions, *, is_tuned: bool) -> Callable[[Conversation], str]:
+        body = {"model": name, **_answer_fields(options)}
 
         def is_served_soon(error: Exception) -> bool:
             is_missing = isinstance(error, StatusError) and error.status == 404 and "model" in str(error)
             return is_tuned and not self._host.deploys and is_missing
 
-        return retry(
-            lambda: self._answered(body),
-            on=is_served_soon,
-            attempts=SERVED_ATTEMPTS,
-            within_s=SERVED_WITHIN_S,
-            first_wait_s=1.0,
-        )
+        def answer(asked: Conversation) -> str:
+            found = retry(
+                lambda: self._answered({**body, "messages": messages(asked)}),
+                on=is_served_soon,
+                attempts=SERVED_ATTEMPTS,
+                within_s=SERVED_WITHIN_S,
+                first_wait_s=1.0,
+            )
+            choices = found.get("choices") or [{}]
+            content = (choices[0].get("message") or {}).get("content")  # None: the service withheld the answer
+            if isinstance(content, list):
+                return "".join(str(part.get("text") or "") for part in content if isinstance(part, dict))
+            return str(content or "")
+
+        return answer
 
     def _answered(self, body: Json) -> Json:
         """Request an answer, with its length limited by `max_tokens` or, if that is refused, `max_completion_tokens`.
@@ -425,22 +402,8 @@ class OpenAIBackend(AnswersOnly):
             self._length = "max_completion_tokens"
         return self._answered(body)
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Close the connections; jobs continue at the service."""
-        self._service.close()
-
-
-def _named(checkpoint: Json) -> tuple[int, str]:
-    """Return the step of a checkpoint, and the model name to call it by."""
-    return int(checkpoint["step_number"]), str(checkpoint["fine_tuned_model_checkpoint"])
-
-
-def _answering(options: GenerateOptions) -> Json:
+def _answer_fields(options: GenerateOptions) -> Json:
     """Translate generation options into fields of chat completions.
 
     Raises:
@@ -461,15 +424,6 @@ def _answering(options: GenerateOptions) -> Json:
         form = {"name": "answer", "schema": json.loads(options.json_schema), "strict": True}
         body["response_format"] = {"type": "json_schema", "json_schema": form}
     return body
-
-
-def _text(answer: Json) -> str:
-    """Return the text of the first choice; empty if the service withheld it."""
-    choices = answer.get("choices") or [{}]
-    content = (choices[0].get("message") or {}).get("content")
-    if isinstance(content, list):
-        return "".join(str(part.get("text") or "") for part in content if isinstance(part, dict))
-    return str(content or "")
 
 
 if TYPE_CHECKING:

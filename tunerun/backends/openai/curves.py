@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import csv
 import io
 import math
@@ -23,7 +24,7 @@ _FULL_LOSS = ("full_valid_loss", "full_validation_loss")
 
 
 @dataclass(frozen=True)
-class Point:
+class CurvePoint:
     """The losses after a step; None: not measured, or not a number.
 
     Attributes:
@@ -56,7 +57,7 @@ class Curve:
     _held_out: dict[int, float] = field(default_factory=dict)
     _total: int | None = None
 
-    def add(self, points: Iterable[Point]) -> None:
+    def add(self, points: Iterable[CurvePoint]) -> None:
         """Merge further points into the curve."""
         for point in points:
             if point.loss is not None:
@@ -115,53 +116,42 @@ class Curve:
         return tuple(EpochLoss(epoch, loss) for epoch, loss in found.items())
 
 
-def of_events(events: Iterable[Json]) -> Iterator[Point]:
+def of_events(events: Iterable[Json]) -> Iterator[CurvePoint]:
     """Yield the points of events, oldest first."""
     ordered = sorted(events, key=lambda event: _number(event.get("created_at")) or 0.0)
     for event in ordered:
         values = event.get("data")
         values = values if isinstance(values, dict) else {}
-        if "step" not in values:
-            values = _in_words(str(event.get("message") or ""))
+        if "step" not in values and (found := _STEP.match(str(event.get("message") or ""))) is not None:
+            names = ("step", "total_steps", "train_loss", "full_valid_loss")
+            values = {name: value for name, value in zip(names, found.groups(), strict=True) if value is not None}
         step = _whole(values.get("step"))
         if step is not None:
             total = _whole(values.get("total_steps"))
-            yield Point(step, _number(values.get("train_loss")), _full(values), total, _number(event.get("created_at")))
+            yield CurvePoint(
+                step, _number(values.get("train_loss")), _full(values), total, _number(event.get("created_at"))
+            )
 
 
-def of_checkpoints(checkpoints: Iterable[Json]) -> Iterator[Point]:
+def of_checkpoints(checkpoints: Iterable[Json]) -> Iterator[CurvePoint]:
     """Yield the held-out losses of checkpoints; training losses are read from events."""
     for checkpoint in checkpoints:
         values, step = checkpoint.get("metrics"), _whole(checkpoint.get("step_number"))
         if step is not None and isinstance(values, dict):
-            yield Point(step, None, _full(values))
+            yield CurvePoint(step, None, _full(values))
 
 
-def of_file(content: bytes) -> Iterator[Point]:
+def of_file(content: bytes) -> Iterator[CurvePoint]:
     """Yield the rows of a result file: CSV, plain or base64, with the column names of any known service."""
-    for row in csv.DictReader(io.StringIO(_text(content))):
+    text = content.decode("utf-8-sig", errors="replace")
+    if not text.lstrip().startswith(("step,", '"step"')):
+        with contextlib.suppress(binascii.Error):  # a CSV whose first column is not the step
+            text = base64.b64decode(content, validate=False).decode("utf-8-sig", errors="replace")
+    for row in csv.DictReader(io.StringIO(text)):
         values = {str(name).strip(): value for name, value in row.items()}
         step = _whole(values.get("step"))
         if step is not None:
-            yield Point(step, _number(values.get("train_loss")), _full(values))
-
-
-def _text(content: bytes) -> str:
-    plain = content.decode("utf-8-sig", errors="replace")
-    if plain.lstrip().startswith(("step,", '"step"')):
-        return plain
-    try:
-        return base64.b64decode(content, validate=False).decode("utf-8-sig", errors="replace")
-    except binascii.Error:
-        return plain
-
-
-def _in_words(message: str) -> dict[str, Any]:
-    found = _STEP.match(message)
-    if found is None:
-        return {}
-    names = ("step", "total_steps", "train_loss", "full_valid_loss")
-    return {name: value for name, value in zip(names, found.groups(), strict=True) if value is not None}
+            yield CurvePoint(step, _number(values.get("train_loss")), _full(values))
 
 
 def _full(values: Mapping[str, Any]) -> float | None:

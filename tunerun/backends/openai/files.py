@@ -68,7 +68,7 @@ def _message(role: str, text: str) -> Json:
     return {"role": role, "content": text}
 
 
-class Files:
+class TrainingFiles:
     """The training files at a service. Not thread-safe: the backend serialises the calls.
 
     Args:

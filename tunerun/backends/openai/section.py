@@ -6,8 +6,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from tunerun import schema
 from tunerun.backends.base import Capabilities
+from tunerun.backends.hosted import HostedSection, api_key_env
 from tunerun.backends.http import ServiceAddress
 from tunerun.backends.openai.hosts import OPENAI_URL, Host, host_of
 
@@ -15,7 +15,7 @@ KIND = "openai"
 IS_HOSTED = True
 
 
-class OpenAISection(schema.BackendSection):
+class OpenAISection(HostedSection):
     """A service that speaks OpenAI's fine-tuning methods, such as `tunerun serve`, Azure, or OpenAI's own."""
 
     kind: Literal["openai"] = Field(description="openai")
@@ -24,7 +24,7 @@ class OpenAISection(schema.BackendSection):
         description="Address of the service, with its /v1; https, or http to this machine. With api_version: Azure's "
         "endpoint, without /openai.",
     )
-    api_key_env: str = Field("OPENAI_API_KEY", pattern=schema.VARIABLE, description="Variable that holds the API key.")
+    api_key_env: str = api_key_env("OPENAI_API_KEY")
     organization: str | None = Field(
         None, min_length=1, description="Id of the organization that is billed; null: the key's own."
     )
@@ -37,15 +37,6 @@ class OpenAISection(schema.BackendSection):
         description="Azure's API version, such as 2024-10-21; also selects Azure's paths. null: the address ends in "
         "/v1.",
     )
-    connect_timeout_s: float = Field(10.0, gt=0, description="Seconds to wait for a connection.")
-    read_timeout_s: float = Field(60.0, gt=0, description="Seconds to wait for each part of an answer.")
-    max_in_flight: int = Field(
-        10,
-        ge=1,
-        description="Jobs and prompts that the service is given at once.",
-        json_schema_extra={"unit": "jobs or prompts"},
-    )
-    poll_interval_s: float = Field(5.0, ge=0, description="Seconds between two looks at the running jobs.")
 
     @property
     def host(self) -> Host:

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
 
-from tunerun.backends.engine_calls import OnPart
 from tunerun.backends.local import LocalBackend
+from tunerun.backends.local.engine_calls import OnPart
 from tunerun.job import Answer, BaseModelRef, GenerateOptions, Prompt
 from tunerun.service.core.problems import Code, ServiceError
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from tunerun.backends.engine_calls import Work
+from tunerun.backends.local.engine_calls import Work
 from tunerun.engine import messages
 from tunerun.job import BaseModelRef, Failure, FailureKind, TuningRequest
 from tunerun.workers.base import Worker

@@ -21,8 +21,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
-from tunerun.backends.engine_calls import Batch, Call, QueuedPrompt, Work
-from tunerun.backends.engine_session import EngineSession, Job
+from tunerun.backends.local.engine_calls import Batch, Call, QueuedPrompt, Work
+from tunerun.backends.local.engine_session import EngineSession, Job
 from tunerun.engine import messages
 from tunerun.errors import AccessError, BackendError, InputError
 from tunerun.job import Answer, AnswerPart, BaseModelRef, Failure, FailureKind

@@ -1,32 +1,24 @@
-"""The backend `local`: the embedded engine, in processes of its own on this machine or on a cluster.
-
-This module is the interface for callers: the config section, capabilities and `LocalBackend`. Queues of work are in
-`engine_pool` and `engine_queue`, the jobs and the files that they leave on disk in `local_jobs`.
-"""
+"""The backend: jobs on embedded engines. Queues of work are in `engine_pool` and `engine_queue`, jobs in `jobs`."""
 
 from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import fields, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Annotated, Literal, Self
+from typing import Self
 
-from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator, model_validator
-
-from tunerun import schema
 from tunerun.backends.base import NO_CURSORS, AnswersTogether, Backend, Capabilities
-from tunerun.backends.engine_calls import OnPart, QueuedPrompt, raised
-from tunerun.backends.engine_pool import EnginePool
-from tunerun.backends.engine_session import Job
-from tunerun.backends.local_jobs import LocalJob, TunedModelFolders
+from tunerun.backends.local.engine_calls import OnPart, QueuedPrompt, raised
+from tunerun.backends.local.engine_pool import EnginePool
+from tunerun.backends.local.engine_session import Job
+from tunerun.backends.local.jobs import LocalJob, TunedModelFolders
+from tunerun.backends.local.section import KIND, LocalSection, capabilities_with
 from tunerun.engine import base_model, devices, messages, packages, pass_limits, precision, prepared_model, tuned_model
 from tunerun.engine.settings import DEFAULT, EngineSettings
 from tunerun.errors import AccessError, BaseModelError, InputError
 from tunerun.job import (
-    LATER_HYPERPARAMETERS,
     TUNED_MODEL_ID,
     Answer,
     BaseModelRef,
@@ -47,140 +39,6 @@ from tunerun.job import (
 )
 from tunerun.workers import registry as worker_kinds
 from tunerun.workers.base import Place
-
-KIND = "local"
-IS_HOSTED = False
-
-
-def _packing(value: object, handler: ValidatorFunctionWrapHandler) -> object:
-    """Report one error instead of one for each member of the union."""
-    try:
-        return handler(value)
-    except ValidationError as error:
-        raise ValueError("must be auto, off, or a whole number of 1 or more") from error
-
-
-class LocalSection(schema.BackendSection):
-    """The embedded engine, on this machine."""
-
-    kind: Literal["local"] = Field(description="local")
-    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto: cuda, else mps, else cpu.")
-    threads: int | None = Field(
-        None,
-        ge=1,
-        description="CPU threads; null: torch's own default.",
-        json_schema_extra={"unit": "CPU threads"},
-    )
-    precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto",
-        description="Number format of the frozen base model; the adapter and its optimiser are always fp32. auto: bf16 "
-        "on a CUDA device that computes with it (compute capability 8.0 and later), else fp32.",
-    )
-    packing: Annotated[Literal["auto", "off"] | Annotated[int, Field(ge=1)], WrapValidator(_packing)] = Field(
-        "auto",
-        description="Trials that train in shared passes. auto: as many as fit into memory; off: each alone; a number: "
-        "at most so many.",
-        json_schema_extra={"unit": "trials"},
-    )
-    micro_batch: int | None = Field(
-        None,
-        ge=1,
-        description="The most rows of a batch that are computed at once, to save memory; a step's gradient is still "
-        "that of the whole batch; null: all.",
-        json_schema_extra={"unit": "rows"},
-    )
-    gradient_checkpointing: bool = Field(
-        False, description="Keep no layer's inner values for the gradient and compute them twice: less memory, slower."
-    )
-    quantization: Literal["none", "4bit"] = Field(
-        "none",
-        description="4bit: the base model's linear layers are stored in 4 bits (NF4), on CUDA alone; none: not.",
-    )
-    workers: worker_kinds.Workers = Field(
-        worker_kinds.DEFAULT, discriminator="kind", description="Where the engines run, and how many side by side."
-    )
-
-    @model_validator(mode="after")
-    def _can_be_quantised(self) -> Self:
-        if self.quantization == "none":
-            return self
-        if self.device in ("cpu", "mps"):
-            raise ValueError(
-                f"quantization: {self.quantization} needs a CUDA device, and device is {self.device}; set device to "
-                "auto or cuda, or quantization to none"
-            )
-        if self.precision == "fp32":
-            raise ValueError(
-                f"quantization: {self.quantization} multiplies in bf16; set precision to auto or bf16, or quantization "
-                "to none"
-            )
-        return self
-
-    @property
-    def settings(self) -> EngineSettings:
-        """The settings that every engine is started with."""
-        names = (field.name for field in fields(EngineSettings) if field.name in type(self).model_fields)
-        return EngineSettings(**{name: getattr(self, name) for name in names})
-
-
-SECTION = LocalSection
-
-
-_CAPABILITIES = Capabilities(
-    kind=KIND,
-    address="",
-    max_input_characters=None,
-    max_output_characters=None,
-    source="none: the base model's context length limits an example",
-    max_in_flight=64,  # our choice: jobs queued at the engine start without a pause; more would only use memory
-    survives_runner=False,
-    is_hosted=IS_HOSTED,
-    has_prices=False,
-    trains_exact_prefixes=True,  # at a constant learning rate, on the same device and threads
-    precision=precision.FLOAT32,
-    measures_epochs=True,
-    keeps_best=True,
-    measures_losses=True,
-    hyperparameters=LATER_HYPERPARAMETERS,
-    trains_conversations=True,
-)
-
-
-def capabilities(section: LocalSection) -> Capabilities:
-    """Return the capabilities of the embedded engine; its number format depends on the config section."""
-    return _capabilities(section.settings, section.workers)
-
-
-def _capabilities(settings: EngineSettings, workers: worker_kinds.Workers) -> Capabilities:
-    return replace(
-        _CAPABILITIES,
-        precision=precision.planned(settings),
-        quantization=settings.quantization if settings.is_quantised else "",
-        engine=settings if worker_kinds.are_here(workers) else None,
-        engines=worker_kinds.count(workers) if worker_kinds.are_here(workers) else 1,
-        outlives_kill=not worker_kinds.are_here(workers),
-        problems=_problems(settings, workers),
-        warnings=_warnings(settings, workers),
-    )
-
-
-def _warnings(settings: EngineSettings, workers: worker_kinds.Workers) -> tuple[str, ...]:
-    if settings.precision != "auto" or settings.is_quantised or worker_kinds.are_here(workers):
-        return ()
-    chosen = precision.WORDS[precision.planned(settings)]
-    return (
-        f"backend.precision: auto is {chosen} as on this machine, on every node; set bf16 where their GPUs have it",
-    )
-
-
-_NEEDS_CUDA = "needs a CUDA device, and this machine has none; set it to none, or plan on a machine with an NVIDIA GPU"
-
-
-def _problems(settings: EngineSettings, workers: worker_kinds.Workers) -> tuple[str, ...]:
-    """Return why this machine cannot compute as the settings require; empty for other machines, which are unknown."""
-    if settings.is_quantised and worker_kinds.are_here(workers) and not precision.cuda_capabilities():
-        return (f"backend.quantization: {settings.quantization} {_NEEDS_CUDA}",)
-    return ()
 
 
 def open_backend(section: LocalSection, runs: Path, cache: Path) -> Backend:
@@ -260,7 +118,7 @@ class LocalBackend:
 
     def capabilities(self) -> Capabilities:
         """Return the capabilities; see the Protocol."""
-        return _capabilities(self._settings, self._workers)
+        return capabilities_with(self._settings, self._workers)
 
     def _find_workers(self) -> None:
         """Take over the cluster workers, and their jobs, of an earlier process that was killed; only once."""

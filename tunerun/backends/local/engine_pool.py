@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
 
-from tunerun.backends.engine_calls import QueuedPrompt
-from tunerun.backends.engine_queue import EngineQueue
-from tunerun.backends.engine_session import Job
+from tunerun.backends.local.engine_calls import QueuedPrompt
+from tunerun.backends.local.engine_queue import EngineQueue
+from tunerun.backends.local.engine_session import Job
 from tunerun.engine import messages
 from tunerun.job import Answer, AnswerPart, BaseModelRef, Failure, FailureKind, in_common
 from tunerun.workers.base import DeadWorker, Worker

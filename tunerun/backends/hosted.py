@@ -1,0 +1,141 @@
+"""What backends at a service have in common: the section's fields, answering, and refusing to measure likelihoods."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import Any, Never, Self
+
+from pydantic import Field
+
+from tunerun import schema
+from tunerun.backends.http import JsonService, ServiceAddress
+from tunerun.errors import BackendError, InputError, StatusError
+from tunerun.job import (
+    BaseModelRef,
+    Conversation,
+    Example,
+    GenerateOptions,
+    Input,
+    TunedModel,
+    as_conversation,
+    behind_examples,
+)
+
+
+def api_key_env(default: str) -> Any:
+    """Return the field `api_key_env` of a section, with the variable that the service's own clients read."""
+    return Field(
+        default, pattern=schema.VARIABLE, description="Name of the environment variable that contains the API key."
+    )
+
+
+class HostedSection(schema.BackendSection):
+    """A service that is reached over HTTP; each kind adds its own defaults and fields."""
+
+    base_url: ServiceAddress
+    api_key_env: str
+    connect_timeout_s: float = Field(10.0, gt=0, description="Maximum wait for a connection, in seconds.")
+    read_timeout_s: float = Field(60.0, gt=0, description="Maximum wait for each part of a response, in seconds.")
+    max_in_flight: int = Field(
+        10,
+        ge=1,
+        description="Maximum jobs, and maximum prompts, at the service at the same time.",
+        json_schema_extra={"unit": "jobs or prompts"},
+    )
+    poll_interval_s: float = Field(5.0, ge=0, description="Seconds between two polls of the running jobs.")
+
+
+class HostedBackend(ABC):
+    """The methods of `Backend` that do not depend on the service's wire; `measures_losses` is False.
+
+    Args:
+        kind: of the backend, for messages.
+        section: of the config.
+        service: where requests go; closed with the backend.
+    """
+
+    def __init__(self, kind: str, section: HostedSection, service: JsonService) -> None:
+        self._kind = kind
+        self._max_in_flight = section.max_in_flight
+        self._base_url = section.base_url
+        self._service = service
+
+    @abstractmethod
+    def _wire_name(self, model: BaseModelRef) -> str:
+        """Return a base model's name in a request."""
+
+    @abstractmethod
+    def _answers(self, name: str, options: GenerateOptions, *, is_tuned: bool) -> Callable[[Conversation], str]:
+        """Return a function that sends one conversation to a model; it is called from several threads.
+
+        Args:
+            name: the model's name in a request.
+            options: of the answers.
+            is_tuned: whether it is a tuned model.
+
+        Raises:
+            InputError: the service does not support an option.
+        """
+
+    def _advice(self, _error: StatusError) -> str:
+        """Return what the user can do about a refused prompt, appended to the error; empty: no advice."""
+        return ""
+
+    def generate(
+        self,
+        model: BaseModelRef | TunedModel,
+        inputs: Sequence[Input],
+        options: GenerateOptions,
+        examples: Sequence[Example] = (),
+    ) -> list[str]:
+        """Send one request for each input, `max_in_flight` at a time; see the Protocol."""
+        is_tuned = isinstance(model, TunedModel)
+        name = model.location if isinstance(model, TunedModel) else self._wire_name(model)
+        answer = self._answers(name, options, is_tuned=is_tuned)
+        conversations = [as_conversation(behind_examples(each, examples)) for each in inputs]
+        threads = ThreadPoolExecutor(self._max_in_flight)
+        try:
+            return list(threads.map(answer, conversations))
+        except StatusError as error:
+            raise BackendError(f"{name} at {self._base_url}: {error}{self._advice(error)}") from error
+        finally:
+            # Not a `with` block, which would wait for the prompts that are still queued after Ctrl-C or an error.
+            threads.shutdown(wait=False, cancel_futures=True)
+
+    def losses(
+        self, model: BaseModelRef | TunedModel, rows: Sequence[Example], examples: Sequence[Example] = ()
+    ) -> list[float]:
+        """Refuse: see `choose`."""
+        self._refuse_likelihoods(model, rows, examples)
+
+    def choose(
+        self,
+        model: BaseModelRef | TunedModel,
+        inputs: Sequence[Input],
+        choices: Sequence[str],
+        examples: Sequence[Example] = (),
+    ) -> list[str]:
+        """Refuse, because the API does not return how likely a given answer is.
+
+        Raises:
+            InputError: always.
+        """
+        self._refuse_likelihoods(model, inputs, choices, examples)
+
+    def _refuse_likelihoods(self, *_arguments: object) -> Never:
+        raise InputError(
+            f"backend {self._kind}: the API does not return the likelihood of a given answer; use metrics that need "
+            "only answers, or backend=local"
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close the connections; jobs continue at the service."""
+        self._service.close()
