@@ -10,13 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal, Self, Union
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
-    BaseModel,
     ConfigDict,
     Field,
-    GetCoreSchemaHandler,
     ValidationError,
     ValidationInfo,
     ValidatorFunctionWrapHandler,
@@ -27,16 +25,17 @@ from pydantic import (
 from pydantic_core import CoreSchema
 from pydantic_core.core_schema import no_info_plain_validator_function
 
+from tunerun.backends.registry import BackendSection as BackendSection
 from tunerun.hyperparameters import HyperparametersSection as HyperparametersSection
 from tunerun.job import BASE_LEARNING_RATE as BASE_LEARNING_RATE
 from tunerun.job import BaseModelRef, TemplateText
 from tunerun.job import Scalar as Scalar
+from tunerun.section import LOOPBACK as LOOPBACK
+from tunerun.section import VARIABLE as VARIABLE
 from tunerun.section import Section as Section
 
 SLUG = r"^[a-z][a-z0-9_-]*$"
 DATE = r"^\d{4}-\d{2}-\d{2}$"
-VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*$"
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 class HeldOut(Section):
@@ -244,32 +243,6 @@ class Sweep(Section):
         description="Trials of each point, with the seeds seed, seed + 1, ...; cannot be combined with a swept seed.",
         json_schema_extra={"unit": "trials of a point"},
     )
-
-
-class BackendSection(Section):
-    """Where jobs run. Each kind defines its section in its own module; `tunerun.backends.registry` lists them."""
-
-    model_config = ConfigDict(defer_build=True)
-
-    kind: str
-
-    @classmethod
-    def members(cls) -> tuple[type[Section], ...]:
-        """Return the sections of all kinds, or for the section of one kind that section alone."""
-        if cls is not BackendSection:
-            return (cls,)
-        # A circle that has to be closed somewhere: each kind's section is a subclass of this one, in the kind's own
-        # module, and the union of all kinds is a field of TrialConfig.
-        from tunerun.backends.registry import sections
-
-        return sections()
-
-    @classmethod
-    def __get_pydantic_core_schema__(cls, source: type[BaseModel], handler: GetCoreSchemaHandler) -> CoreSchema:
-        """Validate a field of this type as the union of the sections of all kinds, discriminated by `kind`."""
-        if cls is not BackendSection:
-            return handler(source)
-        return handler.generate_schema(Annotated[Union[cls.members()], Field(discriminator="kind")])  # noqa: UP007
 
 
 class GenerationSection(Section):

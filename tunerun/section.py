@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
+VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*$"
+"""Pattern of the name of an environment variable."""
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
 
 class Section(BaseModel):
     """A part of the config: frozen, strict, and silent about its input in errors (it may hold a key)."""

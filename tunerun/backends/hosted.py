@@ -10,8 +10,8 @@ from typing import Any, Never, Self
 
 from pydantic import Field
 
-from tunerun import schema
 from tunerun.backends.http import JsonService, ServiceAddress
+from tunerun.backends.registry import BackendSection
 from tunerun.errors import BackendError, InputError, StatusError
 from tunerun.job import (
     BaseModelRef,
@@ -23,16 +23,15 @@ from tunerun.job import (
     as_conversation,
     behind_examples,
 )
+from tunerun.section import VARIABLE
 
 
 def api_key_env(default: str) -> Any:
     """Return the field `api_key_env` of a section, with the variable that the service's own clients read."""
-    return Field(
-        default, pattern=schema.VARIABLE, description="Name of the environment variable that contains the API key."
-    )
+    return Field(default, pattern=VARIABLE, description="Name of the environment variable that contains the API key.")
 
 
-class HostedSection(schema.BackendSection):
+class HostedSection(BackendSection):
     """A service that is reached over HTTP; each kind adds its own defaults and fields."""
 
     base_url: ServiceAddress

@@ -29,7 +29,7 @@ from tunerun.errors import (
     UnavailableError,
 )
 from tunerun.retry import retry
-from tunerun.schema import LOOPBACK
+from tunerun.section import LOOPBACK
 
 if TYPE_CHECKING:
     import httpx

@@ -10,25 +10,47 @@ import importlib
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import Annotated, Any, Protocol, Union, cast
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, TypeAdapter, ValidationError
+from pydantic_core import CoreSchema
 
-from tunerun import schema
 from tunerun.backends.base import Backend, Capabilities
 from tunerun.engine import precision
 from tunerun.errors import ConfigError
 from tunerun.interpolation import resolved_section
+from tunerun.section import Section
 
 _MODULES = {"local": "tunerun.backends.local", "gemini": "tunerun.backends.gemini", "openai": "tunerun.backends.openai"}
 """Imported when a config is first checked; what is expensive is imported by the function that needs it."""
+
+
+class BackendSection(Section):
+    """Where jobs run. A field of this type holds the section of any kind; each kind defines its own in its module."""
+
+    model_config = ConfigDict(defer_build=True)
+
+    kind: str
+
+    @classmethod
+    def members(cls) -> tuple[type[Section], ...]:
+        """Return the sections of all kinds, or for the section of one kind that section alone."""
+        return sections() if cls is BackendSection else (cls,)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: type[BaseModel], handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Validate a field of this type as the union of the sections of all kinds, discriminated by `kind`."""
+        if cls is not BackendSection:
+            return handler(source)
+        # Built with the first config that is checked, when every kind's module is imported: hence `defer_build`.
+        return handler.generate_schema(Annotated[Union[cls.members()], Field(discriminator="kind")])  # noqa: UP007
 
 
 class BackendModule(Protocol):
     """What a kind's module offers."""
 
     @property
-    def SECTION(self) -> type[schema.BackendSection]:  # noqa: N802 - a constant of a module
+    def SECTION(self) -> type[BackendSection]:  # noqa: N802 - a constant of a module
         """Its config section, whose field `kind` has the kind as its only choice."""
 
     @property
@@ -44,7 +66,7 @@ class BackendModule(Protocol):
         ...
 
 
-def sections() -> tuple[type[schema.BackendSection], ...]:
+def sections() -> tuple[type[BackendSection], ...]:
     """The config section of every kind."""
     return tuple(_module(kind).SECTION for kind in _MODULES)
 
@@ -54,12 +76,12 @@ def is_hosted(kind: str) -> bool:
     return kind not in _MODULES or _module(kind).IS_HOSTED
 
 
-def capabilities_of(section: schema.BackendSection) -> Capabilities:
+def capabilities_of(section: BackendSection) -> Capabilities:
     """What the backend of a config section can do; opens and sends nothing."""
     return _module(section.kind).capabilities(section)
 
 
-def open_backend(section: schema.BackendSection, runs: Path, cache: Path) -> Backend:
+def open_backend(section: BackendSection, runs: Path, cache: Path) -> Backend:
     """Make the backend that a config section describes; starts and sends nothing yet.
 
     Args:
@@ -69,7 +91,7 @@ def open_backend(section: schema.BackendSection, runs: Path, cache: Path) -> Bac
     return _module(section.kind).open_backend(section, runs, cache)
 
 
-def stored_section(values: Mapping[str, Any], number_format: str = "") -> schema.BackendSection:
+def stored_section(values: Mapping[str, Any], number_format: str = "") -> BackendSection:
     """Today's config section of a stored one: a key that is unknown or has a value of another version is left out.
 
     What came from the environment comes from the environment of now.
@@ -100,15 +122,9 @@ def stored_section(values: Mapping[str, Any], number_format: str = "") -> schema
 
 
 @cache
-def _section() -> TypeAdapter[schema.BackendSection]:
-    return TypeAdapter(schema.BackendSection)
+def _section() -> TypeAdapter[BackendSection]:
+    return TypeAdapter(BackendSection)
 
 
 def _module(kind: str) -> BackendModule:
     return cast(BackendModule, importlib.import_module(_MODULES[kind]))
-
-
-if TYPE_CHECKING:
-    from tunerun.backends import gemini, local, openai
-
-    _CONFORM: tuple[BackendModule, ...] = (local, gemini, openai)

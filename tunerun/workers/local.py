@@ -8,13 +8,13 @@ from typing import Literal
 
 from pydantic import Field
 
-from tunerun import schema
 from tunerun.engine.process import EngineProcess
 from tunerun.engine.settings import EngineSettings
+from tunerun.section import Section
 from tunerun.workers.base import Place, RecoveredWorker, Worker
 
 
-class LocalWorkers(schema.Section):
+class LocalWorkers(Section):
     """Engine processes on this machine."""
 
     kind: Literal["local"] = Field(description="local")

@@ -24,12 +24,12 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from tunerun import schema
 from tunerun.engine import packages
 from tunerun.engine.settings import EngineSettings
 from tunerun.errors import AccessError, InputError, first_line
 from tunerun.files import private_folder
 from tunerun.job import Failure, FailureKind
+from tunerun.section import Section
 from tunerun.workers.base import DeadWorker, Place, RecoveredWorker, Worker
 from tunerun.workers.engine_actor import WAIT_S, Attached, EngineActor
 from tunerun.workers.journal import Journal
@@ -56,7 +56,7 @@ _QUIET = {
 }
 
 
-class RayWorkers(schema.Section):
+class RayWorkers(Section):
     """Actors on a running Ray cluster."""
 
     kind: Literal["ray"] = Field(description="ray")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
-from tunerun import schema
+from tunerun.section import Section
 from tunerun.workers import local, ray, slurm
 from tunerun.workers.base import Place, RecoveredWorker, Worker
 
@@ -19,7 +19,7 @@ class WorkersModule(Protocol):
     """What the module of a kind has to define."""
 
     @property
-    def SECTION(self) -> type[schema.Section]:  # noqa: N802 - a constant of a module
+    def SECTION(self) -> type[Section]:  # noqa: N802 - a constant of a module
         """Its config section, whose field `kind` has the kind as its only choice."""
 
     @property

@@ -24,11 +24,11 @@ from typing import Any, Literal
 from filelock import FileLock, Timeout
 from pydantic import Field
 
-from tunerun import schema
 from tunerun.engine import packages
 from tunerun.errors import InputError
 from tunerun.files import private_folder
 from tunerun.job import Failure, FailureKind
+from tunerun.section import Section
 from tunerun.workers.base import Place, RecoveredWorker, Worker
 from tunerun.workers.node import ENTRY, TUNED_MODELS, Entry, NodeEngine, NodeSettings, OpenWork, files_of
 from tunerun.workers.remote import LostError, RemoteWorker, bring_home
@@ -54,7 +54,7 @@ _END_S = 20.0
 (`engine.process.END_TIMEOUT_S`), and a shared file system may show a new file some seconds late."""
 
 
-class SlurmWorkers(schema.Section):
+class SlurmWorkers(Section):
     """Jobs on a Slurm cluster, submitted through submitit."""
 
     kind: Literal["slurm"] = Field(description="slurm")

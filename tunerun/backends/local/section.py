@@ -7,8 +7,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator, model_validator
 
-from tunerun import schema
 from tunerun.backends.base import Capabilities
+from tunerun.backends.registry import BackendSection
 from tunerun.engine import precision
 from tunerun.engine.settings import EngineSettings
 from tunerun.job import LATER_HYPERPARAMETERS
@@ -26,7 +26,7 @@ def _packing(value: object, handler: ValidatorFunctionWrapHandler) -> object:
         raise ValueError("must be auto, off, or a whole number of 1 or more") from error
 
 
-class LocalSection(schema.BackendSection):
+class LocalSection(BackendSection):
     """The embedded engine, on this machine."""
 
     kind: Literal["local"] = Field(description="local")
