@@ -15,7 +15,7 @@ import pytest
 from tests.rigs.running_service import RunningService
 from tests.service.client import Client, prompt
 from tunerun.backends.local import LocalBackend
-from tunerun.backends.local.engine_calls import Batch
+from tunerun.backends.local.engine_calls import PromptBatch
 from tunerun.engine.settings import EngineSettings
 from tunerun.errors import BackendError, BaseModelError, NotFoundError
 from tunerun.job import Answer, AnswerPart, BaseModelRef, GenerateOptions, Prompt
@@ -52,7 +52,7 @@ def noted_batches(answerer: Answerer, monkeypatch: pytest.MonkeyPatch) -> list[l
     send = engine._queue._queues[0]._send
 
     def noted(work: Any) -> Any:
-        if isinstance(work, Batch):
+        if isinstance(work, PromptBatch):
             batches.append([each.prompt for each in work.asked])
         return send(work)
 

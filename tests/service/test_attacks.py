@@ -17,7 +17,7 @@ import pytest
 
 from tests.rigs.running_service import RunningService
 from tests.service.client import ROWS, Client, body, prompt
-from tunerun.backends.local.engine_calls import Batch
+from tunerun.backends.local.engine_calls import PromptBatch
 from tunerun.engine.messages import Answers
 from tunerun.job import Answer
 from tunerun.service.app import Settings
@@ -312,14 +312,14 @@ def test_a_stream_that_is_left_ends_at_the_next_token(own: Settings, monkeypatch
     with RunningService(own) as running, Client(running.address, running.key.secret) as client:
         client.good("POST", "/models/tiny:generateContent", prompt("1", maxOutputTokens=1))  # the model is loaded
         ended: list[int] = []
-        take = Batch.take
+        take = PromptBatch.take
 
-        def noted(batch: Batch, report: Any) -> Any:
+        def noted(batch: PromptBatch, report: Any) -> Any:
             if isinstance(report, Answers):
                 ended.extend(one.tokens for one in report.answers if isinstance(one, Answer))
             return take(batch, report)
 
-        monkeypatch.setattr(Batch, "take", noted)
+        monkeypatch.setattr(PromptBatch, "take", noted)
         for _ in range(20):  # a client that comes too late has had every part
             asked = prompt("1", maxOutputTokens=110, temperature=2.0)
             path = "/models/tiny:streamGenerateContent?alt=sse"

@@ -12,7 +12,6 @@ from typing import Self
 from tunerun.backends.base import NO_CURSORS, AnswersTogether, Backend, Capabilities
 from tunerun.backends.local.engine_calls import OnPart, QueuedPrompt, raised
 from tunerun.backends.local.engine_pool import EnginePool
-from tunerun.backends.local.engine_session import Job
 from tunerun.backends.local.jobs import LocalJob, TunedModelFolders
 from tunerun.backends.local.section import KIND, LocalSection, capabilities_with
 from tunerun.engine import base_model, devices, messages, packages, pass_limits, precision, prepared_model, tuned_model
@@ -75,13 +74,15 @@ class LocalBackend:
     ) -> None:
         self._folders = TunedModelFolders(runs.absolute() / "tuned_models")
         self._cache = cache
-        self._keep_cancelled = keep_cancelled
+        root = str(self._folders.root)
         self._workers = workers
         self._settings = settings if worker_kinds.are_here(workers) else precision.stated(settings)
         self._place = place = Place(runs.absolute(), cache, self._settings)
         self._queue = EnginePool(
             worker_kinds.opener(workers, place),
-            self._train,
+            lambda jobs, most: messages.Train(
+                tuple(messages.PackedJob(job.id, job.request) for job in jobs), root, keep_cancelled, most
+            ),
             worker_kinds.count(workers),
             lambda: worker_kinds.room(workers),
         )
@@ -89,10 +90,6 @@ class LocalBackend:
         self._identities: dict[BaseModelRef, str] = {}
         self._jobs: dict[str, LocalJob] = {}
         self._job_of_key: dict[str, LocalJob] = {}
-
-    def _train(self, jobs: Sequence[Job], most: int | None) -> messages.Train:
-        packed = tuple(messages.PackedJob(job.id, job.request) for job in jobs)
-        return messages.Train(packed, str(self._folders.root), self._keep_cancelled, most)
 
     @property
     def engine_process_id(self) -> int | None:
@@ -243,15 +240,16 @@ class LocalBackend:
         return {ref: self._status(ref).after(after.get(ref, 0)) for ref in refs}
 
     def _status(self, ref: JobRef) -> JobStatus:
-        with self._queue.lock:
-            job = self._jobs.get(ref.id) if ref.backend == KIND else None
-            if job is not None:
-                is_there = job.state.is_finished and self._folders.made(job.id) is not None
-                return job.status(self._folders.tuned_model(job.id, job.request.model) if is_there else None)
-        # A job of an earlier process has the status in its tuned model's folder; without a folder it is lost.
-        is_named = ref.backend == KIND and TUNED_MODEL_ID.fullmatch(ref.id.partition(".")[0])
-        found = self._folders.status(ref.id) if is_named else None
-        return found or JobStatus(JobState.FAILED, failure=_NOT_KNOWN)
+        job_id, model_id = ref.id, ref.id.partition(".")[0]
+        if ref.backend == KIND and TUNED_MODEL_ID.fullmatch(model_id):
+            with self._queue.lock:
+                if (job := self._jobs.get(job_id)) is not None:
+                    is_there = job.state.is_finished and self._folders.made(job_id) is not None
+                    return job.status(self._folders.tuned_model(job_id, job.request.model) if is_there else None)
+            # A job of an earlier process: its tuned model's folder has the status.
+            if (found := self._folders.status(job_id)) is not None:
+                return found
+        return JobStatus(JobState.FAILED, failure=_NOT_KNOWN)
 
     def cancel(self, ref: JobRef) -> None:
         """Stop a job before its next step; see the Protocol."""
@@ -291,22 +289,21 @@ class LocalBackend:
             prompts = [prompt_of(one, each.options, adapter, each.examples) for one in each.inputs]
             of_base.setdefault(base, []).append((position, prompts))
         for base, entries in of_base.items():
-            try:
-                answers = iter(self._answer_all(base, [prompt for _, prompts in entries for prompt in prompts]))
-            except InputError as error:
-                found = [error if any(p == at for at, _ in entries) else one for p, one in enumerate(found)]
+            together = tuple(prompt for _, of_model in entries for prompt in of_model)
+            if not together:
                 continue
-            for position, prompts in entries:
-                found[position] = _texts_or_refusal([next(answers) for _ in prompts])
+            try:
+                self._check_base(base)
+                report = self._queue.call(messages.Generate(base, together))
+            except InputError as error:
+                for position, _ in entries:
+                    found[position] = error
+                continue
+            assert isinstance(report, messages.Answers)  # noqa: S101 - the engine answers a Generate with nothing else
+            answers = iter(report.answers)
+            for position, of_model in entries:
+                found[position] = _texts_or_refusal([next(answers) for _ in of_model])
         return found
-
-    def _answer_all(self, base: BaseModelRef, prompts: Sequence[Prompt]) -> tuple[Answer | messages.Refused, ...]:
-        if not prompts:
-            return ()
-        self._check_base(base)
-        report = self._queue.call(messages.Generate(base, tuple(prompts)))
-        assert isinstance(report, messages.Answers)  # noqa: S101 - the engine answers a Generate with nothing else
-        return report.answers
 
     def losses(
         self, model: BaseModelRef | TunedModel, rows: Sequence[Example], examples: Sequence[Example] = ()

@@ -16,7 +16,7 @@ from tunerun.job import Answer, AnswerPart, BaseModelRef, Failure, FailureKind, 
 OnPart = Callable[[AnswerPart], None]
 
 
-class Work(Protocol):
+class EngineWork(Protocol):
     """One unit of work for the engine. The queue's lock is held while its methods are called, except `command`."""
 
     @property
@@ -41,7 +41,7 @@ class Work(Protocol):
 
 
 @dataclass(eq=False)
-class Call:
+class BlockingCall:
     """A command whose caller blocks until its last report."""
 
     asked: messages.Call
@@ -111,7 +111,7 @@ class QueuedPrompt:
         return not is_apart and self.prompt.options.max_output_tokens <= first.prompt.options.max_output_tokens
 
 
-class Batch:
+class PromptBatch:
     """Prompts that are answered together; no answer depends on the other prompts of the batch."""
 
     def __init__(self, asked: Sequence[QueuedPrompt], put_back: Callable[[Sequence[QueuedPrompt]], None]) -> None:

@@ -21,7 +21,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
-from tunerun.backends.local.engine_calls import Batch, Call, QueuedPrompt, Work
+from tunerun.backends.local.engine_calls import BlockingCall, EngineWork, PromptBatch, QueuedPrompt
 from tunerun.backends.local.engine_session import EngineSession, Job
 from tunerun.engine import messages
 from tunerun.errors import AccessError, BackendError, InputError
@@ -74,7 +74,7 @@ class EngineQueue:
         self._start = start
         self._train = train
         self._silence_s = silence_s
-        self._calls: deque[Call | QueuedPrompt] = deque()
+        self._calls: deque[BlockingCall | QueuedPrompt] = deque()
         self._added: list[Job] = []
         self._jobs: deque[Job] = deque()
         self._stops: dict[str, messages.Cancel] = {}  # requests to stop, by id of a job or prompt
@@ -128,7 +128,7 @@ class EngineQueue:
             InputError: the engine refused the command.
             BackendError: the engine died, or the queue was closed.
         """
-        call = Call(command, on_part)
+        call = BlockingCall(command, on_part)
         with self.lock:
             self.check_open()
             self._calls.append(call)
@@ -189,7 +189,7 @@ class EngineQueue:
                 self._calls = deque(
                     each for each in self._calls if not (isinstance(each, QueuedPrompt) and each.answer is answer)
                 )
-            elif isinstance(current, Batch) and not answer.done():
+            elif isinstance(current, PromptBatch) and not answer.done():
                 for position, each in enumerate(current.asked):
                     if each.answer is answer:
                         self._stop(messages.Cancel(current.generate.answer_id(position)))
@@ -281,7 +281,7 @@ class EngineQueue:
         self._send(work)
         return True
 
-    def _next_call(self) -> Call | QueuedPrompt | None:
+    def _next_call(self) -> BlockingCall | QueuedPrompt | None:
         """Return the call or prompt that can run now; None: there is none."""
         if self._session is not None and self._session.call is not None:
             return None
@@ -296,10 +296,10 @@ class EngineQueue:
         is_apart = any(each.model != model for each in self._calls)
         return [] if is_apart or any(job.request.model != model for job in self._jobs) else [*self._jobs]
 
-    def _taken(self, first: Call | QueuedPrompt) -> Work | None:
+    def _taken(self, first: BlockingCall | QueuedPrompt) -> EngineWork | None:
         """Remove a call from the queue; for a prompt, batch it with those that may join it and were not cancelled."""
         self._calls.remove(first)
-        if isinstance(first, Call):
+        if isinstance(first, BlockingCall):
             return None if first.answer.done() else first
         joining = [each for each in self._calls if isinstance(each, QueuedPrompt) and each.joins(first)][
             : MAX_TOGETHER - 1
@@ -307,7 +307,7 @@ class EngineQueue:
         for each in joining:
             self._calls.remove(each)
         wanted = [each for each in (first, *joining) if each.is_wanted]
-        return Batch(wanted, self._put_back) if wanted else None
+        return PromptBatch(wanted, self._put_back) if wanted else None
 
     def _put_back(self, asked: Sequence[QueuedPrompt]) -> None:
         self._calls.extendleft(reversed(asked))
@@ -315,18 +315,18 @@ class EngineQueue:
     def _open_session(self) -> bool:
         """Start the engine. If that fails the jobs stay queued: this machine's limits are not their fault."""
         try:
-            self._begin_session(self._start())
+            worker = self._start()
         except OSError as error:
             self.refusal = (
                 f"the engine's process cannot start: {error.strerror}; raise this machine's limits (ulimit -n for open "
                 "files, -u for processes) or free its memory, then run the same command again"
             )
             while self._calls:
-                call = self._taken(self._calls[0])
-                if call is not None:
+                if (call := self._taken(self._calls[0])) is not None:
                     call.refuse(AccessError(self.refusal))
             self.lock.wait(_REFUSED_PAUSE_S)
             return False
+        self._begin_session(worker)
         return True
 
     def _begin_session(self, worker: Worker) -> EngineSession:
@@ -336,15 +336,14 @@ class EngineQueue:
         self._listener.start()
         return session
 
-    def _send(self, work: Work | list[Job]) -> None:
-        """Send work to the engine, and record it in the session."""
+    def _send(self, work: EngineWork | list[Job]) -> None:
+        """Send work to the engine; what cannot be sent fails."""
+        if isinstance(work, list):
+            self._send_jobs(work)
+            return
         try:
-            if isinstance(work, list):
-                self._send_jobs(work)
-            else:
-                self._send_command(work.command())
+            self._send_command(work.command())
         except (InputError, ValueError) as error:
-            assert not isinstance(work, list)  # noqa: S101 - `_send_jobs` handles errors of each job
             with self.lock:
                 if self._session is not None and self._session.call is work:
                     self._session.call = None
@@ -354,10 +353,10 @@ class EngineQueue:
                     work.settle(_not_sent(error))
 
     def _send_jobs(self, jobs: Sequence[Job]) -> None:
-        model = jobs[0].request.model
         try:
-            self._send_command(self._train(jobs, self._most.get(model)))
+            self._send_command(self._train(jobs, self._most.get(jobs[0].request.model)))
         except ValueError as error:
+            # One job of a pack has the invalid text. Sent one by one, only that one fails.
             if len(jobs) > 1:
                 for job in jobs:
                     self._send_jobs([job])
@@ -370,7 +369,7 @@ class EngineQueue:
     def _send_command(self, command: messages.Command) -> None:
         with self.lock:
             session, stops = self._session, [*self._stops.values()]
-        if session is not None:  # otherwise the engine died, and `_bury` handles its work
+        if session is not None:  # otherwise the engine died, and `_requeue_after_death` handles its work
             session.worker.send(command)
             for stop in stops:
                 session.worker.send(stop)
@@ -384,25 +383,24 @@ class EngineQueue:
                     session.take(report)
                     if isinstance(report, messages.JobEnded):
                         self._lost = 0
-                    self._forget(session)
+                    call = session.call
+                    answers = call.generate.id if isinstance(call, PromptBatch) else None
+                    # Every stop request is sent with each command, so those of ended work are dropped.
+                    self._stops = {
+                        name: stop
+                        for name, stop in self._stops.items()
+                        if name in session.jobs or name.partition(".")[0] == answers
+                    }
+                    if session.model is None and not self._jobs:  # limits that only served to find a bad job
+                        self._most = {model: n for model, n in self._most.items() if model in self._is_memory_short}
                     self.lock.notify_all()
         except BaseException:  # raised again: an engine without a listener would block its callers forever
             session.worker.end()
             raise
         finally:
-            self._bury(session)
+            self._requeue_after_death(session)
 
-    def _forget(self, session: EngineSession) -> None:
-        """Drop stop requests of ended work and, once no job is left, the limits found while looking for a bad job."""
-        call = session.call
-        answers = call.generate.id if isinstance(call, Batch) else None
-        self._stops = {
-            one: stop for one, stop in self._stops.items() if one in session.jobs or one.partition(".")[0] == answers
-        }
-        if session.model is None and not self._jobs:
-            self._most = {model: most for model, most in self._most.items() if model in self._is_memory_short}
-
-    def _bury(self, session: EngineSession) -> None:
+    def _requeue_after_death(self, session: EngineSession) -> None:
         """Fail or queue again the unfinished work of an engine that died."""
         failure = session.worker.death()
         with self.lock:
@@ -414,32 +412,27 @@ class EngineQueue:
                 is_lost = failure.kind is FailureKind.LOST and not session.is_given_up
                 self._lost += is_lost and model is not None  # losing an idle one, such as a Slurm job, affects no job
                 found = session.died(failure, stopped=self._stops, is_last_try=self._lost >= _MAX_LOST)
+                # An engine that vanished with its node says nothing about memory, and one that this queue killed
+                # neither. A local process that ended by SIGKILL counts as OUT_OF_MEMORY unless the kernel's own count
+                # of OOM kills says otherwise (`engine.process.failure_of_exit`), so the OOM killer still halves the
+                # pack.
                 if model is not None and not is_lost and not session.is_given_up:
-                    self._learn(model, found.most, failure)
-                if isinstance(found.call, Batch):
+                    if found.most is None:  # the job that failed alone was found
+                        self._most.pop(model, None)
+                        self._is_memory_short.discard(model)
+                    else:
+                        self._most[model] = found.most
+                        if failure.kind is FailureKind.OUT_OF_MEMORY:
+                            self._is_memory_short.add(model)
+                if isinstance(found.call, PromptBatch):
                     self._put_back(found.call.asked)
-                elif isinstance(found.call, Call):
+                elif isinstance(found.call, BlockingCall):
                     self._calls.appendleft(found.call)
                 for job in found.jobs:
                     job.waits()
                 self._jobs.extendleft(reversed(found.jobs))
             self._stops.clear()
             self.lock.notify_all()
-
-    def _learn(self, model: BaseModelRef, most: int | None, failure: Failure) -> None:
-        """Update the limit of training runs per pass; None removes it, because the job that failed alone was found.
-
-        Not called for an engine that was lost, since a vanished node says nothing about memory. A local process that
-        ended by SIGKILL counts as OUT_OF_MEMORY unless the kernel's own count of OOM kills says otherwise
-        (`engine.process.failure_of_exit`), so the OOM killer still halves the pack.
-        """
-        if most is None:
-            self._most.pop(model, None)
-            self._is_memory_short.discard(model)
-        else:
-            self._most[model] = most
-            if failure.kind is FailureKind.OUT_OF_MEMORY:
-                self._is_memory_short.add(model)
 
     def _settle_all(self) -> None:
         """Fail all remaining work, since no engine will run it."""

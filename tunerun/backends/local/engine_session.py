@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from tunerun.backends.local.engine_calls import Work
+from tunerun.backends.local.engine_calls import EngineWork
 from tunerun.engine import messages
 from tunerun.job import BaseModelRef, Failure, FailureKind, TuningRequest
 from tunerun.workers.base import Worker
@@ -49,7 +49,7 @@ class Aftermath:
         most: limit of training runs per pass from now on; None: no limit beyond the engine's settings.
     """
 
-    call: Work | None = None
+    call: EngineWork | None = None
     jobs: list[Job] = field(default_factory=list)
     most: int | None = None
 
@@ -69,7 +69,7 @@ class EngineSession:
 
     def __init__(self, worker: Worker) -> None:
         self.worker = worker
-        self.call: Work | None = None
+        self.call: EngineWork | None = None
         self.jobs: dict[str, Job] = {}
         self.reports = 0
         self.is_given_up = False
@@ -81,7 +81,7 @@ class EngineSession:
         """The base model of its jobs; None: it has none."""
         return next((job.request.model for job in self.jobs.values()), None)
 
-    def give_call(self, call: Work) -> None:
+    def give_call(self, call: EngineWork) -> None:
         """Record the call that was sent to the engine."""
         self.call, self._is_call_taken = call, False
 

@@ -70,16 +70,15 @@ class LocalJob:
             if not self.checkpoints or report.checkpoint.epoch > self.checkpoints[-1].epoch:
                 self.checkpoints.append(report.checkpoint)
         elif isinstance(report, messages.StateNotKept):
-            self.notes = (self._without_state(report.reason),)
+            note = (
+                f"its training state cannot be written to {self.folder.parent.name}/ ({report.reason}); training "
+                "continues, but restarts from the first step if the engine dies; free disk space or fix the "
+                "permissions there"
+            )
+            self.notes = (note,)
         else:
             self.trained_on = report.trained_on
             self._end(report.state, report.metrics, report.failure)
-
-    def _without_state(self, reason: str) -> str:
-        return (
-            f"its training state cannot be written to {self.folder.parent.name}/ ({reason}); training continues, but "
-            "restarts from the first step if the engine dies; free disk space or fix the permissions there"
-        )
 
     def settle(self, failure: Failure) -> None:
         """End the job as failed, unless the engine died after writing the tuned model and before reporting it."""
