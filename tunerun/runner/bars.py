@@ -45,10 +45,6 @@ def _title(trial: Trial) -> str:
     return escape(f"trial {trial.number} {labels.compact(trial.overrides)}".rstrip())
 
 
-def _ends_epoch(trial: Trial, step: int) -> bool:
-    return step * trial.config.hyperparameters.epoch_count % trial.steps == 0
-
-
 def _outcome(trial: Trial, result: TrialResult) -> str:
     parts = [str(result.state)]
     if LOSS in result.metrics:
@@ -97,7 +93,8 @@ class LineProgress(Progress):
     def stepped(self, trial: Trial, snapshot: Snapshot) -> None:
         """Print a trial's progress: after every epoch, and every `LINE_INTERVAL_S` within a long one."""
         now = self._clock()
-        if now - self._last_line.get(trial.number, now) >= LINE_INTERVAL_S or _ends_epoch(trial, snapshot.step):
+        ends_epoch = snapshot.step * trial.config.hyperparameters.epoch_count % trial.steps == 0
+        if ends_epoch or now - self._last_line.get(trial.number, now) >= LINE_INTERVAL_S:
             self._last_line[trial.number] = now
             self._console.print(
                 f"{_title(trial)}: step {snapshot.step}/{trial.steps}, epoch {snapshot.epoch}, "
@@ -257,17 +254,13 @@ class NotebookProgress(BarProgress):
 def automatic() -> AbstractContextManager[Progress]:
     """Return bars for a terminal or a notebook; if output goes elsewhere, a progress display that shows nothing."""
     console = Console(stderr=True)
-    if console.is_jupyter:
-        return NotebookProgress(_cell_output())
-    return BarProgress(console) if console.is_terminal else nullcontext(Progress())
+    if not console.is_jupyter:
+        return BarProgress(console) if console.is_terminal else nullcontext(Progress())
 
-
-def _cell_output() -> Callable[[str], None]:
-    """Return a function that replaces the text in the output of the running cell."""
     from IPython.display import display
 
     def content(text: str) -> dict[str, str]:
         return {"text/plain": text, "text/html": f"<pre>{html.escape(text)}</pre>"}
 
     place = display(content(""), raw=True, display_id=True)
-    return lambda text: place.update(content(text), raw=True)
+    return NotebookProgress(lambda text: place.update(content(text), raw=True))

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from tunerun.backends import open_backend, stored_section
 from tunerun.baselines import restored
+from tunerun.baselines.base import Baseline
 from tunerun.comparison import judge
 from tunerun.comparison.results import Verdict
 from tunerun.errors import InputError
@@ -69,8 +70,15 @@ def open_test(
         point = _advised(judge(ledger, sweep), records)
         earlier = ledger.openings(sweep.id)
         compared = _with_baselines(ledger, sweep, records, point[0])
-        questions = [question for record in point for question in _of_trial(ledger, sweep, record)]
-        questions += [each for baseline, record in compared for each in _of_baseline(ledger, sweep, record, baseline)]
+        questions: list[Question] = []
+        for record in point:
+            tuned = PlainModel(_tuned_model(ledger, record))
+            questions += _questions(ledger, sweep, record, record.key, f"trial {record.number}", tuned)
+        for baseline, record in compared:
+            model = restored(baseline.kind, baseline.subject, baseline.document)
+            if model is not None:
+                name = f"the baseline {baseline.name}"
+                questions += _questions(ledger, sweep, record, baseline.subject, name, model)
         ledger.open_test(sweep.id, [record.number for record in point], time.time())
         missing = [question for question in questions if ledger.answered_at(*question.key) is None]
         if missing:
@@ -125,7 +133,8 @@ def _with_baselines(
 
     def has_same_rows(record: TrialRecord) -> bool:
         is_same_place = record.settings.backend == advised.settings.backend
-        return is_same_place and rows_of(record) == rows_of(advised) and _has_tuned_model(ledger, record)
+        job = ledger.job(record.key) if is_same_place and rows_of(record) == rows_of(advised) else None
+        return job is not None and job.tuned_model is not None
 
     found = []
     for baseline in ledger.baselines(sweep.id):
@@ -135,38 +144,25 @@ def _with_baselines(
     return found
 
 
-def _of_trial(ledger: Ledger, sweep: SweepRecord, record: TrialRecord) -> Iterator[Question]:
-    """The questions for a tuned model that its metrics need."""
-    examples = ledger.example_set(record.held_out[TEST])
-    tuned = PlainModel(_tuned_model(ledger, record))
-    for manner in _manners(ledger, sweep, record):
-        yield Question(record.key, f"trial {record.number} on the test set", tuned, examples, manner)
-
-
-def _of_baseline(
-    ledger: Ledger, sweep: SweepRecord, record: TrialRecord, baseline: BaselineRecord
+def _questions(
+    ledger: Ledger, sweep: SweepRecord, record: TrialRecord, subject: str, name: str, model: PlainModel | Baseline
 ) -> Iterator[Question]:
-    """The questions for a baseline, asked in the same manner as a trial that is compared with it."""
-    model = restored(baseline.kind, baseline.subject, baseline.document)
-    if model is None:
-        return
+    """The questions on the test rows that a trial's metrics need, asked of its tuned model or of a baseline.
+
+    Args:
+        record: of the trial, which says how answers are obtained.
+        subject: the key under which the ledger stores the answers.
+        name: of the model, for progress and messages.
+    """
     examples = ledger.example_set(record.held_out[TEST])
-    for manner in _manners(ledger, sweep, record):
-        if manner.asked != LOSSES or model.measures_losses:
-            yield Question(baseline.subject, f"the baseline {baseline.name} on the test set", model, examples, manner)
-
-
-def _manners(ledger: Ledger, sweep: SweepRecord, record: TrialRecord) -> list[Manner]:
     metrics, _ = resolve_stored(record.settings.evaluation, sweep.document.get("metrics", {}))
     choices = choices_of(record.settings.evaluation.get("choices"), ledger.example_set(record.training))
     generation = replace(record.settings.generation, seed=record.settings.seed)
     ways = {Asks.ANSWERS: record.asked, Asks.LOSSES: LOSSES}
-    return [Manner(ways[asks], generation, choices) for asks in dict.fromkeys(metric.asks for metric in metrics)]
-
-
-def _has_tuned_model(ledger: Ledger, record: TrialRecord) -> bool:
-    job = ledger.job(record.key)
-    return job is not None and job.tuned_model is not None
+    for asks in dict.fromkeys(metric.asks for metric in metrics):
+        if asks is not Asks.LOSSES or isinstance(model, PlainModel) or model.measures_losses:
+            manner = Manner(ways[asks], generation, choices)
+            yield Question(subject, f"{name} on the test set", model, examples, manner)
 
 
 def _tuned_model(ledger: Ledger, record: TrialRecord) -> TunedModel:

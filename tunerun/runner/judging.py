@@ -201,11 +201,11 @@ class _Judging:
         missing = [each for item, each in items.items() if item not in known]
         if missing and client is not None:
             self.progress.evaluating(f"{name}, by the judge {self.metric.model}")
-            for each, rating in self._asked(missing, client):
+            for each, rating in self._request(missing, client):
                 known[each.item] = rating
         return known
 
-    def _asked(self, missing: Sequence[Judged], client: JudgeClient) -> Iterator[tuple[Judged, Rating]]:
+    def _request(self, missing: Sequence[Judged], client: JudgeClient) -> Iterator[tuple[Judged, Rating]]:
         """Call the judge for items, several at once; each judgement is recorded on arrival, even if another fails."""
 
         def record(done: Iterable[Future[Rating]]) -> Iterator[tuple[Judged, Rating]]:
@@ -274,28 +274,27 @@ class _Judging:
 
 
 def recorded_ratings(ledger: Ledger, sweep: SweepRecord, metrics: Sequence[Metric]) -> dict[tuple[str, str], Rating]:
-    """Return the judgements in a record, by judge identity and item."""
-    found: dict[tuple[str, str], Rating] = {}
-    for metric in (each for each in metrics if isinstance(each, JudgedMetric)):
-        for subject in subjects_of(ledger, sweep):
-            found |= {(metric.identity, item): rating for item, rating in _recorded(ledger, metric, subject)}
-    return found
+    """Return the judgements in a record, by judge identity and item.
 
-
-def _recorded(ledger: Ledger, metric: JudgedMetric, subject: JudgedSubject) -> Iterator[tuple[str, Rating]]:
-    """Yield a record's judgements of a subject.
-
-    For a comparison the record has only the outcome, so both orders are given that outcome.
+    Args:
+        ledger: of the record.
+        sweep: that was recorded.
+        metrics: only judged metrics are used.
     """
-    keys = [rated_by(metric.identity, subject.asked), subject.asked]
-    rated, texts = (ledger.answers(subject.key, subject.held_out, asked) for asked in keys)
-    base = None if subject.base is None else ledger.answers(subject.base, subject.held_out, subject.asked)
-    if rated is None or texts is None:
-        return
-    examples = ledger.example_set(subject.held_out).examples
-    rows = judged_rows(metric, examples, texts.texts, base.texts if base else None)
-    for judged, text in zip(rows, rated.texts, strict=True):
-        rating = Rating.of_text(text)
-        for place, each in enumerate(judged):
-            turned = rating.score if not place or rating.score is None else 1 - rating.score
-            yield each.item, Rating(turned, rating.reason)
+    found: dict[tuple[str, str], Rating] = {}
+    judged_metrics = [metric for metric in metrics if isinstance(metric, JudgedMetric)]
+    for metric, subject in ((m, s) for m in judged_metrics for s in subjects_of(ledger, sweep)):
+        keys = [rated_by(metric.identity, subject.asked), subject.asked]
+        rated, texts = (ledger.answers(subject.key, subject.held_out, asked) for asked in keys)
+        base = None if subject.base is None else ledger.answers(subject.base, subject.held_out, subject.asked)
+        if rated is None or texts is None:
+            continue
+        examples = ledger.example_set(subject.held_out).examples
+        rows = judged_rows(metric, examples, texts.texts, base.texts if base else None)
+        for judged, text in zip(rows, rated.texts, strict=True):
+            rating = Rating.of_text(text)
+            for place, each in enumerate(judged):
+                # Of a comparison the record has only the outcome, so both orders are given that outcome.
+                turned = rating.score if not place or rating.score is None else 1 - rating.score
+                found[metric.identity, each.item] = Rating(turned, rating.reason)
+    return found

@@ -177,7 +177,7 @@ class AnswerCollector:
         waiting: called every `LOOK_S` seconds while a call is running.
         failed: called with each question that cannot be answered and the error; the others are asked unless it raises.
         turn_rows: maximum number of rows of a question in one turn, before the next question; None: all.
-        going_on: called before each turn with the unanswered questions; returns those to ask.
+        still_open: called before each turn with the unanswered questions; returns those to ask.
     """
 
     ledger: Ledger
@@ -187,7 +187,7 @@ class AnswerCollector:
     waiting: Callable[[], None] = lambda: None
     failed: Failed = _raise
     turn_rows: int | None = None
-    going_on: Callable[[list[Question]], list[Question]] = lambda questions: questions
+    still_open: Callable[[list[Question]], list[Question]] = lambda questions: questions
     _given_up: set[str] = field(default_factory=set)
 
     def ask(self, questions: Sequence[Question]) -> None:
@@ -204,14 +204,21 @@ class AnswerCollector:
 
     def _unanswered(self, questions: Sequence[Question]) -> list[Question]:
         left = [q for q in questions if q.subject not in self._given_up and self.ledger.answered_at(*q.key) is None]
-        return self.going_on(left)
+        return self.still_open(left)
 
     def _calls(self, questions: Sequence[Question]) -> Iterator[list[QuestionPart]]:
         """Yield the parts of each call."""
+        known = self.backend.capabilities()
         together: list[QuestionPart] = []
         for question in questions:
-            for part in self._parts(question):
-                if not (question.generates and isinstance(self.backend, AnswersTogether)):
+            is_shared = question.generates and isinstance(self.backend, AnswersTogether)
+            rows = len(question.held_out.examples)
+            at_once = MOST_TOGETHER if is_shared else known.max_in_flight if known.survives_runner else max(1, rows)
+            start = len(self.ledger.answers_so_far(*question.key))
+            stop = rows if self.turn_rows is None else min(start + self.turn_rows, rows)
+            for first in range(start, max(stop, start + 1), at_once):  # at least one part, also of an empty set
+                part = QuestionPart(question, first, min(first + at_once, stop))
+                if not is_shared:
                     yield [part]
                     continue
                 if together and sum(len(each.rows) for each in together) + len(part.rows) > MOST_TOGETHER:
@@ -221,24 +228,13 @@ class AnswerCollector:
         if together:
             yield together
 
-    def _parts(self, question: Question) -> Iterator[QuestionPart]:
-        known, rows = self.backend.capabilities(), len(question.held_out.examples)
-        at_once = known.max_in_flight if known.survives_runner else rows
-        if question.generates and isinstance(self.backend, AnswersTogether):
-            at_once = MOST_TOGETHER
-        at_once = max(1, at_once)
-        start = len(self.ledger.answers_so_far(*question.key))
-        stop = rows if self.turn_rows is None else min(start + self.turn_rows, rows)
-        for first in range(start, max(stop, start + 1), at_once):
-            yield QuestionPart(question, first, min(first + at_once, stop))
-
     def _ask(self, parts: Sequence[QuestionPart]) -> None:
         if len(parts) > 1 and isinstance(self.backend, AnswersTogether):
             self._ask_together(self.backend, parts)
             return
         for part in parts:
             try:
-                values = self._while_looking(partial(part.ask, self.backend))
+                values = self._call_in_thread(partial(part.ask, self.backend))
             except (BackendError, InputError) as error:
                 self._fail(part, error)
             else:
@@ -253,7 +249,7 @@ class AnswerCollector:
             else:
                 asked.append((part, asks))
         try:
-            found = self._while_looking(partial(backend.generate_together, [asks for _, asks in asked]))
+            found = self._call_in_thread(partial(backend.generate_together, [asks for _, asks in asked]))
         except (AccessError, UnavailableError) as error:
             for part, _ in asked:
                 self._fail(part, error)
@@ -267,7 +263,7 @@ class AnswerCollector:
                 else:
                     self._record(part, part.question.model.read(answers))
 
-    def _while_looking(self, call: Callable[[], T]) -> T:
+    def _call_in_thread(self, call: Callable[[], T]) -> T:
         """Run a call in another thread while this one, which owns the ledger's connection, calls `waiting`."""
         found: Future[T] = Future()
 
@@ -363,22 +359,22 @@ class TrialEvaluator:
             self._unmeasurable.add(question.subject)
             self.progress.note(f"{question.name} could not be evaluated: {error}; {RESUME}")
 
+        def show(questions: Sequence[Question]) -> None:
+            names = list(dict.fromkeys(question.name for question in questions))
+            more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+            self.progress.evaluating(", ".join(names[:MOST_NAMED]) + more)
+
         questions = [question for trial, tuned in trained for question in self._questions(trial, tuned)]
         trials = {trial.key: trial for trial, _ in trained}
 
-        def going_on(questions: list[Question]) -> list[Question]:
+        def still_open(questions: list[Question]) -> list[Question]:
             asked = [t for q in questions if (t := trials.get(q.subject)) is not None and q.manner.asked == t.asked]
             over = {(trial.key, trial.asked) for trial in self._stops.over(asked)}
             return [q for q in questions if (q.subject, q.manner.asked) not in over]
 
         turn_rows = TURN_ROWS if self._stops.concerns([*trials.values()]) else None
-        asking = AnswerCollector(self.ledger, place.backend, self._show, answered, waiting, failed, turn_rows, going_on)
-        asking.ask([question for question in questions if question.subject not in self._unmeasurable])
-
-    def _show(self, questions: Sequence[Question]) -> None:
-        names = list(dict.fromkeys(question.name for question in questions))
-        more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
-        self.progress.evaluating(", ".join(names[:MOST_NAMED]) + more)
+        collector = AnswerCollector(self.ledger, place.backend, show, answered, waiting, failed, turn_rows, still_open)
+        collector.ask([question for question in questions if question.subject not in self._unmeasurable])
 
     def _questions(self, trial: Trial, tuned: TunedModel) -> Iterator[Question]:
         held_out = trial.validation

@@ -84,19 +84,17 @@ class EarlyStops:
             return False
         decided, better = found
         for each in group.points[trial.point]:
-            self._stop(each, decided, group.points[better][0])
+            key = _key(each)
+            texts = tuple(map(str, self.ledger.answers_so_far(*key)))
+            if texts and self.ledger.answered_at(*key) is None:
+                best = group.points[better][0]
+                self.ledger.record_stop(self.plan.sweep, key, Stop(best.key, decided.e_value, decided.needed, texts))
         rows = counted(decided.units, "row" if not self._clusters(trial) else "cluster")
         self.note(
             f"point {trial.point} answers no more held-out rows: after {rows} it is decided to be worse than point "
             f"{better} (evaluation.stop_early)"
         )
         return True
-
-    def _stop(self, trial: Trial, decided: Decided, better: Trial) -> None:
-        key = _key(trial)
-        texts = tuple(map(str, self.ledger.answers_so_far(*key)))
-        if texts and self.ledger.answered_at(*key) is None:
-            self.ledger.record_stop(self.plan.sweep, key, Stop(better.key, decided.e_value, decided.needed, texts))
 
     def _decided(self, group: _Group, number: int) -> tuple[Decided, int] | None:
         """The decision that a point is worse than the best so far, with the best point's number; None: undecided."""
@@ -124,21 +122,19 @@ class EarlyStops:
     def _point(self, group: _Group, number: int) -> FloatArray | None:
         """A point's scores by row, as shares of the metric's range, higher is better; None: not known yet."""
         place = id(group), number
-        if place not in self._points:
-            self._points[place] = self._scored(group, number)
-        return self._points[place]
-
-    def _scored(self, group: _Group, number: int) -> FloatArray | None:
+        if place in self._points:
+            return self._points[place]
+        self._points[place] = None
         jobs = {trial.key: self.ledger.job(trial.key) for trial in group.points[number]}
         if any(job is None or not job.state.is_finished for job in jobs.values()):
             return None  # a seed that is still training would change the mean
         trained = [t for t in group.points[number] if (j := jobs[t.key]) is not None and j.state is JobState.SUCCEEDED]
         tables = [self._table(group.metric, trial) for trial in trained]
         rows = min((len(table) for table in tables), default=0)
-        if not rows:
-            return None
-        mean: FloatArray = np.mean([table[:rows] for table in tables], axis=0)
-        return mean if group.metric.higher_is_better else -mean
+        if rows:
+            mean: FloatArray = np.mean([table[:rows] for table in tables], axis=0)
+            self._points[place] = mean if group.metric.higher_is_better else -mean
+        return self._points[place]
 
     def _table(self, metric: Metric, trial: Trial) -> FloatArray:
         """Scores of the rows that a trial has answered; only new answers are scored."""

@@ -126,15 +126,11 @@ def result_of(
     first = sweeps[0].id
     ascending = bool(verdict.measures) and not verdict.measures[0].higher_is_better
     link = tracker.link(ledger, first, verdict.metric, ascending=ascending)
-    said = tracker.problem or tracker.notice
-    return SweepResult(verdict, _run_ids(ledger, verdict, tracker), link, said, server=tracker.server, faults=faults)
-
-
-def _run_ids(ledger: Ledger, verdict: Verdict, tracker: Tracker) -> dict[int, str]:
-    """Return MLflow's run ids by a trial's place in the verdict."""
-    found = {(sweep.id, n): run for sweep in verdict.sweeps for n, run in tracker.run_ids(ledger, sweep.id).items()}
     places = {(trial.sweep, trial.record.number): place for place, trial in enumerate(verdict.trials)}
-    return {places[key]: run for key, run in found.items() if key in places}
+    found = {(sweep.id, n): run for sweep in verdict.sweeps for n, run in tracker.run_ids(ledger, sweep.id).items()}
+    run_ids = {places[key]: run for key, run in found.items() if key in places}
+    problem = tracker.problem or tracker.notice
+    return SweepResult(verdict, run_ids, link, problem, server=tracker.server, faults=faults)
 
 
 def _faults(verdict: Verdict, cache: Path | None) -> tuple[str, ...]:

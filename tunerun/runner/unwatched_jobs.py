@@ -16,7 +16,7 @@ from tunerun import schema
 from tunerun.backends import open_backend, stored_section
 from tunerun.backends.base import Backend
 from tunerun.errors import BackendError, ConfigError
-from tunerun.job import JobRef, JobState, JobStatus
+from tunerun.job import JobState, JobStatus
 from tunerun.ledger import JobRecord, Ledger, TrialRecord
 from tunerun.locks import held, held_if_free, holder_of
 from tunerun.planning import tuned_model_id
@@ -88,12 +88,10 @@ def unwatched_jobs(
             except BackendError as error:
                 problem = str(error)
                 continue
-            found += [UnwatchedJob(refs[ref], status.state, _last_step(status)) for ref, status in statuses.items()]
+            for ref, status in statuses.items():
+                last_step = status.snapshots[-1].step if status.snapshots else 0
+                found.append(UnwatchedJob(refs[ref], status.state, last_step))
     return sorted(found, key=lambda job: job.number), problem
-
-
-def _last_step(status: JobStatus) -> int:
-    return status.snapshots[-1].step if status.snapshots else 0
 
 
 def cancel(
@@ -117,7 +115,7 @@ def cancel(
     runs = ledger.path.parent
     ledger.request_cancel(sweep, numbers)
     if (holder := holder_of(runs, sweep)) is not None:
-        return _asked(holder, sweep)
+        return _requested(holder, sweep)
     wanted = {trial.key for trial in ledger.trials(sweep) if trial.number in numbers}
     asked: dict[str, str] = {}
     count = 0
@@ -141,20 +139,18 @@ def cancel(
                     asked[owner] = holder_of(runs, owner) or "another process"
         ledger.clear_cancel_requests(sweep)
     done = f"cancelled {count} {'job' if count == 1 else 'jobs'} of {sweep}, which is not running"
-    return "; ".join([*([done] if count or not asked else []), *(_asked(who, owner) for owner, who in asked.items())])
+    return "; ".join(
+        [*([done] if count or not asked else []), *(_requested(who, owner) for owner, who in asked.items())]
+    )
 
 
-def _asked(holder: str, sweep: str) -> str:
+def _requested(holder: str, sweep: str) -> str:
     return f"asked {holder}, which runs {sweep}, to cancel; `tunerun status --sweep {sweep}` shows when it has"
 
 
-def _unfinished(ledger: Ledger, sweep: str) -> dict[str, JobRecord]:
-    """The unfinished jobs of a sweep, by trial key."""
-    return {key: job for key, job in ledger.last_jobs(sweep).items() if not job.state.is_finished}
-
-
 def _live(ledger: Ledger, sweep: str, cache: Path, opener: BackendOpener, stack: ExitStack) -> Iterator[_Live]:
-    jobs, opened = _unfinished(ledger, sweep), dict[str, Backend]()
+    jobs = {key: job for key, job in ledger.last_jobs(sweep).items() if not job.state.is_finished}
+    opened: dict[str, Backend] = {}
     for trial in ledger.trials(sweep):
         job = jobs.pop(trial.key, None)
         if job is None:
@@ -169,7 +165,11 @@ def _live(ledger: Ledger, sweep: str, cache: Path, opener: BackendOpener, stack:
 def _cancel_job(ledger: Ledger, live: _Live) -> None:
     """Cancel a job and record its end; a job that may have been submitted is searched for first."""
     job, backend = live.job, live.backend
-    ref = _ref(live)
+    # A job of this machine ended with its runner. On a cluster, or where the reference was not recorded, it may be
+    # running, or may have never begun: cancel only what is found.
+    ref = job.ref if live.is_hosted else None
+    if ref is None and (live.is_hosted or backend.capabilities().outlives_kill):
+        ref = backend.find(job.key, job.tuned_model_id or tuned_model_id(live.trial.settings.name, job.key))
     if ref is None:
         ledger.record(job.id, JobStatus(JobState.CANCELLED))
         return
@@ -186,15 +186,3 @@ def _cancel_job(ledger: Ledger, live: _Live) -> None:
     raise BackendError(
         f"{ref.id} has not ended within {CANCEL_TIMEOUT_S:g} s of being cancelled; run the same command again later"
     )
-
-
-def _ref(live: _Live) -> JobRef | None:
-    """The reference by which a job can be cancelled; None: it never started, or ended with its runner."""
-    job, known = live.job, live.backend.capabilities()
-    if live.is_hosted and job.ref is not None:
-        return job.ref
-    if not (live.is_hosted or known.outlives_kill):
-        return None
-    # On a cluster the job may still be training, or have ended with its worker: cancel only what is found.
-    its_id = job.tuned_model_id or tuned_model_id(live.trial.settings.name, job.key)
-    return live.backend.find(job.key, its_id)

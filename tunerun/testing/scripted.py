@@ -130,8 +130,8 @@ class ScriptedBackend:
     def find(self, key: str, tuned_model_id: str) -> JobRef | None:  # noqa: ARG002 - known by its key alone
         """Return the job of a key, unless it failed or was cancelled."""
         job = self._service.jobs.get(key)
-        is_standing = job is not None and job.failure is None and not job.is_cancelled
-        return JobRef("scripted", key) if is_standing else None
+        is_kept = job is not None and job.failure is None and not job.is_cancelled
+        return JobRef("scripted", key) if is_kept else None
 
     def poll(self, refs: Sequence[JobRef], after: Mapping[JobRef, int] = NO_CURSORS) -> Mapping[JobRef, JobStatus]:
         """Advance each job by some steps, and return its new status."""
