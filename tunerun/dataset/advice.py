@@ -149,8 +149,8 @@ def advice_on_columns(rows: Rows, template: PromptTemplate, others: Sequence[str
     """Yield warnings about unused columns, and about optional columns that no row has.
 
     Args:
-        rows: of one file, as they were read, all of them good.
-        template: the columns it names may be optional.
+        rows: of one file, as they were read.
+        template: some of the columns it names may be optional.
         others: columns that the split uses.
     """
     used = {*template.columns, *others}

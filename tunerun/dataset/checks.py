@@ -1,4 +1,4 @@
-"""Render rows into examples, with a finding for every row that cannot be rendered or learned."""
+"""Renders rows into examples, with a finding for every row that cannot be rendered or learned."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Clusters: rows that share a source carry less information than as many independent rows.
+"""Clusters of rows that share a source; they carry less information than as many independent rows.
 
-A test that treats such rows as independent is wrong too often: with 6 clusters of 4 rows it calls
-equal models different in 13.6 % of cases instead of 5 % (measured by simulation). Rows of one cluster count together.
+A test that treats such rows as independent is wrong too often: with 6 clusters of 4 rows it calls equal models
+different in 13.6 % of cases instead of 5 % (measured by simulation). Rows of one cluster count together.
 """
 
 from __future__ import annotations

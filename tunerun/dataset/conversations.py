@@ -1,4 +1,4 @@
-"""Rows in the shapes of other training tools: conversations of one or more turns, and Alpaca's columns."""
+"""Reads rows in the shapes of other training tools: conversations of one or more turns, and Alpaca's columns."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _ALPACA = ("instruction", "input", "history")
 _NAMES = {TEXT_INPUT: "the user", OUTPUT: "the assistant"}
 
 _Pair = tuple[Message, Message | None]
-"""A message of the user and its answer; None: no answer."""
+"""A message of the user and the answer to it; None: there is no answer."""
 
 
 def conversation_columns(rows: Rows, wanted: Collection[str]) -> frozenset[str]:

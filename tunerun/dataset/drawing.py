@@ -12,10 +12,10 @@ from tunerun.job import Example
 def draw(training: RenderedRows, held_out: Collection[RenderedRows], seed: int, most: int) -> tuple[Example, ...]:
     """Return up to `most` training examples in the order of the draw; a smaller draw is a prefix of a larger one.
 
-    The order is that of `dataset.limit`: the first k are the rows that a limit of k trains on, whatever the template
-    and the limit are. Left out are rows whose input occurred before, and inputs of held-out rows; inputs that differ
-    in capitals and white space only are the same. Of a conversation its turns are drawn, without its system message:
-    the one of the input that is asked holds.
+    The order is that of `dataset.limit`: the first k are the rows that a limit of k trains on, whatever the template.
+    Rows whose input occurred before, and inputs of held-out rows, are left out; inputs that differ in capitals and
+    white space alone are the same. A conversation is drawn with its turns but without its system message, because the
+    system message of the prompt's own row applies.
 
     Args:
         training: the rows to draw from.

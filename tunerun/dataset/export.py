@@ -1,7 +1,7 @@
-"""Rendered examples in the files that providers of tuning take, checked against their limits before they are written.
+"""Writes rendered examples into the file formats of tuning providers, after a check against the providers' limits.
 
-Every file is read back by `dataset.path=...` with `template=plain` as the same examples: lists of `text_input` and
-`output`, and conversations, are formats that `load_examples` knows. What a format has no place for is refused.
+Every file can be read back with `dataset.path=...` and `template=plain`, and gives the same examples. Examples that a
+format cannot represent are refused.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class ProviderFormat:
         ending: of its files.
         row: an example as a JSON object.
         is_list: whether a file is one JSON list; else a JSON object a line.
-        has_conversations: whether it has a place for a system message and for several turns.
-        has_weights: whether it can say that an answer is not to be learned.
+        has_conversations: whether it can represent a system message and several turns.
+        has_weights: whether it can mark an answer as not learned.
         held_out: names of the held-out sets that it accepts.
         max_bytes: of a file; None: no limit. max_input_characters, max_output_characters: of an example.
         min_examples, max_validation: numbers of examples.
@@ -129,7 +129,7 @@ class ExportedDataset:
 
 
 def export(loaded: LoadedDataset, format_: ProviderFormat, folder: Path) -> ExportedDataset:
-    """Write the training examples, and the held-out sets that the provider accepts, into files of their own.
+    """Write the training examples and the held-out sets that the provider accepts, each into its own file.
 
     Args:
         folder: created if missing; a file in it with other content is not overwritten.

@@ -66,7 +66,7 @@ SIGNATURES = (
     (b"<html", "HTML"),
     (b"<?xml", "XML"),
 )
-"""First bytes of files that are often given by mistake (case is ignored); from the formats' specifications."""
+"""First bytes of files that users name by mistake (case is ignored); from the formats' specifications."""
 
 CHAT_KEYS = ("messages", "contents", "conversations")
 """Keys whose list is one conversation, not a list of rows."""
@@ -78,7 +78,7 @@ _SAMPLE_RECORDS = 20
 
 @dataclass(frozen=True)
 class _Look:
-    """What bytes look like.
+    """What the bytes of a file look like.
 
     Attributes:
         formats: keys of `NAMES`, likeliest first; empty: none of them.
@@ -96,8 +96,8 @@ class _Look:
 def find_format(path: Path, content: bytes, chosen: str) -> str:
     """Return the format of a file, a key of `NAMES`.
 
-    The ending decides as long as the bytes may be of that format. Between JSON and JSON
-    lines the bytes decide, since they are unambiguous, and a `sep=` line names the separator itself.
+    The ending decides as long as the bytes may be of that format. Between JSON and JSON lines the bytes decide, since
+    they are unambiguous, and a `sep=` line names the separator itself.
 
     Args:
         path: for its ending and for the message.
@@ -179,7 +179,7 @@ def _is_workbook(content: bytes) -> bool:
 
 
 def _is_wide(sample: bytes) -> bool:
-    """Whether every second byte is 0, as in Latin text with two bytes a letter."""
+    """Return whether about every second byte is 0, as in Latin text with two bytes a letter."""
     halves = sample[0::2], sample[1::2]
     others, zeros = sorted(half.count(0) / max(1, len(half)) for half in halves)
     return len(sample) > 3 and zeros > 0.4 and others < 0.1

@@ -1,7 +1,7 @@
-"""Every check of a data set, in one table: what is an error, what is worth a warning, and why.
+"""Every check of a data set in one table: the errors, the warnings, and why each matters.
 
-The errors are found where rows become examples (`checks.py`); nothing is tuned with them. The warnings are found here,
-among examples that can be used.
+Errors are found where rows are rendered (`checks.py`), and stop a plan. Warnings are found here, among examples that
+can be used.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tunerun.template.prompt_template import OUTPUT, SYSTEM, TEXT_INPUT
 
 
 class Severity(StrEnum):
-    """Whether a finding stops everything or is only reported."""
+    """Whether a finding stops a plan or is only reported."""
 
     ERROR = "error"
     WARNING = "warning"

@@ -13,13 +13,13 @@ FEWEST_ROWS_A_LABEL = 3.0
 """Outputs count as labels when they are few, short (in characters), and each occurs several times on average."""
 
 IMBALANCE = 20
-"""Ratio of the commonest to the rarest label from which a warning is given. Ours; banking77 has 5."""
+"""Ratio of the commonest to the rarest label that gives a warning. Our choice; BANKING77 has 5."""
 
 RARE = 10
-"""How many times rarer a label must be than the one it resembles to be taken for a misspelling."""
+"""How many times rarer than a similar label a label must be to count as its misspelling."""
 
 ALIKE = 0.85
-"""Ratio of difflib from which two labels resemble each other: `refund` and `refunds` have 0.92."""
+"""Least similarity, by difflib's ratio, of a misspelling and the label: `refund` and `refunds` have 0.92."""
 
 _DIGITS = re.compile(r"[0-9]+")
 

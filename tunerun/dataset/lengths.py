@@ -1,4 +1,4 @@
-"""Examples that exceed the base model's context: refused or skipped like other bad rows."""
+"""Finds examples that exceed the base model's context; they are refused or skipped like other bad rows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class TokenLimit:
 
     Attributes:
         most: of prompt and answer together, the base model's context length.
-        exact: whether the base model's own tokenizer counts; else counts are estimates, which only give a warning.
+        exact: whether the base model's own tokenizer counts; an estimate only gives a warning.
         count_all: returns the number of tokens of each example.
     """
 

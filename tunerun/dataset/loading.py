@@ -1,4 +1,4 @@
-"""From the config's dataset to example sets: read, checked, rendered, split, limited and digested."""
+"""Loads the examples of a config's dataset: reads, renders, checks, splits, limits and digests the rows."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ class LoadedDataset:
         training: in the file's order, or shuffled by seed when there is a limit.
         validation: in the file's order; None: none is configured.
         test: the same.
-        warnings: one line each; the examples can be used all the same.
-        findings: those of the warnings that come from a check in the table of `inspection.py`.
+        warnings: one line each; the examples can be used in spite of them.
+        findings: the warnings that come from a check in the table of `inspection.py`.
         drawn: training examples for few-shot prompts, at most as many as `draws`; see `drawing.py`.
     """
 
@@ -85,11 +85,11 @@ def load_examples(
     """Read the files of a dataset and make examples of their rows.
 
     Args:
-        dataset: its paths are absolute or relative to the current directory; its format holds for all its files.
-        template: makes the examples.
-        max_input_characters: the most of a text_input that the backend takes; None: any number.
-        max_output_characters: the most of an output; None: any number.
-        tokens: how many tokens an example may have; None: unknown.
+        dataset: its paths are absolute or relative to the current directory; its format applies to all of its files.
+        template: renders the rows.
+        max_input_characters: limit of the backend for a text_input; None: no limit.
+        max_output_characters: limit of the backend for an output; None: no limit.
+        tokens: limit for the tokens of an example; None: unknown.
         most_places: most places that one finding names.
         control_tokens: returns the base model's control tokens in a text; None: unknown.
         progress: called at the start of each stage.

@@ -23,11 +23,11 @@ SHINGLE = 5
 """Characters of a shingle."""
 
 SHORTEST = 24
-"""Shortest normalised text that is compared, in characters; a shorter one has too few shingles to tell."""
+"""Shortest normalised text that is compared, in characters; a shorter one has too few shingles."""
 
 MOST_CHARACTERS = 100_000_000
-"""Most characters that are compared; of more text, a sample of the rows. A million questions of banking77 have 60
-million."""
+"""Most characters that are compared; of more text a sample of the rows is. A million questions like those of BANKING77
+have 60 million characters."""
 
 _HASHES = 24
 _BANDS = 6
@@ -38,7 +38,7 @@ _FEWEST_EQUAL = 14
 """Hashes of 24 that candidates share at least; at a similarity of 0.85 999 of 1,000 do (binomial)."""
 
 _MOST_COMPARED = 8
-"""Candidates per text whose exact similarity is computed, the likeliest first."""
+"""Candidates of a text whose exact similarity is computed, the likeliest first: this bounds the work for a text."""
 
 _CHARACTERS_A_BATCH = 100_000
 _SEED = 20261126
@@ -68,8 +68,6 @@ class NearDuplicates:
 
 def near_duplicates(texts: Sequence[str], originals: int | None = None) -> NearDuplicates:
     """Find texts that are nearly, but not exactly, the same as an earlier one.
-
-    The work for a text is bounded: it is compared with at most eight others.
 
     Args:
         texts: in the order in which the first of two counts as the original.

@@ -1,4 +1,4 @@
-"""Rows with their rendered texts, by column; earlier turns and system messages of conversations are kept apart."""
+"""Rows with their rendered texts, stored by column."""
 
 from __future__ import annotations
 
@@ -41,15 +41,16 @@ class RenderedTurn:
 class RenderedRows:
     """Rows of a file with the rendered texts of their last turn; each row gives one example.
 
-    The cells are kept apart from the rendered texts: rows are not similar because every prompt repeats an instruction.
+    Checks for duplicates compare the cells and not the rendered texts, because every prompt repeats the template's own
+    text.
 
     Attributes:
         rows: as they were read, and the columns that a conversation gives.
         read: the names of the file's own columns.
-        text_inputs, outputs: of the last turn after the template, in the order of the rows.
-        template: what made them.
-        systems: the system messages after the template, empty where a row has none; None: no row has one.
-        earlier: the turns before the last one, after the template; None: no row has any.
+        text_inputs, outputs: rendered texts of the last turn, in the order of the rows.
+        template: the template that rendered them.
+        systems: the rendered system messages, empty for a row without one; None: no row has one.
+        earlier: the rendered turns before the last one; None: no row has any.
     """
 
     rows: Rows
@@ -87,7 +88,7 @@ class RenderedRows:
 
     @property
     def inputs(self) -> Sequence[Hashable]:
-        """A hashable value for each row's input, equal where the model is given the same input."""
+        """A hashable value for each row's input, equal if the model gets the same input."""
         if self.systems is None and self.earlier is None:
             return self.text_inputs
         found = zip(self.text_inputs, *self._before, strict=True)
@@ -122,7 +123,7 @@ class RenderedRows:
         )
 
     def place_of_turn(self, position: int, number: int | None, part: str) -> str:
-        """Return the place of a message of a conversation, for messages to people.
+        """Return the place of a message of a conversation, as findings name it.
 
         Args:
             number: of the turn; None: the last one.
@@ -146,10 +147,8 @@ class RenderedRows:
 
     @cached_property
     def inputs_of_rows(self) -> Sequence[str]:
-        """The cells of each row that its prompt uses, earlier turns included, without the template's own text.
-
-        System messages are left out: rows do not count as similar because they share one.
-        """
+        """The cells of each row that its prompt uses, earlier turns included, without the template's own text."""
+        # System messages are left out: rows that share one are not similar for that.
         if self.rows.conversations is None:
             return self.last_inputs_of_rows
         pairs = zip(self.said, self.last_inputs_of_rows, strict=True)
@@ -181,7 +180,7 @@ class RenderedRows:
         return [hashlib.blake2b(row.encode("utf-8", "surrogatepass"), digest_size=16).digest() for row in rows]
 
     def _cells(self, part: str, other: str) -> list[Sequence[str]]:
-        """The cells of the columns that `part` uses and `other` does not; none where both use the row as a whole."""
+        """Return the cells of the columns that `part` uses and `other` does not; none if both use the whole row."""
         others = self.template.used(other, self.rows.columns)
         own = [name for name in self.template.used(part, self.rows.columns) if name not in others]
         return [_as_text(self.rows.columns[name], nothing="") for name in own]

@@ -50,7 +50,7 @@ class SourceRow:
         line: where the row starts, from 1: a line of the text, or for Parquet the number of the row.
         columns: name of the column -> cell.
         counted_in: what `line` counts.
-        conversation: None: the row has no system message and one turn only.
+        conversation: the messages before the last input; None: the row has no system message and a single turn.
     """
 
     file: str
@@ -66,7 +66,7 @@ class SourceRow:
 
 
 def place_of(file: str, line: int, counted_in: Literal["line", "row"] = "line") -> str:
-    """Return a row's place for messages; an empty file: the row was given as a value."""
+    """Return a row's place for messages; an empty file: the row did not come from a file."""
     if not file:
         return f"row {line}"
     return f"{file}:{line}" if counted_in == "line" else f"{file}: row {line}"
@@ -76,8 +76,7 @@ def place_of(file: str, line: int, counted_in: Literal["line", "row"] = "line") 
 class Rows(Sequence[SourceRow]):
     """The rows of a file in their order.
 
-    Stored by column: a list per column needs a third of the memory of a dict per row, and a template or a check can
-    walk one column. As a sequence it makes single rows on demand.
+    As a sequence it makes single rows on demand.
 
     Attributes:
         file: the path as it was given.
@@ -87,9 +86,11 @@ class Rows(Sequence[SourceRow]):
             writes it differently from Python), a list or a dict of these, or what Parquet has besides (dates, bytes).
         counted_in: what `lines` counts.
         has_header: whether the names of the columns were read from the file's first line.
-        conversations: of each row, or None for a row of one turn without a system message; None: all rows are such.
+        conversations: of each row, or None for a row of one turn without a system message; None: no row has one.
     """
 
+    # By column: a list for each column needs a third of the memory of a dict for each row, and a template or a check
+    # can go through one column.
     file: str
     lines: Sequence[int]
     columns: Mapping[str, Sequence[Any]]

@@ -20,10 +20,10 @@ SECRETS = {
     "a password in an address": re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s/:@]+:[^\s/@]+@"),
 }
 """Patterns from the issuers' documentation; for a password: eight characters or more with letters and digits, after a
-word such as `password`. A match is a suspicion, not a proof."""
+word such as `password`. A match is a suspicion and not proof."""
 
 EMAIL = re.compile(r"\b[A-Za-z0-9._%+-]+@(?!example\.)[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*\.[A-Za-z]{2,}\b")
-"""A mail address; those of the example domains (RFC 2606) belong to no one."""
+"""An e-mail address, except at the example domains, which RFC 2606 reserves."""
 
 _HINTS = {
     "a private key": ("PRIVATE KEY-----",),

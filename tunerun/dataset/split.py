@@ -1,7 +1,7 @@
 """Split rows into training, validation and test, by a hash of each row's content; stratified on request.
 
-A row's part depends on its content and the seed, not on its position in the file: appending a row moves few
-others, and the same rows in another order, or under another template, are split the same way.
+A row's part depends on its content and the seed, not on its position in the file: an appended row moves few others,
+and the same rows in another order, or with another template, are split in the same way.
 """
 
 from __future__ import annotations
@@ -37,15 +37,14 @@ def split_rows(
 ) -> Split:
     """Split validation and test rows off; the rest are for training.
 
-    Each part has its fraction of the rows, rounded half up, and of each class as much, within one row. It gets less
-    where a class would have nothing left to train on (a class of one row stays in training), or where rows with one
-    identity, which stay together, do not fit. Validation gets the lowest ranks and test the highest, so that a row
-    more or less moves only those beside the two limits.
+    Each part has its fraction of the rows, rounded half up, and the same share of each class, within one row. It gets
+    fewer if a class would have nothing left to train on (a class of one row stays in training), or if rows with one
+    identity, which stay together, do not fit.
 
     Args:
         ranks: of each row, from `ranks_of`.
-        identities: of each row; rows of equal identity stay in one part.
-        classes: of each row; the same for all: no stratification. Equal identities count as the first one's class.
+        identities: of each row; rows of equal identity stay in one part, and have the class of the first of them.
+        classes: of each row; the same for all: no stratification.
         validation: fraction of all rows, 0 to below 1.
         test: the same.
     """
@@ -55,6 +54,7 @@ def split_rows(
     test_quotas = quotas(sizes, test, {name: size - 1 - validation_quotas[name] for name, size in sizes.items()})
     parts: tuple[list[int], list[int], list[int]] = ([], [], [])
     for name, groups in members.items():
+        # Validation gets the lowest ranks and test the highest, so that an added row moves only those at the limits.
         rest = _take(groups, validation_quotas[name], parts[1])
         rest = _take(rest[::-1], test_quotas[name], parts[2])
         parts[0].extend(row for group in rest for row in group)

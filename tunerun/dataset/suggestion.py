@@ -21,7 +21,7 @@ _OUTPUTS = (
     *("output", "label", "answer", "completion", "response", "target", "intent", "category", "class", "sentiment"),
     *("reply", "summary", "translation", "result", "labels", "tag", "topic", "rating", "score"),
 )
-"""Common names of input and output columns, the most reliable first; ours, from published data sets."""
+"""Common names of input and output columns, the most reliable first; our list, from published data sets."""
 
 _KEYS = frozenset(["id", "index", "idx", "no", "nr", "#", "uuid", "key"])
 """Names of columns that number the rows."""
@@ -45,7 +45,7 @@ def suggested_template(columns: Collection[str]) -> Template | None:
 
 
 def template_that_fits(dataset: DatasetSection, template: PromptTemplate) -> Template | None:
-    """Return a template for the columns of the training file if the given one prints columns that no row has.
+    """Return a template for the columns of the training file if the config's one prints columns that no row has.
 
     Returns:
         None if the template fits, the file cannot be read, or it has fewer than two columns.
