@@ -615,7 +615,12 @@ class Prompt:
 def prompt_of(
     asked: Input, options: GenerateOptions, adapter: str | None = None, examples: Sequence[Example] = ()
 ) -> Prompt:
-    """Return the prompt of an input with examples before it; see `behind_examples`."""
+    """Return the prompt of an input with examples before it.
+
+    Args:
+        adapter: as in `Prompt`.
+        examples: few-shot examples, placed as by `behind_examples`.
+    """
     whole = as_conversation(behind_examples(asked, examples))
     earlier = tuple(Example(turn.text_input, turn.output) for turn in whole.earlier)
     return Prompt(whole.text_input, options, adapter, earlier, whole.system)

@@ -111,7 +111,14 @@ class AnswerTable:
                 self._file.write(f"DELETE FROM some_answers WHERE {_OF_KEY}", key)
 
     def answers_so_far(self, subject: str, held_out: str, asked: str) -> list[Any]:
-        """Return the answers so far to a set that is only partly answered; empty if none are, or all."""
+        """Return the answers so far to a set that is only partly answered; empty if none are, or all.
+
+        Args:
+            subject, held_out, asked: as for `record_answers`.
+
+        Raises:
+            LedgerError: a row is damaged.
+        """
         known: list[Any] = []
         rows = self._file.rows(f"SELECT * FROM some_answers WHERE {_OF_KEY} ORDER BY start", [subject, held_out, asked])
         for row in rows:
@@ -121,7 +128,14 @@ class AnswerTable:
         return known
 
     def answers(self, subject: str, held_out: str, asked: str) -> StoredAnswers | None:
-        """Return the answers of a subject; None: it was not asked."""
+        """Return the answers of a subject; None: it was not asked.
+
+        Args:
+            subject, held_out, asked: as for `record_answers`.
+
+        Raises:
+            LedgerError: the row is damaged.
+        """
         row = self._file.row(f"SELECT * FROM answers WHERE {_OF_KEY}", [subject, held_out, asked])
         return None if row is None else StoredAnswers(*self._rows.answers(row))
 

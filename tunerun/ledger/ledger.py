@@ -132,7 +132,15 @@ class Ledger(AnswerTable, MarkTable, OpeningTable, RatingTable, StopTable, Trans
         example_sets: Iterable[ExampleSet],
         baselines: Iterable[BaselineRecord] = (),
     ) -> None:
-        """Record a plan permanently; a sweep that is frozen already is not changed."""
+        """Record a plan permanently; a sweep that is frozen already is not changed.
+
+        Args:
+            example_sets: every set that a trial names; one that another sweep recorded is kept.
+            baselines: in the order of the sweep's tables.
+
+        Raises:
+            LedgerError: the file cannot be written; nothing of the plan is recorded then.
+        """
         with self._file.transaction():
             if self.is_frozen(sweep.id):
                 return

@@ -37,7 +37,12 @@ class MarkTable:
         return {r["subject"]: Mark(r["run_id"], load(r["document"])) for r in rows}
 
     def trial_marks(self, tracker: str, sweep: str, prefix: str) -> dict[str, Mark]:
-        """Return the marks of the trials of a sweep, whose subjects are a prefix followed by their key."""
+        """Return the marks of the trials of a sweep, by subject.
+
+        Args:
+            tracker: the name of the tracker.
+            prefix: from `tunerun.ledger.subjects.trial_prefix`; a trial's key follows it.
+        """
         rows = self._file.rows(
             "SELECT * FROM mark WHERE tracker = ? AND subject IN (SELECT ? || key FROM trial WHERE sweep = ?)",
             [tracker, prefix, sweep],

@@ -156,6 +156,12 @@ def portable_files(ledger: Ledger, sweep: SweepRecord, folder: Path) -> list[str
 def plan_files(ledger: Ledger, sweep: SweepRecord, folder: Path) -> list[str]:
     """Write the part that is fixed before the first job, examples included: it never changes.
 
+    Args:
+        folder: as for `portable_files`.
+
+    Returns:
+        The names of the files, `record.json` last.
+
     Each set of examples goes to its file one example after the other.
     """
     from tunerun import __version__
@@ -197,7 +203,17 @@ def plan_files(ledger: Ledger, sweep: SweepRecord, folder: Path) -> list[str]:
 
 
 def results_file(ledger: Ledger, sweep: SweepRecord, folder: Path) -> str | None:
-    """Write the results of a sweep so far, and return the file's name; None: there are none yet, and no file."""
+    """Write the results of a sweep so far.
+
+    Args:
+        folder: as for `portable_files`.
+
+    Returns:
+        The file's name; None: there are no results yet, and no file.
+
+    Raises:
+        LedgerError: a row is damaged.
+    """
     jobs = ledger.whole_jobs(sweep.id)
     first = next(jobs, None)
     trials = ledger.trials(sweep.id)

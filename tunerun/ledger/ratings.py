@@ -70,7 +70,13 @@ class RatingTable:
         return 0.0 if row is None else float(row["usd"])
 
     def record_agreement(self, judge: str, sample: str, document: Mapping[str, Any]) -> None:
-        """Record how well a judge agrees with a labelled sample, by the digest of the sample's file."""
+        """Record how well a judge agrees with a labelled sample; a later measurement replaces an earlier one.
+
+        Args:
+            judge: the judge's identity.
+            sample: the digest of the sample's file.
+            document: the measures of agreement, as JSON values.
+        """
         values = with_checksum(judge, sample, dump(dict(document)))
         with self._file.transaction():
             self._file.write("INSERT OR REPLACE INTO agreement VALUES (?, ?, ?, ?)", list(values))

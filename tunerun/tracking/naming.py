@@ -48,7 +48,12 @@ def run_name(
 def point_name(
     number: int, points: int, varied: Sequence[str], overrides: Mapping[str, Scalar], config: Mapping[str, Any]
 ) -> str:
-    """The name of a point, such as `p5 lr=0.0001 ep=5`: what its trials share, so without the seed."""
+    """Return the name of a point, such as `p5 lr=0.0001 ep=5`: what its trials share, so without the seed.
+
+    Args:
+        points: how many points the sweep has; numbers are padded to its width.
+        varied: as for `run_name`.
+    """
     swept = [key for key in varied if key != SEED]
     return " ".join([padded("p", number, points), *_values(swept, overrides, config)])
 

@@ -154,7 +154,11 @@ class Store:
             raise self._error(TrackingError, f"{error.strerror}: {error.filename}") from error
 
     def experiment(self, name: str) -> str:
-        """The id of an experiment, which is created when it is not there; one that was renamed there is followed."""
+        """Return the id of an experiment, which is created if it is not there; one that was renamed there is followed.
+
+        Raises:
+            RefusedError: a person deleted it in MLflow: it is neither restored nor made again under the same name.
+        """
         if name not in self._experiments:
             with self.translated():
                 found = self._renamed(name) or self.client.get_experiment_by_name(name)
@@ -274,6 +278,9 @@ class Store:
         """Write single values, linked to the model and to the data sets that they were measured on.
 
         MLflow keeps one that it has already as it is, and adds the link to a value that came without it.
+
+        Args:
+            model_id: of the logged model; None: the run has none yet.
         """
         from mlflow.entities import Metric
 
@@ -320,7 +327,11 @@ class Store:
                     self.client.log_artifacts(run_id, folder)
 
     def set_state(self, run_id: str, state: RunState, end_ms: int | None) -> None:
-        """Set the state of a run; only this sets the end of a finished one."""
+        """Set the state of a run; only this sets the end of a finished one.
+
+        Args:
+            end_ms: in milliseconds since 1970 (UTC); ignored by a state that is not finished.
+        """
         with self.translated():
             if state.is_finished:
                 self.client.set_terminated(run_id, state, end_ms)
@@ -360,7 +371,15 @@ class Store:
     def new_model(
         self, experiment_id: str, name: str, run_id: str | None, tags: Mapping[str, str], params: Mapping[str, str]
     ) -> Any:
-        """Create a logged model, which is PENDING until it has its files."""
+        """Create a logged model, which is PENDING until it has its files.
+
+        Args:
+            run_id: the run that made it; None: MLflow does not have it.
+            params: shown on the model's page.
+
+        Returns:
+            MLflow's own entity; to be used within `translated`.
+        """
         return self.client.create_logged_model(
             experiment_id,
             name=name,
@@ -370,7 +389,11 @@ class Store:
         )
 
     def upload(self, model: Any, package: Package, tags: Mapping[str, str]) -> None:
-        """Give a logged model its files, unless it has them, and make it READY."""
+        """Give a logged model its files, unless it has them, and make it READY.
+
+        Args:
+            model: MLflow's entity, external or not: with its files it is no longer external.
+        """
         is_whole = model.status == "READY" and model.tags.get(CONTENT_TAG) == package.content
         if is_whole and _EXTERNAL_TAG not in model.tags:
             return

@@ -203,7 +203,12 @@ def _measures(
 
 
 def measured(metrics: Mapping[str, float], time_s: float, on: Input | None) -> list[SingleMetric]:
-    """Single values of one time; those that are called `validation/...` were measured on the validation set."""
+    """Return single values of one time.
+
+    Args:
+        time_s: when they were measured, in seconds since 1970 (UTC).
+        on: the validation set, to which metrics called `validation/...` are linked; None: MLflow does not have it.
+    """
     return [
         SingleMetric(
             metric_key(name), _drawn(value), milliseconds(time_s), on if name.startswith(_ON_VALIDATION) else None

@@ -48,7 +48,11 @@ def runs_path(experiment_id: str, view: str | None = None, *, mode: str | None =
 
 
 def sorted_path(experiment_id: str, metric: str, *, ascending: bool) -> str:
-    """The same without a view, sorted by a metric."""
+    """Return the path of an experiment's runs without a view, sorted by a metric.
+
+    Args:
+        metric: its name in the ledger; MLflow's may have other characters.
+    """
     order = quote(f"metrics.`{metric_key(metric)}`")
     return f"{runs_path(experiment_id)}&orderByKey={order}&orderByAsc={str(ascending).lower()}"
 
@@ -88,7 +92,11 @@ def _packed(sweep: FrozenSweep, name: str, state: dict[str, Any]) -> str:
 
 
 def view_state(sweep: FrozenSweep, verdict: Verdict, curves: Sequence[Sequence[str]]) -> dict[str, Any]:
-    """What a sweep's view shows, in the words of MLflow's page."""
+    """Return what a sweep's view shows, in the words of MLflow's page.
+
+    Args:
+        curves: as for `view_tags`.
+    """
     swept = list(dict.fromkeys(param_name(key) for key in sweep.varied if key != SEED))
     metrics = _metrics(verdict)
     # What decides and what the verdict says of it first: beside the assistant's panel there is room for little more.
