@@ -161,8 +161,6 @@ def plan_files(ledger: Ledger, sweep: SweepRecord, folder: Path) -> list[str]:
 
     Returns:
         The names of the files, `record.json` last.
-
-    Each set of examples goes to its file one example after the other.
     """
     from tunerun import __version__
 

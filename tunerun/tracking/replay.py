@@ -2,7 +2,10 @@
 
 A mark says for one run what was sent: its document holds the version of each part and the last step of each metric.
 Losing a mark costs time and changes nothing: every write can be repeated, and a run is looked for before it is
-created. A run that a person deleted in MLflow stays deleted; one that is gone for good is made again.
+created. Parts have versions of their own because a run changes with each step of its curve: sent whole, its files and
+its model would go to MLflow every few seconds.
+
+A run that a person deleted in MLflow stays deleted; one that is gone for good is made again.
 """
 
 from __future__ import annotations
