@@ -111,7 +111,7 @@ def test_a_backend_without_likelihoods_is_refused(tmp_path: Path, more: str, mes
     ("metrics", "ways"),
     [("[exact_match]", 1), ("[answer_loss]", 1), ("[answer_loss,exact_match]", 2), ("[]", 0)],
 )
-def test_models_are_asked_for_what_metrics_need(tmp_path: Path, metrics: str, ways: int) -> None:
+def test_models_give_the_answers_that_metrics_need(tmp_path: Path, metrics: str, ways: int) -> None:
     """Losses, texts, both or nothing."""
     (trial,) = planned(tmp_path, f"evaluation.metrics={metrics}").trials
     assert len(trial.ways) == ways

@@ -215,7 +215,7 @@ def test_more_examples_in_a_batch_than_there_are_is_an_error(tmp_path: Path) -> 
         planned(tmp_path, "hyperparameters.batch_size=64")
 
 
-def test_the_problems_of_all_trials_are_said_at_once(tmp_path: Path) -> None:
+def test_the_problems_of_all_trials_are_reported_at_once(tmp_path: Path) -> None:
     """A template that does not fit and a batch that is too large are two problems of one plan."""
     with pytest.raises(InputError, match="batch_size") as caught:
         planned(tmp_path, "template=plain,question_context", "hyperparameters.batch_size=4,64")
@@ -367,8 +367,8 @@ def _many_rows(folder: Path, count: int) -> list[str]:
 
 
 @pytest.mark.parametrize("without", ["dataset.validation.path=null", "evaluation=none"])
-def test_nothing_is_said_of_differences_that_are_not_measured(tmp_path: Path, without: str) -> None:
-    """No rows are held out, or no answers are asked for."""
+def test_a_plan_without_measurements_has_no_note_on_differences(tmp_path: Path, without: str) -> None:
+    """No rows are held out, or no metric needs answers."""
     made = planned(tmp_path, without)
     assert made.visibility is None
     assert made.to_json()["smallest_visible"] is None

@@ -221,7 +221,7 @@ def test_a_swept_key_that_is_set_inside_of_a_dictionary_is_refused() -> None:
         load(["experiment=next_number", "hyperparameters={epoch_count: 3}"])
 
 
-def test_a_wrong_item_of_a_list_on_the_command_line_is_said_to_be_there() -> None:
+def test_a_wrong_item_of_a_list_on_the_command_line_is_located_there() -> None:
     """And not at the line of the YAML that it replaces."""
     with pytest.raises(
         ConfigError, match=r"^command line: evaluation.metrics.0: no metric 'exact_mach'; did you mean 'exact_match'"
@@ -263,7 +263,7 @@ def test_exclusions_compare_numbers_as_numbers_and_may_be_nested(entry: str) -> 
 
 
 @pytest.mark.parametrize("typed", [f"{EPOCHS}=3", f"{EPOCHS}=3,4"])
-def test_an_exclusion_about_an_axis_that_the_command_line_changed_is_no_mistake(typed: str) -> None:
+def test_an_exclusion_about_an_axis_that_the_command_line_changed_is_not_a_mistake(typed: str) -> None:
     """The same file without the override needs it."""
     entry = "sweep.exclude=[{hyperparameters.epoch_count: 10, hyperparameters.learning_rate: 0.001}]"
     assert {p[EPOCHS] for p in points(entry, typed) if EPOCHS in p} <= {3, 4}

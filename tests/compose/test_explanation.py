@@ -66,7 +66,7 @@ def test_every_key_of_the_schema_is_explained() -> None:
         ("sweep.axes", ["= {}", "a mapping"]),
     ],
 )  # fmt: skip
-def test_an_explanation_has_what_a_reader_asks_for(key: str, words: list[str]) -> None:
+def test_an_explanation_has_allowed_values_units_and_choices(key: str, words: list[str]) -> None:
     """Also where the composed config has another member of a union, or null in the place of a section."""
     text = text_of(explain(key))
     assert [word for word in words if word not in text] == []
@@ -81,7 +81,7 @@ def test_an_explanation_has_what_a_reader_asks_for(key: str, words: list[str]) -
         ("backend.base_url.x", "no such key"),
     ],
 )
-def test_a_key_that_does_not_exist_is_answered_with_the_nearest(key: str, words: str) -> None:
+def test_an_error_about_an_unknown_key_names_the_nearest(key: str, words: str) -> None:
     """Also below a union, and for what a load works out."""
     with pytest.raises(ConfigError, match=words):
         explain(key)

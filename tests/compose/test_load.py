@@ -111,7 +111,7 @@ def test_relative_folders_become_absolute(tmp_path: Path) -> None:
         (["tracking.kind=wandb"], ["command line: tracking.kind: must be one of 'mlflow' or 'none'"]),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_said_in_one_line(overrides: list[str], lines: list[str]) -> None:
+def test_each_problem_is_one_line(overrides: list[str], lines: list[str]) -> None:
     """Each mistake is one line: where it was written, the dotted key, what is allowed, the nearest right name."""
     with pytest.raises(ConfigError, match=re.escape(lines[0])) as caught:
         load([NEXT, *overrides])
@@ -125,7 +125,7 @@ def test_hydras_own_launchers_are_refused_with_the_way_to_do_it_here(override: s
         load([NEXT, override])
 
 
-def test_all_problems_are_said_at_once() -> None:
+def test_all_problems_are_reported_at_once() -> None:
     """Three mistakes give three lines."""
     with pytest.raises(ConfigError, match="unknown key 'sed'") as caught:
         load([NEXT, "sed=1", "hyperparameters.batch_size=0", "backend.device=gpu"])
@@ -176,7 +176,7 @@ def test_a_pasted_secret_is_not_echoed() -> None:
 
 
 def test_missing_values_are_all_named() -> None:
-    """Without an experiment, the two values that have no default are asked for."""
+    """Without an experiment, the two values that have no default are missing."""
     with pytest.raises(ConfigError, match=r"config.yaml:\d+: name: is missing; give it a value") as caught:
         load()
     assert [p.split(": ")[1] for p in caught.value.problems] == ["name", "dataset.path"]
@@ -188,7 +188,7 @@ def test_a_directory_that_is_not_there_is_named() -> None:
         load([NEXT], "nowhere")
 
 
-def test_explain_says_what_where_and_why() -> None:
+def test_explain_has_the_value_its_place_and_its_description() -> None:
     """A key is explained by its value, the line that set it and the field's description."""
     text = text_of(explain("hyperparameters.epoch_count", [NEXT]))
     assert "hyperparameters.epoch_count = 5" in text

@@ -42,7 +42,7 @@ def test_a_shipped_model_says_what_a_user_has_to_know(name: str) -> None:
 
 
 @pytest.mark.parametrize(("rates", "says"), [("0.001", True), ("0.0003", False), ("0.0001,0.001", False)])
-def test_an_advised_learning_rate_is_said_where_no_trial_is_near(tmp_path: Path, rates: str, says: bool) -> None:
+def test_an_advised_learning_rate_is_a_warning_if_no_trial_is_near(tmp_path: Path, rates: str, says: bool) -> None:
     """A sweep with one trial within three times of it explores, and gets no warning."""
     advised = "model.advised_learning_rate={value: 2e-4, source: 'a guide, read 2026-11-26'}"
     options = overrides(tmp_path, advised, f"sweep.axes={{hyperparameters.learning_rate: '{rates}'}}")

@@ -172,7 +172,7 @@ def test_messages_of_one_role_in_a_row() -> None:
         ([_message("user", "a"), _message("assistant", "b"), USER, ASSISTANT], (Turn("a", "b"),)),
     ],
 )
-def test_what_is_asked(messages: list[dict[str, Any]], earlier: tuple[Turn, ...]) -> None:
+def test_the_last_message_of_the_user_is_the_input(messages: list[dict[str, Any]], earlier: tuple[Turn, ...]) -> None:
     """Where no answer is wanted, or a column has it, the last message of the user is asked; its answer is ignored."""
     for columns, wanted in (({}, ["text_input"]), ({"output": "3"}, BOTH)):
         row = _row({"messages": messages, **columns}, wanted)

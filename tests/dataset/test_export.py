@@ -98,7 +98,7 @@ def test_rows_are_as_the_provider_documents_them(tmp_path: Path) -> None:
     }
 
 
-def test_sets_that_a_provider_does_not_take_are_left_out_and_said(tmp_path: Path) -> None:
+def test_sets_that_a_provider_does_not_accept_are_left_out_with_a_note(tmp_path: Path) -> None:
     """The Gemini API has no place for held-out examples."""
     done = export(of(example_set(10), example_set(3), example_set(2)), FORMATS["gemini"], tmp_path)
     assert [file.name for file in done.files] == ["training.json"]

@@ -50,7 +50,7 @@ MALFORMED = {
         b'{"messages": []}',
         [NO_LIST],
     ),
-    "rows that are no objects": (
+    "rows that are not objects": (
         "a.json",
         b'["a", 1,\n[1], null, true, {"a": 1}]',
         [
@@ -337,7 +337,7 @@ def test_format_by_looking(tmp_path: Path, text: str, expected: dict[str, object
 
 
 def test_format_overrules_the_ending(tmp_path: Path) -> None:
-    """A format that is asked for is believed, even where the only column's name looks like two."""
+    """A format that the config names is used, even if the only column's name looks like two."""
     path = tmp_path / "a.txt"
     path.write_text("text, please\nhello\n")
     assert read_rows(path, "tsv")[0].columns == {"text, please": "hello"}

@@ -66,7 +66,7 @@ def test_error_of_a_table_asks_for_its_header(tmp_path: Path) -> None:
 
 
 def test_header_with_other_separators(tmp_path: Path) -> None:
-    """The error of a table that was asked for as CSV and has semicolons says which format it is."""
+    """The error of a table that is read as CSV and has semicolons names its format."""
     path = tmp_path / "a.csv"
     path.write_text("text_input;output\na;b\n")
     with pytest.raises(DatasetError, match=r"its only column holds separators; set dataset\.format=semicolon$"):

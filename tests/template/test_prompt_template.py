@@ -23,7 +23,7 @@ def test_a_cell_is_rendered_unchanged(cell: str) -> None:
 
 
 @pytest.mark.parametrize("cell", ["{{ 7 * 7 }}", "{% raw %}", "{# no #}", "<b>&amp;</b>", "\r\n", "a\n", "\ufeff"])
-def test_a_cell_is_no_template(cell: str) -> None:
+def test_a_cell_is_not_a_template(cell: str) -> None:
     """Template syntax, markup and newlines in a cell mean nothing."""
     assert _input("{{ text }}", text=cell) == cell
 
@@ -51,7 +51,7 @@ def test_render_input_needs_only_its_columns() -> None:
 
 
 @pytest.mark.parametrize("name", ["dict", "range", "lipsum", "cycler", "joiner", "namespace"])
-def test_no_name_stands_in_for_a_column(name: str) -> None:
+def test_no_name_of_jinja2_replaces_a_missing_column(name: str) -> None:
     """A column that is missing is an error even where Jinja has something of its own under that name."""
     assert _input(f"{{{{ {name} }}}}", **{name: "cell"}) == "cell"
     with pytest.raises(TemplateError, match=f"template.text_input names '{name}', which the row does not have"):
@@ -133,8 +133,8 @@ def test_both_parts_are_checked() -> None:
     assert len(refused.value.problems) == 2
 
 
-def test_a_column_whose_name_is_no_identifier_is_named_by_subscript() -> None:
-    """`row["any name"]` is the column of that name, and is asked for as any other."""
+def test_a_column_whose_name_is_not_an_identifier_is_named_by_subscript() -> None:
+    """`row["any name"]` is the column of that name, and is needed like any other."""
     template = PromptTemplate(Template(text_input='{{ row["Länge (cm)"] }} {{ unit }}', output="{{ row['my col'] }}"))
     assert template.columns == {"Länge (cm)", "unit", "my col"}
     assert template.render({"Länge (cm)": 3, "unit": "cm", "my col": "x"}) == Example("3 cm", "x")
@@ -252,7 +252,7 @@ def test_the_whole_row_can_be_used() -> None:
 
 
 def test_columns_of_row() -> None:
-    """A constant name under `row` is a column, however it is asked for."""
+    """A constant name under `row` is a column, whatever the syntax."""
     template = PromptTemplate(Template(text_input="{{ row.a }}{{ row['b'] }}{{ row.get('c', '') }}"))
     assert template.input_columns == {"a", "b", "c"}
     assert not template.uses_row

@@ -66,18 +66,21 @@ class NearDuplicates:
     compared: int
 
 
-def near_duplicates(texts: Sequence[str], originals: int | None = None) -> NearDuplicates:
+def near_duplicates(
+    texts: Sequence[str], originals: int | None = None, *, most_characters: int = MOST_CHARACTERS
+) -> NearDuplicates:
     """Find texts that are nearly, but not exactly, the same as an earlier one.
 
     Args:
         texts: in the order in which the first of two counts as the original.
-        originals: only the first so many can be the original of another; None: all.
+        originals: number of texts, from the first, that can be the original of another; None: all.
+        most_characters: limit on the text that is compared; of more text a sample is.
     """
     originals = len(texts) if originals is None else originals
     # Of too much text, every n-th original is compared with as many of the others as there is room for.
-    step = max(1, -(-sum(map(len, texts)) // MOST_CHARACTERS))
+    step = max(1, -(-sum(map(len, texts)) // most_characters))
     others: Sequence[int] = range(originals, len(texts))
-    if sum(len(texts[each]) for each in others) >= MOST_CHARACTERS:
+    if sum(len(texts[each]) for each in others) >= most_characters:
         others = others[::step]
     positions = [*range(0, originals, step), *others]
     plain: dict[str, int] = {}
