@@ -83,7 +83,11 @@ def estimate(
 
 
 def within(metric: Metric, low: float, high: float) -> Interval:
-    """Clip an interval to the range of the measure."""
+    """Clip an interval to the range of a metric.
+
+    Args:
+        low, high: the ends; a metric without a range keeps them.
+    """
     top = RANGES.get(metric.unit, inf)
     return (max(low, 0.0), min(high, top)) if top < inf else (low, high)
 
@@ -165,7 +169,12 @@ class ScoreTable:
     def of(
         cls, metric: Metric, points: Sequence[PointScores], baselines: Sequence[BaselineScores], units: Units
     ) -> ScoreTable:
-        """Sum scores over units, average them over seeds, and take differences to every baseline."""
+        """Sum scores over units, average them over seeds, and take differences to every baseline.
+
+        Args:
+            points, baselines: with the same rows; no baselines: there are no differences.
+            units: what is flipped.
+        """
         point_sums = [units.sums(point.scores) for point in points]
         baseline_sums = [units.sums(baseline.scores[None]) for baseline in baselines]
         scores = [units.scores(metric, sums) for sums in point_sums]

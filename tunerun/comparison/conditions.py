@@ -106,6 +106,7 @@ class _Better:
         if not known:
             yield f"{text}: the sweep has no baseline"
         for each in known.values() if self.name == _EVERY else [known[self.name]]:
+            # A baseline that was not measured was not beaten either.
             if verdict.metric is None or verdict.metric not in each.estimates:
                 why = f" ({each.problem})" if each.problem else ""
                 yield f"{text}: {each.name} is not measured{why}"

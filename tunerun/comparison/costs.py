@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
+# Without it, of two equally long trainings of the demo the one with shorter answers and fewer right ones was advised.
 LENGTH_TOLERANCE = 0.1
 """Answers whose lengths differ by less than this share cost the same: the length of a few held-out answers varies by
 chance, and should not outweigh how many of them are right."""
@@ -31,6 +32,7 @@ Point = TypeVar("Point", bound=Priced)
 
 def is_cheaper(one: Priced, other: Priced) -> bool:
     """Return whether a point costs less than another."""
+    # Training tokens first: they are what a service charges for, and the time of a local run.
     if (one.tokens, one.rank) != (other.tokens, other.rank):
         return (one.tokens, one.rank) < (other.tokens, other.rank)
     return (one.answer_length or 0.0) < (1 - LENGTH_TOLERANCE) * (other.answer_length or 0.0)

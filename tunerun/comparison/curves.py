@@ -91,6 +91,7 @@ def advise(training: Sequence[float], validation: Sequence[EpochLoss] = (), *, k
     """
     if len(training) < MIN_EPOCHS:
         return Advice(Shape.SHORT, "too short to read")
+    # A backend may report only some epochs, and an average over others would be compared with the wrong ones.
     held_out = [one.loss for one in validation]
     if [one.epoch for one in validation] != list(range(1, len(training) + 1)):
         held_out = []
@@ -107,6 +108,8 @@ def advise(training: Sequence[float], validation: Sequence[EpochLoss] = (), *, k
 
 
 def _by_validation(training: Sequence[float], held_out: Sequence[float], *, keeps_best: bool) -> Advice:
+    # A twentieth of the fall or of the loss, whichever is larger: a curve that falls to nearly nothing, or one that
+    # never falls, is not read for its noise.
     lowest = min(held_out)
     best = held_out.index(lowest) + 1
     least = FLAT_SHARE * max(held_out[0] - lowest, lowest)

@@ -57,6 +57,7 @@ def notes(
         unreadable: number of rows for which some model has no readable judgement. rows: of the held-out set.
         unjudged: names of models that have answered and are not judged yet.
     """
+    # What was frozen with the sweep, because a later version's prompt is not the one that made these scores.
     version = str(frozen.get("prompt", prompt.VERSION)), str(frozen.get("prompt_sha256", prompt.PROMPT_DIGEST))[:12]
     scale = "" if metric.compares else f", scale {metric.bounds[0]} to {metric.bounds[1]}"
     named = f"{metric.name}: the judge is {metric.model} (prompt {version[0]}, sha256 {version[1]}{scale})"

@@ -96,6 +96,7 @@ class Scores:
         kept, failed = [], {}
         for metric in metrics:
             try:
+                # Stops and judgements are stored among the answers, and are no text that a metric could score.
                 for subject, held_out, asked in self.answers:
                     if holds_texts(asked):
                         self.of(metric, subject, HeldOutRows(held_out, asked))
@@ -110,7 +111,12 @@ class Scores:
         return None if found is None else found.texts
 
     def values(self, metrics: Sequence[Metric], subject: str, rows: HeldOutRows) -> dict[str, float]:
-        """Return the metrics of a subject that are known, by the name that MLflow shows."""
+        """Return the values of a subject's metrics by the name that MLflow shows.
+
+        Args:
+            metrics: those without a score of any row are omitted.
+            subject, rows: as in `of`.
+        """
         values = {}
         for metric in metrics:
             table = self.of(metric, subject, rows)
@@ -191,6 +197,7 @@ def result(
     """
     if job is None:
         return TrialResult(record, JobState.PLANNED, {}, None, None, None, point=point, sweep=sweep)
+    # The mean of a part of an epoch would jump with each step that arrives, so only whole epochs count.
     losses = epoch_means(finished_epochs(curve, is_done=job.state is JobState.SUCCEEDED))
     metrics = {STEP_LOSS: curve[-1].mean_loss} if curve else {}
     metrics |= ({EPOCH_LOSS: losses[-1]} if losses else {}) | dict(job.metrics) | dict(measured)

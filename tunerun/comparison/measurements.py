@@ -83,6 +83,8 @@ class Measurements:
 
         A trial that a later sweep shares, measured on the same rows, is the first sweep's.
         """
+        # The digest of the held-out set is part of the name: the same trial in a sweep over other rows is shown again.
+        # Within the first sweep two trials with one key are both shown.
         seen: set[tuple[str, str | None]] = set()
         entries = []
         for place, sweep in enumerate(self.sweeps):
@@ -150,6 +152,7 @@ class Measurements:
 
     def _stop_of(self, sweep: SweepKnowledge, record: TrialRecord) -> Stop | None:
         """Why a trial's own sweep stopped its evaluation; None: it did not, or another sweep measured the rest."""
+        # Complete answers outrank a stop: a later sweep without evaluation.stop_early may have asked for the rest.
         rows = rows_of(record, VALIDATION)
         if self.held_out != VALIDATION or rows is None or self.scores.texts(record.key, rows) is not None:
             return None
@@ -165,6 +168,7 @@ class Measurements:
             stops = [stop for place in point.places if (stop := self._stop_of(*self.entries[place])) is not None]
             rows = rows_of(point.records[0], VALIDATION)
             if stops and rows is not None:
+                # Seeds of a point may have been stopped at different rows; what is shown is of the rows of all.
                 least = min(stop.rows for stop in stops)
                 of = len(self.scores.expected(rows.held_out))
                 better = point_of.get(stops[0].better)
@@ -250,6 +254,7 @@ class Measurements:
         ]
         if not openings:
             return set()
+        # A point that was chosen after an earlier opening has already seen these rows; a note says so.
         last = max(openings, key=lambda opening: opening.opened_at)
         records = next(sweep.records for sweep in self.sweeps if sweep.sweep.id == last.sweep)
         return {record.key for record in records if record.number in last.points}

@@ -274,6 +274,7 @@ class Verdict:
         """The advised point's first trial that has succeeded, by its place; None: no point can be advised."""
         if self.decision.advised is None:
             return None
+        # A point is advised by all of its seeds together, but one trained model has to be named.
         places = self.points[self.decision.advised].trials
         return next((place for place in places if self.trials[place].state is JobState.SUCCEEDED), places[0])
 

@@ -50,7 +50,11 @@ class Case:
 
 
 def no_success(states: Sequence[JobState]) -> str:
-    """No trial can be compared."""
+    """Return the sentence of a sweep in which no trial has succeeded.
+
+    Args:
+        states: of all trials.
+    """
     if any(not state.is_finished for state in states):
         return "No trial has succeeded yet."
     counts = {state: states.count(state) for state in dict.fromkeys(states)}
@@ -59,7 +63,7 @@ def no_success(states: Sequence[JobState]) -> str:
 
 
 def different_rows() -> str:
-    """The points were measured on different held-out rows."""
+    """Return the sentence of points that were measured on different held-out rows."""
     return (
         "The points were measured on different held-out rows, so they are not compared. "
         "Give the rows a file of their own (dataset.validation.path), or keep dataset.split_seed the same."
@@ -67,7 +71,11 @@ def different_rows() -> str:
 
 
 def only_loss(points: Sequence[PointResult], name: str) -> str:
-    """No metric is configured, and the service measures the mean validation loss, which has no rows to test."""
+    """Return the sentence of a sweep without a metric: a mean validation loss has no rows to test.
+
+    Args:
+        name: of the loss among the points' estimates.
+    """
     known = [point for point in points if name in point.estimates]
     advice = "Name a metric in evaluation.metrics to compare points."
     if not known:
@@ -80,18 +88,27 @@ def only_loss(points: Sequence[PointResult], name: str) -> str:
 
 
 def not_measured(measure: Measure) -> str:
-    """No trial that has succeeded has answers yet."""
+    """Return the sentence for trials that have succeeded and have no answers yet."""
     return f"{measure.name} is not known for any point yet; {_AGAIN} it."
 
 
 def opened_again(days: Sequence[str]) -> str:
-    """The test set was opened more than once."""
+    """Return the note on a test set that was opened more than once.
+
+    Args:
+        days: of each opening, as YYYY-MM-DD.
+    """
     listed = ", ".join(dict.fromkeys(days))
     return f"The test set was opened {len(days)} times ({listed}); what was chosen after the first time has seen it."
 
 
 def stopped_early(stops: Mapping[int, Stopped], alpha: float) -> str:
-    """Which points answered no more rows, and what that rests on."""
+    """Return the note on points that were stopped early.
+
+    Args:
+        stops: by number of the point.
+        alpha: error rate of all pairs of points together.
+    """
     named = [f"point {number} ({stopped.words})" for number, stopped in list(stops.items())[:MOST_NAMED]]
     more = [f"{len(stops) - MOST_NAMED} more"] if len(stops) > MOST_NAMED else []
     return (
@@ -102,12 +119,16 @@ def stopped_early(stops: Mapping[int, Stopped], alpha: float) -> str:
 
 
 def on_the_test_set(sentence: str) -> str:
-    """What a sentence says is of the rows that were opened at the end."""
+    """Return a sentence that says it is about the test set."""
     return f"On the test set: {sentence}"
 
 
 def so_far(sentence: str, unfinished: int, trials: int) -> str:
-    """The sentence of a sweep that is not complete."""
+    """Return the sentence of a sweep that is not complete.
+
+    Args:
+        unfinished, trials: number of unfinished trials, and of all.
+    """
     return f"So far, with {unfinished} of {trials} trials unfinished: {sentence}"
 
 
@@ -117,6 +138,7 @@ def sentence(case: Case) -> str:
     if decision.about is None:
         return not_measured(case.measure)
     if decision.nothing_right:
+        # All models are equal then, and "cannot tell" would hide that the metric does not fit the answers.
         return (
             f"Nothing can be decided: no answer of any point or baseline scores above 0 by {case.measure.name}. "
             "If answers are free text, name another metric, such as chrf or contains, in evaluation.metrics: the "
@@ -196,6 +218,7 @@ def _others(case: Case) -> str:
         if not rest:
             return ""
         return f"Point {rest[0]} is worse." if len(rest) == 1 else f"The other {len(rest)} points are worse than it."
+    # The advised point is the cheapest that beats every baseline; a cheaper tied point was not shown to beat them.
     points = {point.number: point for point in case.points}
     own, tied = points[decision.advised or 0], [points[number] for number in others]
     if any(is_cheaper(each, own) for each in tied):
@@ -282,7 +305,7 @@ def _notes_on_the_test(case: Case) -> Iterator[str]:
 
 
 def words(baseline: BaselineResult) -> str:
-    """What a sentence calls a baseline."""
+    """Return what a sentence calls a baseline."""
     return baseline.words or f"the baseline {baseline.name}"
 
 

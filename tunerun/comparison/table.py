@@ -157,7 +157,7 @@ class ComparisonTable:
         if isinstance(value, Difference):
             low_to_high = numbers.interval(value.low, value.high, self._deciding_unit, rows)
             return f"{numbers.difference(value.value, self._deciding_unit, rows)} ({low_to_high})"
-        if column.kind is ColumnKind.VALUE:  # null is a value too
+        if column.kind is ColumnKind.VALUE:  # null is a value too: an axis may have it
             if column.key not in row.cells or isinstance(value, Estimate | tuple):
                 return ""
             return labels.text(value)
@@ -212,6 +212,7 @@ class ComparisonTable:
                 elif not isinstance(value, Estimate | Difference):
                     flat[key] = value
             found.append(flat)
+        # A column for each part is the same for every row, but most tables have no spread or no interval at all.
         empty = [key for key in (found[0] if found else ()) if all(row[key] in (None, "") for row in found)]
         return [{key: value for key, value in row.items() if key not in empty} for row in found]
 
@@ -223,6 +224,7 @@ class ComparisonTable:
 
     def best(self, count: int) -> ComparisonTable:
         """Return the table with at most `count` points: where there are more, the best of them, the best first."""
+        # A sweep may have thousands of points; a terminal, a note and a notebook show the ones that a reader may use.
         points, measure = self.points, self._deciding
         if len(points) <= count:
             return self
@@ -333,6 +335,7 @@ def _states(trials: Sequence[TrialResult]) -> str:
         counts = Counter(trial.state.value for trial in trials)
         return next(iter(counts)) if len(counts) == 1 else ", ".join(f"{n} {state}" for state, n in counts.items())
     trial = trials[0]
+    # How far a job came says more about one that failed or runs than its state alone.
     is_under_way = trial.last_step and trial.state is not JobState.SUCCEEDED
     return f"{trial.state} {trial.last_step}/{trial.record.steps}" if is_under_way else trial.state.value
 

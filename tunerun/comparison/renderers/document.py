@@ -39,6 +39,7 @@ def document(table: ComparisonTable, run_ids: Mapping[int, str] | None = None) -
     }
     if len(verdict.sweeps) > 1:
         found["sweeps"] = [sweep.id for sweep in verdict.sweeps]
+    # RFC 8259 has no NaN and no Infinity, and JavaScript refuses a document that contains them.
     return {key: _finite(value) for key, value in found.items()}
 
 

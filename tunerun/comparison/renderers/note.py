@@ -25,6 +25,7 @@ def render(table: ComparisonTable) -> str:
         lines.append(f"- ... and {shown.left_out:,} more points")
     lines += [line for note in shown.verdict.notes for line in ("", escaped(note))]
     text = "\n".join(lines)
+    # Cut at a whole line: half of a Markdown mark would change what follows it.
     return text if len(text) <= MAX_CHARACTERS else text[: MAX_CHARACTERS - 4].rpartition("\n")[0] + "\n..."
 
 

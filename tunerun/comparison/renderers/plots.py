@@ -32,6 +32,7 @@ def _points(table: ComparisonTable) -> bytes | None:
     measure = next((each for each in verdict.measures if each.name == decision.metric), None)
     if column is None or measure is None:
         return None
+    # Differences and not values: on the same rows two models may differ clearly although their own intervals overlap.
     factor = 100 if measure.unit is Unit.SHARE else 1
     intervals = []
     for row in shown.points:

@@ -33,6 +33,7 @@ def write_page(table: ComparisonTable, ledger: Ledger, file: Path | None = None)
     Raises:
         InputError: the file cannot be written.
     """
+    # The page is made before the folder: a comparison that fails leaves nothing behind.
     content = page(table, ledger).encode()
     target = file or ledger.path.parent / FOLDER / f"{'+'.join(sweep.id for sweep in table.verdict.sweeps)}.html"
     try:

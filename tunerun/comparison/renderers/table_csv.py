@@ -39,7 +39,7 @@ def cell(value: Scalar) -> str:
     """Write a value as a cell: text that would be a formula has an apostrophe before it, which spreadsheets hide."""
     if value is None:
         return ""
-    if isinstance(value, bool):
+    if isinstance(value, bool):  # as JSON and YAML, not Python, write it
         return "true" if value else "false"
     if isinstance(value, str):
         text = value.replace("\r\n", "\n").replace("\r", "\n")  # csv does not quote a lone carriage return

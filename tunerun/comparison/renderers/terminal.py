@@ -75,9 +75,10 @@ def print_words(table: ComparisonTable, console: Console) -> None:
 class _Widths:
     """The width that each column needs and would like, in characters.
 
-    rich shrinks the widest column first and cuts numbers; here a number, its sign and its interval stay on one line,
-    and words stay whole.
+    A number, its sign and its interval stay on one line, and words stay whole.
     """
+
+    # rich would shrink the widest column first and cut numbers.
 
     needed: list[int]
     liked: list[int]
@@ -132,6 +133,7 @@ def _table(table: ComparisonTable, width: int) -> Table:
 
 def _words(text: str, style: str = "") -> Text:
     """Return text from outside without markup, and with control characters made visible."""
+    # An escape sequence in a swept text or an answer could move the cursor or hide a line.
     return Text("".join(c if c.isprintable() else ascii(c)[1:-1] for c in text), style=style)
 
 

@@ -85,7 +85,12 @@ def columns(verdict: Verdict, sources: ReportSources) -> list[AnswerColumn]:
 
 
 def pack_answers(verdict: Verdict, sources: ReportSources, max_bytes: int = MAX_PACKED_BYTES) -> PackedAnswers:
-    """The answers that fit into so many bytes, packed as the page carries them."""
+    """Return the answers that fit into a page.
+
+    Args:
+        max_bytes: of the packed answers; where not all columns fit, the most important are kept, and where not even
+            one does, the first rows of two.
+    """
     ordered = columns(verdict, sources)
     rows = len(sources.rows)
     if not ordered or not rows:
@@ -111,23 +116,27 @@ def pack_answers(verdict: Verdict, sources: ReportSources, max_bytes: int = MAX_
 
 
 def _most(count: int, max_bytes: int, size: Callable[[int], int]) -> int:
-    """About the largest number up to a count whose size fits; 0: not even one.
-
-    A size is nearly proportional to the number, so two or three are measured; to halve would take eight packings of
-    seconds each.
-    """
+    """About the largest number up to a count whose size fits; 0: not even one."""
+    # A size is nearly proportional to the number, so two or three packings find it; halving would take eight, of
+    # seconds each in a large sweep.
     while count and (needed := size(count)) > max_bytes:
         count = int(count * 0.97 * max_bytes / needed)
     return count
 
 
 def document_of(kept: Sequence[AnswerColumn], sources: ReportSources, rows: int) -> dict[str, Any]:
-    """The answers as JSON values.
+    """Return the answers as JSON values.
 
-    `rows` is a list of [input, expected, texts, right], where `texts` are the different answers of the row and `right`
-    is 1 or 0 for each of them; `given` has, for each column and each of its trials, the index of its answer in every
-    row. An answer that counts as right for one column and as wrong for another is listed twice.
+    Args:
+        kept: the columns to write.
+        rows: number of rows to write, from the first.
+
+    Returns:
+        `rows` is a list of [input, expected, texts, right], where `texts` are the different answers of the row and
+        `right` is 1 or 0 for each of them; `given` has, for each column and each of its trials, the index of its answer
+        in every row. An answer that counts as right for one column and as wrong for another is listed twice.
     """
+    # Models of one sweep often give the same answer: each text is written once for its row, and columns are indexes.
     table: list[list[Any]] = []
     given: list[list[list[int]]] = [[[] for _ in column.answers] for column in kept]
     for row, example in enumerate(sources.rows[:rows]):
@@ -146,14 +155,15 @@ def document_of(kept: Sequence[AnswerColumn], sources: ReportSources, rows: int)
 
 
 def cut(text: str) -> str:
-    """A text that is not too long to be shown."""
+    """Return a text that is short enough to be shown; what is cut off is counted."""
     if len(text) <= MAX_TEXT_CHARACTERS:
         return text
     return f"{text[:MAX_TEXT_CHARACTERS]}... ({len(text) - MAX_TEXT_CHARACTERS:,} more characters)"
 
 
 def pack(document: object) -> str:
-    """A JSON value as the page carries it: deflated, in base64, the same for the same value."""
+    """Return a JSON value as the page carries it: deflated, in base64, the same for the same value."""
+    # Base64 has no character that could end the script element which carries it, whatever an answer contains.
     content = json.dumps(document, ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode()
     return base64.b64encode(zlib.compress(content, 6)).decode()
 

@@ -153,6 +153,7 @@ def _interval_table(plots: Sequence[IntervalPlot]) -> WordTable | None:
     """All plots of intervals as one table: a row for each mark, a column for each plot."""
     if not plots:
         return None
+    # A point that lacks a measure is missing from that plot, so the rows come from all plots together.
     names = list(dict.fromkeys(mark.name for plot in plots for mark in plot.marks))
     words = [{mark.name: mark.words for mark in plot.marks} for plot in plots]
     rows = tuple((name, *(column.get(name, numbers.UNKNOWN) for column in words)) for name in names)

@@ -38,11 +38,17 @@ _UNSEEN = re.compile(
 
 
 def render(document: Document, table: ComparisonTable) -> str:
-    """The page of a report."""
+    """Return the page of a report.
+
+    Args:
+        table: the comparison's own table, of the same verdict.
+    """
+    # A source map would be a request to a file that does not exist.
     scripts = [_SOURCE_MAP.sub("", _asset(LIBRARY)).strip(), _asset("report.js")]
     style = _asset("report.css")
     # The library's copies have to carry its licence; two hyphens would end the comment that it is in.
     licence = _asset(f"{LIBRARY.rpartition('/')[0]}/LICENSE.md").replace("--", "- -").strip()
+    # Hashes instead of 'unsafe-inline': a script that an answer smuggled in would have another hash and not run.
     policy = "; ".join(
         [
             "default-src 'none'",
@@ -70,15 +76,14 @@ def render(document: Document, table: ComparisonTable) -> str:
 
 
 def visible(text: str) -> str:
-    """A text in which characters that are not seen, or that turn the direction of others, are written as codes.
-
-    A right-to-left override in an answer would show a label backwards; a lone surrogate cannot be written as UTF-8.
-    """
+    """Return a text with invisible characters, and those that turn the direction of others, as codes."""
+    # A right-to-left override in an answer would show a label backwards; a lone surrogate cannot be written as UTF-8.
     return _UNSEEN.sub(lambda match: f"[U+{ord(match[0]):04X}]", text)
 
 
 @cache
 def _environment() -> Environment:
+    # `Markup` is our own HTML; only plain strings come from outside.
     def shown(value: Any) -> Any:
         return visible(value) if type(value) is str else value
 

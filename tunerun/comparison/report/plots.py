@@ -16,7 +16,7 @@ from tunerun.job import Scalar
 from tunerun.metrics import Unit
 
 LOG_RATIO = 20
-"""An axis whose largest value is so many times its smallest is drawn by logarithm."""
+"""Ratio of the largest to the smallest value from which an axis is logarithmic, as for learning rates."""
 
 _ALL_EXAMPLES = "dataset.limit"
 """The key of which null means every training example there is."""
@@ -119,20 +119,20 @@ class CurveLine:
 
 
 def point_name(point: PointResult) -> str:
-    """A point as a plot calls it: its number and what it sets."""
+    """Return a point's name in a plot: its number and what it sets."""
     words = label(point.overrides)
     return f"{point.number}: {words}" if words else f"point {point.number}"
 
 
 def standing(verdict: Verdict, point: PointResult) -> MarkKind:
-    """What the verdict says of a point."""
+    """Return what the verdict says of a point, as a mark shows it."""
     if point.number == verdict.decision.advised:
         return MarkKind.ADVISED
     return MarkKind.TIED if point.is_tied else MarkKind.POINT
 
 
 def interval_plots(verdict: Verdict) -> tuple[IntervalPlot, ...]:
-    """The differences to each baseline, the one that is hardest to beat first; then the value of each measure."""
+    """Return the differences to each baseline, the hardest first, and then the value of each measure."""
     hardest = verdict.decision.against
     names = [b.name for b in verdict.baselines if any(d.baseline == b.name for p in verdict.points for d in p.against)]
     names.sort(key=lambda name: name != hardest)
@@ -239,7 +239,7 @@ def _baseline_lines(verdict: Verdict, measure: Measure) -> tuple[ReferenceLine, 
 
 
 def axis_plots(verdict: Verdict, sources: ReportSources) -> tuple[AxisPlot, ...]:
-    """Each measure against each key that the points vary, the axes in the sweep's order."""
+    """Return each measure against each key that the points vary, in the sweep's order of axes."""
     keys = [k for k in verdict.points[0].overrides if len(_settings(verdict, k)) > 1] if verdict.points else []
     names = short_names(keys)
     return tuple(
@@ -255,6 +255,7 @@ def _settings(verdict: Verdict, key: str) -> list[Scalar]:
 
 
 def _axis_plot(verdict: Verdict, sources: ReportSources, key: str, name: str, measure: Measure) -> AxisPlot:
+    # Points that differ in this axis only are one line; without that, a plot of a grid would be a cloud.
     shown = [p for p in verdict.points if _is_known(p.estimates, measure)]
     where = _numeric_places(verdict, sources, shown, key)
     categories: list[str] = []
@@ -309,7 +310,7 @@ def _numeric_places(
 
 
 def curve_lines(verdict: Verdict, sources: ReportSources) -> tuple[CurveLine, ...]:
-    """The loss curves of all trials that have one."""
+    """Return the loss curves of all trials that have one."""
     lines = []
     for trial in verdict.trials:
         curve = sources.curves.get(trial.record.key)
@@ -343,7 +344,7 @@ def _merit(value: float, measure: Measure) -> float:
 
 def _drawn(value: float, unit: Unit) -> float:
     """A value as it is drawn: a share as a percentage; an end of an interval that is infinite, as far as anything."""
-    if not math.isfinite(value):
+    if not math.isfinite(value):  # JSON has no infinity
         return math.copysign(1e9, value)
     return _significant(100 * value if unit is Unit.SHARE else value, 6)
 

@@ -86,6 +86,8 @@ class _Reader:
     def answers(self) -> dict[str, ShownAnswers]:
         """By subject; of trials whose held-out set has other rows than the first one's, none: no row is theirs too."""
         verdict = self._verdict
+        # A template axis makes several held-out sets of the same rows, which are shown side by side; answers to other
+        # rows would be shown beside questions that were never asked.
         asked = [(trial.record.key, trial.record) for trial in verdict.trials]
         asked += [(baseline.subject, record) for baseline in verdict.baselines for record in self._records(baseline)]
         found: dict[str, ShownAnswers] = {}
@@ -180,6 +182,7 @@ class _Reader:
         known = [p for p in verdict.points if deciding and deciding.name in p.estimates and not p.stopped]
         if deciding is None or not known:
             return ()
+        # The point of the sentence, so that the matrix is of what the reader has just read about.
         sign = 1 if deciding.higher_is_better else -1
         about = [p for p in known if p.number in (verdict.decision.advised, verdict.decision.about)]
         point = max(about or known, key=lambda p: sign * p.estimates[deciding.name].value)
@@ -256,6 +259,7 @@ class _Reader:
     def _paths(self) -> list[str]:
         """The absolute paths that configs name in sections that have paths, the longest first."""
         sections = [trial.record.config.get(name) for trial in self._verdict.trials for name in _WITH_PATHS]
+        # The longest first, because a folder may be the beginning of another path.
         found = {text for each in sections for text in _strings(each) if PurePath(text).parent.name}
         found = {path for path in found if PurePath(path).is_absolute()}
         return sorted(found, key=lambda path: (-len(path), path))

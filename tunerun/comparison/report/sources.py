@@ -78,11 +78,11 @@ class ReportSources:
 
 
 MOST_CURVE_POINTS = 100
-"""Of one training curve: 200 of them are drawn at once, on a screen 1,000 pixels wide."""
+"""Maximum number of points of a training curve: 200 curves are drawn at once, on a screen 1,000 pixels wide."""
 
 
 def thinned(curve: Sequence[tuple[float, float]], most: int = MOST_CURVE_POINTS) -> tuple[tuple[float, float], ...]:
-    """A curve of at most so many points: each the mean of as many neighbours, at the place of the last of them."""
+    """Return a curve of at most `most` points: means of equally many neighbours, at the place of the last of each."""
     size = -(-len(curve) // most)
     groups = [curve[start : start + size] for start in range(0, len(curve), size)] if curve else []
     return tuple((group[-1][0], sum(loss for _, loss in group) / len(group)) for group in groups)
