@@ -6,8 +6,7 @@ and the wire reports them in a header of the response.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Container, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Container, Iterable
 from contextvars import ContextVar
 from typing import Annotated, Any, ClassVar
 
@@ -77,21 +76,14 @@ async def answer_json(
     Raises:
         ServiceError: the body cannot be parsed, or the request is refused.
     """
-    with _collecting() as ignored:
-        try:
-            return await handler(_JsonRequest(scope, receive, read_json)), ignored
-        except HTTPException as error:
-            if isinstance(error.__cause__, ServiceError):  # FastAPI wraps any error from reading a body
-                raise error.__cause__ from None
-            raise
-
-
-@contextmanager
-def _collecting() -> Iterator[list[str]]:
     names: list[str] = []
     token = _ignored.set(names)
     try:
-        yield names
+        return await handler(_JsonRequest(scope, receive, read_json)), names
+    except HTTPException as error:
+        if isinstance(error.__cause__, ServiceError):  # FastAPI wraps any error from reading a body
+            raise error.__cause__ from None
+        raise
     finally:
         _ignored.reset(token)
 

@@ -21,13 +21,17 @@ class Wire(Protocol):
         ...
 
     def takes(self, scope: Scope) -> bool:
-        """Whether a request is of this wire, by its path, query and headers, which may be malformed; raises nothing."""
+        """Whether a request is of this wire, by its path, query and headers, which may be malformed; never raises."""
         ...
 
     def secret_of(self, scope: Scope, parameters: Mapping[str, str]) -> str | None:
-        """The key that a request was sent with; None: it has none.
+        """Return the key of a request; None: it has none.
 
-        A key in the query is removed from `scope["query_string"]`, so that no route and no log sees it.
+        A key in the query is removed from `scope["query_string"]`, so that no route and no log has it.
+
+        Args:
+            scope: the request.
+            parameters: the parameters of its query.
 
         Raises:
             ServiceError: keys contradict each other, or there is none and the wire says how to send one.
@@ -35,24 +39,24 @@ class Wire(Protocol):
         ...
 
     def reads_body_itself(self, scope: Scope) -> bool:
-        """Whether the route reads the body itself, as it arrives and with a limit of its own: an upload."""
+        """Whether the route reads the body itself, as it arrives and with a limit of its own, as an upload does."""
         ...
 
     def refusal(self, error: ServiceError) -> tuple[int, Mapping[str, Any], Mapping[str, str]]:
-        """The status, the body and the headers by which a request is refused."""
+        """Return the status, the body and the headers of the response to a refused request."""
         ...
 
 
 WIRES: tuple[Wire, ...] = (OPENAI, GEMINI)
-"""The first that takes a request handles it. The last one's envelope refuses requests that none takes."""
+"""The first wire whose `takes` is true handles a request. Requests of no wire get the last one's error envelope."""
 
 
 def wire_taking(scope: Scope) -> Wire | None:
-    """The wire that a request is of; None: it is the page's, a probe's, or nothing's."""
+    """Return the wire of a request; None: it is for the page or a probe, or its path does not exist."""
     return next((wire for wire in WIRES if wire.takes(scope)), None)
 
 
 def refusal(scope: Scope, error: ServiceError) -> tuple[int, Mapping[str, Any], Mapping[str, str]]:
-    """The status, body and headers of a refusal, as the request's wire writes it."""
+    """Return the status, body and headers of a refusal, as the request's wire writes it."""
     wire: Wire = scope["state"].get("wire") or WIRES[-1]
     return wire.refusal(error)

@@ -87,9 +87,8 @@ class Library:
             )
         return row
 
-    def is_there(self, name: str) -> bool:
-        """Whether a tuned model has that name, visible to the caller or not."""
-        identifier = name.removeprefix("tunedModels/")
+    def is_there(self, identifier: str) -> bool:
+        """Whether a tuned model exists, by its id; also one that not every caller may see."""
         return identifier in self.sweep_models or self._state.tuned_model(identifier) is not None
 
     # Tuned models
@@ -136,6 +135,8 @@ class Library:
         """Return up to `size` tuned models that the caller may read, newest first.
 
         Args:
+            caller: the key of the request.
+            size: the most to return.
             before: return models that are older than the one with this number; 0: start with the newest.
         """
         return self.listed(Listing(caller.owner, newest_first=True, after=before), size)
@@ -160,8 +161,9 @@ class Library:
         """Return the jobs of one wire that the caller may read, newest first.
 
         Args:
-            noted: the key in `TunedModelRow.notes` that only this wire writes.
+            caller: the key of the request.
             size: the most to return; negative: all.
+            noted: the key in `TunedModelRow.notes` that only this wire writes.
             after: the number of the last row of the previous page; 0: this is the first page.
             metadata: exact pairs to match; None: only jobs without metadata.
         """
@@ -187,7 +189,13 @@ class Library:
         return own | {row.key: [*one.curve] for row in rows if (one := self.sweep_models.get(row.id)) is not None}
 
     def steps(self, row: TunedModelRow, before: int, size: int) -> Sequence[Snapshot]:
-        """Return up to `size` steps before a given step, newest first; only for jobs of this service, not of sweeps."""
+        """Return a part of a loss curve, newest first; only for jobs of this service, not of sweeps.
+
+        Args:
+            row: the tuned model.
+            before: return only earlier steps than this one.
+            size: the most steps to return.
+        """
         return self._state.steps(row.key, before, size)
 
     def curve(self, row: TunedModelRow) -> list[Snapshot]:
@@ -218,7 +226,17 @@ class Library:
     # Operations
 
     def of_operation(self, caller: Key, identifier: str, operation: str, role: Role = Role.READER) -> TunedModelRow:
-        """Return the tuned model that an operation creates."""
+        """Return the tuned model that an operation creates.
+
+        Args:
+            caller: the key of the request.
+            identifier: the id, without `tunedModels/`.
+            operation: the last part of the operation's name.
+            role: the role that the caller needs.
+
+        Raises:
+            ServiceError: the tuned model has no such operation, or see `get`.
+        """
         row = self.get(caller, identifier, role)
         if row.operation != operation:
             raise not_found(f"tunedModels/{identifier}/operations/{operation}")
@@ -276,7 +294,11 @@ class Library:
         return self._state.permissions.of(identifier) if one is None else [one.permission]
 
     def permission(self, caller: Key, identifier: str, permission: str) -> PermissionRow:
-        """Return one permission for a tuned model, by its id."""
+        """Return one permission for a tuned model, by its id.
+
+        Raises:
+            ServiceError: the permission does not exist, or see `get`.
+        """
         found = next((p for p in self.permissions(caller, identifier) if p.id == permission), None)
         if found is None:
             raise not_found(f"tunedModels/{identifier}/permissions/{permission}")
@@ -286,7 +308,11 @@ class Library:
         """Grant a permission to one user or to everyone.
 
         Args:
-            email: the user's address; None for EVERYONE.
+            caller: the key of the request, which has to be a writer's.
+            identifier: the id of the tuned model, without `tunedModels/`.
+            grantee: the kind of grantee.
+            email: the user's address; ignored for EVERYONE.
+            role: the role.
 
         Raises:
             ServiceError: the role cannot be granted, or the grantee already has a permission.
@@ -305,7 +331,17 @@ class Library:
         return row
 
     def change_role(self, caller: Key, identifier: str, permission: str, role: Role) -> PermissionRow:
-        """Change the role of a permission, its only mutable field."""
+        """Change the role of a permission, its only mutable field.
+
+        Args:
+            caller: the key of the request, which has to be a writer's.
+            identifier: the id of the tuned model, without `tunedModels/`.
+            permission: the id of the permission.
+            role: the new role.
+
+        Raises:
+            ServiceError: the role cannot be granted, it is the owner's permission, or see `permission`.
+        """
         self.get(caller, identifier, Role.WRITER)
         row = self.permission(caller, identifier, permission)
         _check_role(row.grantee, Role.OWNER if row.role is Role.OWNER else role)
@@ -313,7 +349,11 @@ class Library:
         return replace(row, role=role)
 
     def revoke(self, caller: Key, identifier: str, permission: str) -> None:
-        """Revoke a permission; the owner's cannot be revoked."""
+        """Revoke a permission.
+
+        Raises:
+            ServiceError: it is the owner's permission, or see `permission`.
+        """
         self.get(caller, identifier, Role.WRITER)
         if self.permission(caller, identifier, permission).role is Role.OWNER:
             raise ServiceError(
@@ -322,10 +362,19 @@ class Library:
             )
         self._state.permissions.revoke(identifier, permission)
 
-    def transfer(self, caller: Key, identifier: str, given_email: str | None) -> None:
-        """Transfer ownership of a tuned model; the previous owner becomes a writer."""
+    def transfer(self, caller: Key, identifier: str, address: str | None) -> None:
+        """Transfer ownership of a tuned model; the previous owner becomes a writer.
+
+        Args:
+            caller: the key of the request, which has to be the owner's.
+            identifier: the id, without `tunedModels/`.
+            address: e-mail address of the new owner.
+
+        Raises:
+            ServiceError: the address is invalid or the caller's own, or see `get`.
+        """
         self.get(caller, identifier, Role.OWNER)
-        email = _email(given_email)
+        email = _email(address)
         if email == caller.owner:
             raise invalid("email", f"{email} already owns it")
         self._state.permissions.transfer(
@@ -341,8 +390,8 @@ def _check_role(grantee: Grantee, role: Role) -> None:
         raise invalid("role", f"EVERYONE may be READER, not {role.value}")
 
 
-def _email(given: str | None) -> str:
-    text = (given or "").strip().lower()
+def _email(address: str | None) -> str:
+    text = (address or "").strip().lower()
     if text.count("@") != 1 or not all(text.split("@")) or len(text) > 254 or not text.isprintable() or " " in text:
         raise invalid("email", "must be an e-mail address")
     return text

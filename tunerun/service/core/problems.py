@@ -95,7 +95,13 @@ class ServiceError(TunerunError):
 
 
 def invalid(field: str, text: str, code: Code = Code.INVALID_ARGUMENT) -> ServiceError:
-    """Return the error for one invalid field of a request."""
+    """Return the error for one invalid field of a request.
+
+    Args:
+        field: the field's name, in the core's terms or in those of the wire that calls.
+        text: what is wrong with it.
+        code: the kind of error.
+    """
     return ServiceError(code, f"{field}: {text}", fields={field: text})
 
 

@@ -189,7 +189,13 @@ class State:
         return found
 
     def steps(self, key: str, before: int, size: int) -> list[Snapshot]:
-        """Return up to `size` steps of a curve before a given step, newest first."""
+        """Return a part of a loss curve, newest first.
+
+        Args:
+            key: the key of the tuned model.
+            before: return only earlier steps than this one.
+            size: the most steps to return.
+        """
         rows = self.database.rows(
             "SELECT * FROM snapshot WHERE key = ? AND step < ? ORDER BY step DESC LIMIT ?", [key, before, size]
         )
@@ -256,7 +262,13 @@ class State:
         self.database.write("UPDATE tuned_model SET started_at = NULL WHERE key = ?", [key])
 
     def record(self, key: str, snapshots: Sequence[Snapshot], epochs: Sequence[EpochRow] = ()) -> None:
-        """Append steps to a curve, and states after epochs; known ones are ignored, and so are deleted jobs."""
+        """Append steps to a curve, and states after epochs; no effect if the tuned model was deleted.
+
+        Args:
+            key: the key of the tuned model.
+            snapshots: the steps; those that are stored already are ignored: a resumed job may repeat some.
+            epochs: the states after epochs; those that are stored already are ignored.
+        """
         with self.database.transaction() as file:
             if file.rows("SELECT 1 FROM tuned_model WHERE key = ?", [key]):
                 file.write_many(

@@ -2,8 +2,8 @@
 
 As in proto3's JSON: names in lowerCamelCase or snake_case, enums by name or number, numbers also as strings, null for
 absent fields; responses omit what is zero or empty, and write 64-bit numbers as strings. One object is accepted in
-place of a list, as Google's services do. Unknown names are ignored, because a newer client may send newer fields;
-`noting_ignored` collects them.
+place of a list, as Google's services do. Unknown names are ignored and reported,
+see `tunerun.service.routes`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ TYPES = "type.googleapis.com/google.ai.generativelanguage.v1beta"
 
 MAX_INT32 = 2**31 - 1
 MAX_FLOAT = 3.4e38
-"""The largest number of the API's types, which have 32 bits."""
+"""The largest numbers of the API's types, which have 32 bits. A client could not read a list that has larger ones."""
 
 MAX_TEMPERATURE = 2.0
 
@@ -54,10 +54,10 @@ Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
 Float = Annotated[float, Field(ge=-MAX_FLOAT, le=MAX_FLOAT)]
 
 MAX_EXAMPLES = 200_000
-"""Of a request. 4 MiB of examples as short as "1" and "2" are more, but no model learns from those."""
+"""The most examples of a request. 4 MiB of examples as short as "1" and "2" are more, but no model learns from them."""
 
 MAX_PARTS = 1000
-"""Of a conversation and of a turn."""
+"""The most turns of a conversation, and parts of a turn."""
 
 T = TypeVar("T")
 
@@ -67,11 +67,14 @@ def _listed(value: object) -> object:
 
 
 Several = Annotated[list[T], Field(fail_fast=True, max_length=MAX_PARTS), BeforeValidator(_listed)]
-"""A list, or one alone where a list is meant."""
+"""A list; a single object is accepted in place of a list of one."""
 
 
 class GeminiMessage(BaseModel):
-    """A message of the API."""
+    """A message of the API, in a request.
+
+    A class whose name in the API exists elsewhere in tunerun has another one; its `title` is the API's, for clients.
+    """
 
     model_config = ConfigDict(
         alias_generator=to_camel,
@@ -86,7 +89,7 @@ class GeminiMessage(BaseModel):
 
     @classmethod
     def __pydantic_init_subclass__(cls, **_options: Any) -> None:
-        """Note the names of the fields, in both spellings."""
+        """Collect the names of the fields, in both spellings."""
         cls._known = frozenset(cls.model_fields) | {to_camel(name) for name in cls.model_fields}
 
     @model_validator(mode="before")
@@ -143,8 +146,7 @@ class TuningTask(GeminiMessage):
     complete_time: Ignored = None
     snapshots: Ignored = None
     training_data: Dataset | None = None
-    validation_data: Dataset | None = None
-    """Not in the API: held-out examples, on which the loss is measured."""
+    validation_data: Dataset | None = None  # not in the API: held-out examples, on which the loss is measured
     validation_loss: Ignored = None
     base_validation_loss: Ignored = None
     hyperparameters: GeminiHyperparameters | None = None
@@ -265,23 +267,23 @@ class CountTokens(GeminiMessage):
     generate_content_request: GenerateContent | None = None
 
 
-# What is answered
+# Responses
 
 
 def message(**values: object) -> Json:
-    """A message without the fields that are zero or empty, as in proto3's JSON."""
+    """Return a message as JSON, without the fields that are zero or empty, as proto3 does."""
     return {to_camel(name): value for name, value in values.items() if value not in (None, "", 0, False, [], {})}
 
 
 def timestamp(seconds: float | None) -> str | None:
-    """Seconds since 1970 in UTC as RFC 3339; None stays None."""
+    """Return seconds since 1970 (UTC) in the form of RFC 3339; None stays None."""
     if seconds is None:
         return None
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def model(offered: OfferedModel) -> Json:
-    """A base model as the API's JSON."""
+    """Return a base model as the API's JSON."""
     limit = offered.context_tokens or DEFAULT_CONTEXT
     return _serving(Serving()) | message(
         name=f"models/{offered.name}",
@@ -297,12 +299,13 @@ def model(offered: OfferedModel) -> Json:
 
 
 def _serving(values: Serving) -> Json:
-    """Defaults of answers; optional in the proto, so that 0 is kept."""
+    # Not by `message`: these fields are optional in the proto, so 0 is a value of its own.
     return {"temperature": values.temperature, "topP": values.top_p, "topK": values.top_k}
 
 
 def tuned_model(row: TunedModelRow, curve: Sequence[Snapshot]) -> Json:
-    """A tuned model as the API's JSON."""
+    """Return a tuned model as the API's JSON."""
+    losses = {"validationLoss": row.validation_loss, "baseValidationLoss": row.base_validation_loss}
     source = f"tunedModels/{row.source}" if row.source else None
     base = f"models/{row.base_model}"
     return _serving(row.serving) | message(
@@ -315,7 +318,8 @@ def tuned_model(row: TunedModelRow, curve: Sequence[Snapshot]) -> Json:
         create_time=timestamp(row.created_at),
         update_time=timestamp(row.updated_at),
         reader_project_numbers=[str(number) for number in row.reader_projects],
-        tuning_task=_losses(row)
+        # The losses are not in the API, so they only appear for a job that has held-out examples.
+        tuning_task={name: loss for name, loss in losses.items() if loss is not None}
         | message(
             start_time=timestamp(row.started_at),
             complete_time=timestamp(row.completed_at),
@@ -331,19 +335,13 @@ def tuned_model(row: TunedModelRow, curve: Sequence[Snapshot]) -> Json:
     )
 
 
-def _losses(row: TunedModelRow) -> Json:
-    """The losses on held-out examples; not in the API, so they only appear where a request has held-out examples."""
-    losses = {"validationLoss": row.validation_loss, "baseValidationLoss": row.base_validation_loss}
-    return {name: loss for name, loss in losses.items() if loss is not None}
-
-
 def snapshot(one: Snapshot) -> Json:
-    """A step of a loss curve."""
+    """Return a step of a loss curve as the API's JSON."""
     return message(step=one.step, epoch=one.epoch, mean_loss=one.mean_loss, compute_time=timestamp(one.compute_time))
 
 
 def operation(row: TunedModelRow, curve: Sequence[Snapshot]) -> Json:
-    """The operation that makes a tuned model."""
+    """Return the long-running operation that creates a tuned model, as the API's JSON."""
     steps = curve[-1].step if curve else 0
     name = f"tunedModels/{row.id}"
     answer = message(
@@ -368,7 +366,7 @@ def operation(row: TunedModelRow, curve: Sequence[Snapshot]) -> Json:
 
 
 def permission(row: PermissionRow) -> Json:
-    """A permission as the API's JSON."""
+    """Return a permission as the API's JSON."""
     return message(
         name=f"tunedModels/{row.tuned_model}/permissions/{row.id}",
         grantee_type=row.grantee.value,
@@ -385,14 +383,17 @@ def generated(
     finish_message: str | None = None,
     tokens: tuple[int, int] | None = None,
 ) -> Json:
-    """An answer, or a part of one.
+    """Return an answer, or a part of one, as the API's JSON.
 
     Args:
-        finish: why it ends here; None: more is to come.
-        tokens: of the prompt and of the answer.
+        text: the text, which may be empty.
+        name: the model that answers.
+        finish: why the answer ends here; None: more parts follow.
+        finish_message: a caveat about the answer; None: there is none.
+        tokens: how many tokens the prompt and the answer have; None: not stated in this part.
     """
     candidate = {
-        "content": {"role": "model", "parts": [{"text": text}]},  # an empty text is a text all the same
+        "content": {"role": "model", "parts": [{"text": text}]},  # not by `message`, which would omit an empty text
         **message(finish_reason=finish, finish_message=finish_message),
     }
     usage = (
