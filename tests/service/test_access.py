@@ -26,13 +26,13 @@ from tunerun.service.server import listening
 LONG = 1_000_000
 
 
-@pytest.fixture
-def shared(client: Client) -> Iterator[str]:
-    """A tuned model of the first key's owner."""
-    client.good("POST", "/tunedModels", body(epochCount=1), tunedModelId="shared")
-    client.finished("shared")
-    yield "/tunedModels/shared"
-    client.call("DELETE", "/tunedModels/shared")
+@pytest.fixture(scope="module")
+def shared(running: RunningService) -> Iterator[str]:
+    """A tuned model of the first key's owner, which tests leave as it was."""
+    with Client(running.address, running.key.secret) as client:
+        client.tuned("shared", epochCount=1)
+        yield "/tunedModels/shared"
+        client.good("DELETE", "/tunedModels/shared")
 
 
 def reason(error: dict[str, Any]) -> object:
@@ -121,8 +121,10 @@ def test_what_a_caller_may_not_see_is_answered_like_what_is_missing(client: Clie
     assert len(client.good("GET", f"{shared}/permissions")["permissions"]) == 1
 
 
-def test_roles_are_concentric(client: Client, other: Client, shared: str) -> None:
-    """A reader asks, a writer also changes and shares, the owner also deletes and transfers."""
+def test_roles_are_concentric(client: Client, other: Client) -> None:
+    """A reader gets answers, a writer also changes and shares, the owner also deletes and transfers."""
+    client.tuned("given-away", epochCount=1)
+    shared = "/tunedModels/given-away"
     path = f"{shared}/permissions"
     asked = {"granteeType": "USER", "emailAddress": "Other@localhost", "role": "READER"}
     granted = client.good("POST", path, asked)

@@ -232,14 +232,19 @@ def test_many_examples_have_other_defaults(client: Client) -> None:
     ],
 )
 def test_what_is_not_offered_is_refused_by_its_name(client: Client, asked: Any, field: str) -> None:
-    """No JSON mode, turns that alternate, text alone, 40,000 characters, room for an answer."""
-    client.good("POST", "/tunedModels", body(epochCount=1), tunedModelId="asked")
-    client.finished("asked")
-    for path in ("/tunedModels/asked:generateContent", "/models/tiny:generateContent"):
-        error = client.refused(400, "POST", path, asked)
-        assert error["status"] == "INVALID_ARGUMENT"
-        assert error["details"][0]["fieldViolations"][0]["field"] == field
-    delete(client, "asked")
+    """No JSON mode, turns that alternate, text only, at most 40,000 characters, room for an answer."""
+    error = client.refused(400, "POST", "/models/tiny:generateContent", asked)
+    assert error["status"] == "INVALID_ARGUMENT"
+    assert error["details"][0]["fieldViolations"][0]["field"] == field
+
+
+def test_a_tuned_model_refuses_what_its_base_model_refuses(client: Client) -> None:
+    """By the reader of the request, by its limit on characters, and by the engine's limit on tokens."""
+    client.tuned("strict", epochCount=1)
+    for asked in (prompt("1", candidateCount=2), prompt("x" * 40_001), prompt("x " * 200)):
+        error = client.refused(400, "POST", "/tunedModels/strict:generateContent", asked)
+        assert error == client.refused(400, "POST", "/models/tiny:generateContent", asked)
+    delete(client, "strict")
 
 
 def test_a_conversation_of_several_turns_is_answered_and_counted(client: Client) -> None:

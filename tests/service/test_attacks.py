@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import statistics
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +19,6 @@ import pytest
 
 from tests.rigs.running_service import RunningService
 from tests.service.client import ROWS, Client, body, prompt
-from tunerun.backends.local.engine_calls import PromptBatch
-from tunerun.engine.messages import Answers
 from tunerun.job import Answer
 from tunerun.service.app import Settings
 from tunerun.service.connection import Connection
@@ -184,19 +184,27 @@ def test_paths_that_are_nearly_right_are_not_found(client: Client) -> None:
 
 @pytest.fixture
 def own(settings: Settings, tmp_path: Path) -> Settings:
+    """Settings for a service that the test starts itself."""
     return Settings(tmp_path / "state", settings.models, settings.cache, device="cpu", threads=1)
 
 
-def test_the_state_is_for_its_owner_alone(own: Settings) -> None:
-    """Training data stand in it."""
-    with RunningService(own) as running:
-        assert running.state.stat().st_mode & 0o077 == 0
+@pytest.fixture(scope="module")
+def troubled(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+    """A service whose keys, database and engine tests may damage, if they repair them."""
+    folder = tmp_path_factory.mktemp("troubled") / "state"
+    with RunningService(Settings(folder, settings.models, settings.cache, device="cpu", threads=1)) as running:
+        yield running
 
 
-def test_keys_that_cannot_be_read_are_an_answer_in_the_envelope(own: Settings) -> None:
+def test_the_state_is_for_its_owner_alone(running: RunningService) -> None:
+    """It contains training data."""
+    assert running.state.stat().st_mode & 0o077 == 0
+
+
+def test_keys_that_cannot_be_read_are_an_answer_in_the_envelope(troubled: RunningService) -> None:
     """The error says nothing about files; repaired, they work again."""
-    with RunningService(own) as running, Client(running.address, running.key.secret) as client:
-        file = running.service.keys.path
+    with Client(troubled.address, troubled.key.secret) as client:
+        file = troubled.service.keys.path
         right = file.read_text()
         for wrong in ("{", '{"keys": [{"id": 1}]}', right.replace('"owner"', '"owned"')):
             file.write_text(wrong)
@@ -206,36 +214,34 @@ def test_keys_that_cannot_be_read_are_an_answer_in_the_envelope(own: Settings) -
         assert client.good("GET", "/models")
 
 
-def test_the_queue_continues_after_a_fault(own: Settings, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_queue_continues_after_a_fault(troubled: RunningService, caplog: pytest.LogCaptureFixture) -> None:
     """A state that cannot be written for a while stops no later job, and the job under way ends whole."""
-    with RunningService(own) as running, Client(running.address, running.key.secret) as client:
-        client.good("POST", "/tunedModels", body(epochCount=400), tunedModelId="a")
+    with Client(troubled.address, troubled.key.secret) as client:
+        client.good("POST", "/tunedModels", body(epochCount=40), tunedModelId="a")
         wait_until(lambda: client.steps("a") > 2, "steps are taken")
-        running.service.state.database.rows("PRAGMA query_only = ON")
+        troubled.service.state.database.rows("PRAGMA query_only = ON")
         wait_until(lambda: "a turn of the queue failed" in caplog.text, "the trouble is logged")
-        running.service.state.database.rows("PRAGMA query_only = OFF")
+        troubled.service.state.database.rows("PRAGMA query_only = OFF")
         assert client.finished("a")["state"] == "ACTIVE"
-        assert client.steps("a") == 1200
+        assert client.steps("a") == 120
         assert client.tuned("b")["state"] == "ACTIVE"
 
 
-def test_a_job_whose_engine_is_killed_continues(own: Settings) -> None:
+def test_a_job_whose_engine_is_killed_continues(troubled: RunningService) -> None:
     """Another engine trains it to its end, and its curve has each step once."""
-    with RunningService(own) as running, Client(running.address, running.key.secret) as client:
-        client.good("POST", "/tunedModels", body(epochCount=400), tunedModelId="a")
-        wait_until(lambda: client.steps("a") > 2, "steps are taken")
-        process = running.service.tuner._engines.engine_process_id
+    with Client(troubled.address, troubled.key.secret) as client:
+        client.good("POST", "/tunedModels", body(epochCount=100), tunedModelId="killed")
+        wait_until(lambda: client.steps("killed") > 2, "steps are taken")
+        process = troubled.service.tuner._engines.engine_process_id
         assert process is not None
         os.kill(process, signal.SIGKILL)
-        tuned = client.finished("a")
+        tuned = client.finished("killed")
         assert tuned["state"] == "ACTIVE"
-        assert [one["step"] for one in tuned["tuningTask"]["snapshots"]] == list(range(1, 1201))
+        assert [one["step"] for one in tuned["tuningTask"]["snapshots"]] == list(range(1, 301))
 
 
 def test_a_base_model_that_is_not_offered_any_more(own: Settings, tmp_path: Path) -> None:
     """What waits for it waits on, what was tuned from it says so, and nothing new starts from it."""
-    import shutil
-
     second = replace(own.models[0], name="second", source=str(tmp_path / "second"))
     shutil.copytree(own.models[0].source, tmp_path / "second")
     both = Settings(own.state, [own.models[0], second], own.cache, device="cpu", threads=1)
@@ -307,23 +313,40 @@ def test_a_caller_with_another_owners_source_is_refused(client: Client, running:
     client.good("DELETE", "/tunedModels/private")
 
 
-def test_a_stream_that_is_left_ends_at_the_next_token(own: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its engine answers others at once, and not only when the longest answer is done."""
-    with RunningService(own) as running, Client(running.address, running.key.secret) as client:
-        client.good("POST", "/models/tiny:generateContent", prompt("1", maxOutputTokens=1))  # the model is loaded
-        ended: list[int] = []
-        take = PromptBatch.take
+@pytest.mark.parametrize(
+    ("path", "asked"),
+    [
+        ("/v1beta/models/tiny:streamGenerateContent?alt=sse", prompt("1", maxOutputTokens=110, temperature=2.0)),
+        (
+            "/v1/chat/completions",
+            {
+                "model": "tiny",
+                "messages": [{"role": "user", "content": "1"}],
+                "stream": True,
+                "max_tokens": 110,
+                "temperature": 2.0,
+            },
+        ),
+    ],
+    ids=["gemini", "openai"],
+)
+def test_a_stream_whose_client_hangs_up_ends_at_the_next_token(
+    running: RunningService, monkeypatch: pytest.MonkeyPatch, path: str, asked: dict[str, Any]
+) -> None:
+    """Counted at the engine, so that it is free for others at once, and not only when the longest answer is done."""
+    answerer = running.service.answerer
+    ask = answerer.ask_together
+    answers: list[Future[Answer]] = []
 
-        def noted(batch: PromptBatch, report: Any) -> Any:
-            if isinstance(report, Answers):
-                ended.extend(one.tokens for one in report.answers if isinstance(one, Answer))
-            return take(batch, report)
+    def noted(*arguments: Any) -> list[Future[Answer]]:
+        answers.extend(futures := ask(*arguments))
+        return futures
 
-        monkeypatch.setattr(PromptBatch, "take", noted)
-        for _ in range(20):  # a client that comes too late has had every part
-            asked = prompt("1", maxOutputTokens=110, temperature=2.0)
-            path = "/models/tiny:streamGenerateContent?alt=sse"
-            with client.http.stream("POST", path, json=asked) as response:
-                next(response.iter_lines())
-            assert client.good("POST", "/models/tiny:generateContent", prompt("1", maxOutputTokens=1))
-        assert statistics.median(ended[::2]) < 90  # left to itself, two of three take all 108 that there is room for
+    monkeypatch.setattr(answerer, "ask_together", noted)
+    headers = {"authorization": f"Bearer {running.key.secret}"}
+    for _ in range(20):  # some end before their client hangs up
+        with httpx.stream("POST", running.address + path, json=asked, headers=headers, trust_env=False) as response:
+            next(response.iter_lines())
+    tokens = [answer.result().tokens for answer in answers]
+    assert len(tokens) == 20
+    assert statistics.median(tokens) < 90  # without a hang-up, two of three take all 108 that there is room for

@@ -34,7 +34,7 @@ def test_a_service_that_is_killed_loses_nothing(process: Process) -> None:
         done = client.tuned("done", epochCount=60, batchSize=7)
         asked = prompt("twenty two")
         before = client.good("POST", "/tunedModels/done:generateContent", asked)
-        client.good("POST", "/tunedModels", body(epochCount=400), tunedModelId="running")
+        client.good("POST", "/tunedModels", body(epochCount=150), tunedModelId="running")
         client.good("POST", "/tunedModels", body(), tunedModelId="queued")
         client.good("POST", "/tunedModels", body(), tunedModelId="deleted")
         client.good("DELETE", "/tunedModels/deleted")
@@ -48,10 +48,10 @@ def test_a_service_that_is_killed_loses_nothing(process: Process) -> None:
         assert client.steps("running") >= seen
         running = client.finished("running")
         assert running["state"] == "ACTIVE"
-        assert [s["step"] for s in running["tuningTask"]["snapshots"]] == list(range(1, 1201))
+        assert [s["step"] for s in running["tuningTask"]["snapshots"]] == list(range(1, 451))
         assert client.finished("queued")["state"] == "ACTIVE"
         client.refused(404, "GET", "/tunedModels/deleted")
-        again = client.tuned("again", epochCount=400)
+        again = client.tuned("again", epochCount=150)
         losses = [[s["meanLoss"] for s in m["tuningTask"]["snapshots"]] for m in (running, again)]
         assert losses[0] == losses[1]
         survivors.check(openai, process.state)

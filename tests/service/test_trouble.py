@@ -72,7 +72,7 @@ def test_a_locked_database_is_a_refusal_for_now(own: RunningService, client: Cli
 
 def test_a_full_disk_is_a_refusal_for_now(own: RunningService, client: Client, visitor: Visitor) -> None:
     """Nothing is lost: a job under way continues when there is room again, with every step recorded."""
-    client.good("POST", "/tunedModels", body(epochCount=400), tunedModelId="full")
+    client.good("POST", "/tunedModels", body(epochCount=60), tunedModelId="full")
     wait_until(lambda: client.steps("full") > 2, "steps are taken")
     database = own.service.state.database
     database.rows(f"PRAGMA max_page_count = {database.rows('PRAGMA page_count')[0][0]}")
@@ -81,7 +81,7 @@ def test_a_full_disk_is_a_refusal_for_now(own: RunningService, client: Client, v
     assert client.good("GET", "/tunedModels")["tunedModels"][0]["state"] == "CREATING"
     database.rows("PRAGMA max_page_count = 1000000")
     assert client.finished("full")["state"] == "ACTIVE"
-    assert client.steps("full") == 1200
+    assert client.steps("full") == 180
     client.good("DELETE", "/tunedModels/full")
 
 

@@ -16,7 +16,6 @@ from tests.rigs.running_service import RunningService
 from tests.service.client import Client
 from tests.service.openai.conftest import client_of
 from tunerun.service.openai import names
-from tunerun.testing.waiting import wait_until
 
 USER: list[Any] = [{"role": "user", "content": "ninety nine"}]
 
@@ -202,20 +201,6 @@ def test_a_stream_of_legacy_completions_is_the_text(running: RunningService, sdk
         chunks = list(lenient.completions.create(model=tuned, prompt="ninety nine", stream=True))
     assert "".join(chunk.choices[0].text for chunk in chunks) == "one hundred"
     assert chunks[-1].choices[0].finish_reason == "stop"
-
-
-def test_a_client_that_hangs_up_ends_its_answer(running: RunningService, sdk: OpenAI) -> None:
-    """The answer is not made to its end."""
-    stream = sdk.chat.completions.create(
-        model="tiny", messages=[{"role": "user", "content": "1"}], stream=True, temperature=2, seed=1, max_tokens=90
-    )
-    next(iter(stream))
-    stream.close()
-    answerer = running.service.answerer
-    wait_until(
-        lambda: answerer.waiting == 0 and all(each._queue.load == 0 for each in answerer.engines.values()),
-        "it ends",
-    )
 
 
 def test_paths_of_openai_that_are_not_here_say_what_to_do(running: RunningService) -> None:
