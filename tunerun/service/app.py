@@ -91,6 +91,7 @@ class Service:
     """
 
     def __init__(self, settings: Settings) -> None:
+        # Engines of this machine share its memory: one for each base model that answers, and those that tune here.
         tuning_here = registry.count(settings.workers) if registry.are_here(settings.workers) else 0
         chosen = EngineSettings(
             settings.device, settings.threads, packing=settings.packing, engines=len(settings.models) + tuning_here
@@ -114,14 +115,14 @@ class Service:
         self.library = Library(self.state, catalogue, self.tuner, settings.sweep_models)
         self.metrics = ServiceMetrics(self.state, self.tuner, self.answerer)
 
-    def _openai(self, called: ServedModels) -> APIRouter:
+    def _openai(self, served: ServedModels) -> APIRouter:
         """Return the routes of the OpenAI wire."""
         named = models.Models(self.library, self.state)
         sent = files.FilesApi(StoredFiles(self.state), named)
         tuning = [*files.routes(sent), fine_tuning.routes(fine_tuning.FineTuning(named, sent)), models.routes(named)]
-        answerer = CompletionAnswerer(named, called)
-        asked = [chat.router(answerer), completions.router(answerer)]
-        return openai.routes([*tuning, *asked], deployed=asked)
+        answerer = CompletionAnswerer(named, served)
+        answering = [chat.router(answerer), completions.router(answerer)]
+        return openai.routes([*tuning, *answering], deployed=answering)
 
     def end(self) -> None:
         """Let the current step of each job end, for up to `STEP_TIMEOUT_S`, and close everything."""
@@ -151,10 +152,10 @@ class Service:
             redoc_url=None,
             redirect_slashes=False,  # a redirect would leave the key behind
         )
-        called = ServedModels(self.library, self.tuner, self.answerer)
-        methods = Methods(called)
+        served = ServedModels(self.library, self.tuner, self.answerer)
+        methods = Methods(served)
         app.include_router(routes(methods))
-        app.include_router(self._openai(called))
+        app.include_router(self._openai(served))
         sessions = Sessions(self.keys, life_s=session_life_s)
         app.include_router(pages.routes(methods, self.state, sessions))
         app.mount("/static", pages.static_files())

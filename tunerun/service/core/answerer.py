@@ -107,6 +107,8 @@ class Answerer:
             ServiceError: the queue is full, or the service is shutting down.
         """
         engine = self.engines[model]
+        # One caller at a time: no prompt passes the limit between its check and its place in the queue, and none is
+        # queued after `refuse` has emptied it.
         with self._asking:
             if self._is_ending:
                 raise ServiceError(Code.UNAVAILABLE, "the service is ending; ask again", retry_after_s=RETRY_AFTER_S)

@@ -33,19 +33,19 @@ class ColumnTemplate:
         """Columns that the template reads, sorted; empty: it uses the whole row, so any object is a row."""
         return tuple(sorted(self._template.input_columns))
 
-    def text_of(self, given: str) -> str:
+    def text_of(self, text: str) -> str:
         """Render a client's text for the model; a text that is not a row is returned unchanged.
 
         Raises:
             TemplateError: the text is a row, but the template cannot be rendered with its columns.
         """
-        row = _row(given)
+        row = _row(text)
         if row is None or not self._template.used("text_input", row):
-            return given
+            return text
         with self._one_at_a_time:
             return self._template.render_part("text_input", row)
 
-    def system_of(self, given: str) -> str:
+    def system_of(self, text: str) -> str:
         """Return the system message for a prompt; empty: none.
 
         - A template that refers to `{{ system }}` is rendered with the client's message.
@@ -53,13 +53,13 @@ class ColumnTemplate:
         - A system message that is made from other columns of a row is not used, since a client does not send them.
 
         Args:
-            given: the client's system message; empty: it sent none.
+            text: the client's system message; empty: it sent none.
         """
         columns = self._template.columns_of(SYSTEM)
-        if SYSTEM not in self._template.parts or columns - {SYSTEM} or (given and not columns):
-            return given
+        if SYSTEM not in self._template.parts or columns - {SYSTEM} or (text and not columns):
+            return text
         with self._one_at_a_time:
-            return system_or_none(self._template.render_part(SYSTEM, {SYSTEM: given}))
+            return system_or_none(self._template.render_part(SYSTEM, {SYSTEM: text}))
 
 
 def _row(text: str) -> Mapping[str, Any] | None:

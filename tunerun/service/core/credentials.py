@@ -94,12 +94,13 @@ class KeyFile:
             return self._keys
 
     def find(self, secret: str) -> Key | None:
-        """Return the key with a secret; None: there is none. Constant time, so timing does not reveal a near match."""
-        found = None
+        """Return the key with a secret; None: there is none."""
+        valid = None
+        # All keys are compared, each in constant time, so that timing does not reveal a near match.
         for key in self.keys():
             if hmac.compare_digest(key.secret.encode(), secret.encode("utf-8", "surrogatepass")):
-                found = key
-        return found
+                valid = key
+        return valid
 
     def add(self, owner: str, scopes: Iterable[str]) -> Key:
         """Add a key for an owner, and return it.

@@ -78,7 +78,7 @@ class ServiceDatabase:
 
     def __init__(self, folder: Path) -> None:
         self._file = DatabaseFile(folder / FILE_NAME, _FORMAT, any_thread=True, busy_timeout_s=BUSY_TIMEOUT_S)
-        self._file.function("casefold", str.casefold)
+        self._file.function("casefold", str.casefold)  # for the words of a filter
         self._lock = threading.RLock()
 
     def close(self) -> None:

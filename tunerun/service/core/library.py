@@ -41,7 +41,7 @@ class Library:
         self, state: State, catalogue: Catalogue, tuner: Tuner, sweep_models: Sequence[SweepModel] = ()
     ) -> None:
         self.catalogue = catalogue
-        self.sweep_models = {one.row.id: one for one in sweep_models}
+        self.sweep_models = {model.row.id: model for model in sweep_models}
         self._state = state
         self._tuner = tuner
         taken = [name for name in self.sweep_models if state.tuned_model(name) is not None]
@@ -68,10 +68,10 @@ class Library:
             ServiceError: the model does not exist or is not visible to the caller (NOT_FOUND), or the caller lacks the
                 role (PERMISSION_DENIED).
         """
-        if (one := self.sweep_models.get(identifier)) is not None:
+        if (of_sweep := self.sweep_models.get(identifier)) is not None:
             if role is not Role.READER:
-                raise one.refusal
-            return one.row
+                raise of_sweep.refusal
+            return of_sweep.row
         row = self._state.tuned_model(identifier)
         permissions = self._state.permissions.of(identifier)
         own = [p for p in permissions if p.grantee is Grantee.EVERYONE or p.email == caller.owner]
@@ -117,6 +117,7 @@ class Library:
 
         row = checked_row(new, base, source)
         owner = PermissionRow(row.id, secrets.token_hex(8), Grantee.USER, caller.owner, Role.OWNER)
+        # A sweep's model has no row in the database, so its id is checked here.
         created = None if row.id in self.sweep_models else self._state.create(row, new.training, owner, new.validation)
         if created is None:
             raise ServiceError(
@@ -127,7 +128,8 @@ class Library:
 
     def listed(self, listing: Listing, size: int) -> Sequence[TunedModelRow]:
         """Return up to `size` tuned models that match a query: the service's own and those of sweeps."""
-        rows = [one.row for one in self.sweep_models.values() if one.is_in(listing)]
+        # Both kinds are numbered in one order (`FIRST_NUMBER`), so one page token works for the merged list.
+        rows = [model.row for model in self.sweep_models.values() if model.is_in(listing)]
         rows += self._state.tuned_models(listing, size)
         return sorted(rows, key=lambda row: row.number, reverse=listing.newest_first)[:size]
 
@@ -173,7 +175,7 @@ class Library:
     def active(self, caller: Key) -> Sequence[TunedModelRow]:
         """Return all finished tuned models that the caller may call: those of sweeps first, then newest first."""
         wanted = Listing(caller.owner, state=ModelState.ACTIVE, newest_first=True)
-        return [*(one.row for one in self.sweep_models.values()), *self._state.tuned_models(wanted, -1)]
+        return [*(model.row for model in self.sweep_models.values()), *self._state.tuned_models(wanted, -1)]
 
     def epochs(self, row: TunedModelRow) -> Sequence[EpochRow]:
         """Return the state of a tuned model's job after each epoch, by epoch."""
@@ -185,8 +187,11 @@ class Library:
 
     def curves(self, rows: Sequence[TunedModelRow]) -> dict[str, list[Snapshot]]:
         """Return the loss curves of tuned models, by key."""
-        own = self._state.snapshots([row.key for row in rows if row.id not in self.sweep_models])
-        return own | {row.key: [*one.curve] for row in rows if (one := self.sweep_models.get(row.id)) is not None}
+        curves = self._state.snapshots([row.key for row in rows if row.id not in self.sweep_models])
+        for row in rows:
+            if row.id in self.sweep_models:
+                curves[row.key] = [*self.sweep_models[row.id].curve]
+        return curves
 
     def steps(self, row: TunedModelRow, before: int, size: int) -> Sequence[Snapshot]:
         """Return a part of a loss curve, newest first; only for jobs of this service, not of sweeps.
@@ -290,8 +295,8 @@ class Library:
     def permissions(self, caller: Key, identifier: str) -> list[PermissionRow]:
         """Return the permissions for a tuned model, oldest first."""
         self.get(caller, identifier)
-        one = self.sweep_models.get(identifier)
-        return self._state.permissions.of(identifier) if one is None else [one.permission]
+        of_sweep = self.sweep_models.get(identifier)
+        return self._state.permissions.of(identifier) if of_sweep is None else [of_sweep.permission]
 
     def permission(self, caller: Key, identifier: str, permission: str) -> PermissionRow:
         """Return one permission for a tuned model, by its id.
@@ -299,10 +304,10 @@ class Library:
         Raises:
             ServiceError: the permission does not exist, or see `get`.
         """
-        found = next((p for p in self.permissions(caller, identifier) if p.id == permission), None)
-        if found is None:
+        row = next((p for p in self.permissions(caller, identifier) if p.id == permission), None)
+        if row is None:
             raise not_found(f"tunedModels/{identifier}/permissions/{permission}")
-        return found
+        return row
 
     def grant(self, caller: Key, identifier: str, grantee: Grantee, email: str | None, role: Role) -> PermissionRow:
         """Grant a permission to one user or to everyone.

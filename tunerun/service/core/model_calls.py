@@ -138,12 +138,12 @@ class ServedModels:
         )
 
     def ask(
-        self, called: ServedModel, prompts: Sequence[Prompt], on_part: Callable[[int, AnswerPart], None] | None = None
+        self, model: ServedModel, prompts: Sequence[Prompt], on_part: Callable[[int, AnswerPart], None] | None = None
     ) -> list[Future[Answer]]:
         """Queue prompts.
 
         Args:
-            called: the model that answers.
+            model: the model that answers.
             prompts: as returned by `ServedModel.prepared`.
             on_part: called with a prompt's position and each new part of its answer, from another thread; None: the
                 answers arrive whole.
@@ -155,15 +155,15 @@ class ServedModels:
             ServiceError: the queue is full, or the service is shutting down.
         """
         parts = [None if on_part is None else partial(on_part, number) for number in range(len(prompts))]
-        return self._answerer.ask_together(called.offered.model, prompts, parts)
+        return self._answerer.ask_together(model.offered.model, prompts, parts)
 
-    def leave(self, called: ServedModel, answer: Future[Answer]) -> None:
+    def leave(self, model: ServedModel, answer: Future[Answer]) -> None:
         """Cancel a prompt whose client has disconnected; see `Answerer.leave`."""
-        self._answerer.leave(called.offered.model, answer)
+        self._answerer.leave(model.offered.model, answer)
 
     async def answered(
         self,
-        called: ServedModel,
+        model: ServedModel,
         answers: list[Future[Answer]],
         is_disconnected: Callable[[], Awaitable[bool]],
         field: str,
@@ -171,7 +171,7 @@ class ServedModels:
         """Wait for answers; cancel them if their client disconnects.
 
         Args:
-            called: the model that answers.
+            model: the model that answers.
             answers: the futures that `ask` has returned.
             is_disconnected: whether the client has disconnected; called every `LOOK_S` seconds.
             field: the field of the request that holds the prompt, for errors.
@@ -179,19 +179,20 @@ class ServedModels:
         Raises:
             ServiceError: a prompt cannot be answered, or the client has disconnected.
         """
-        waiting = asyncio.gather(*(self.awaited(one, called, field) for one in answers))
+        # A client that hangs up is only noticed by looking: an ASGI server does not cancel its request.
+        waiting = asyncio.gather(*(self.awaited(answer, model, field) for answer in answers))
         try:
             while not (await asyncio.wait({waiting}, timeout=LOOK_S))[0]:
                 if await is_disconnected():
                     raise ServiceError(Code.CANCELLED, "the client is gone")
             return list(await waiting)
         finally:
-            for one in answers:
-                if not one.done():
-                    self.leave(called, one)
+            for answer in answers:
+                if not answer.done():
+                    self.leave(model, answer)
             waiting.cancel()  # if one of several answers failed, stop waiting for the others
 
-    async def awaited(self, future: Future[Answer], called: ServedModel, field: str) -> Answer:
+    async def awaited(self, future: Future[Answer], model: ServedModel, field: str) -> Answer:
         """Wait for one answer, and translate the engine's errors; cancelling this coroutine cancels the prompt.
 
         Raises:
@@ -201,13 +202,13 @@ class ServedModels:
             answer: Answer = await asyncio.wrap_future(future)
         except NotFoundError as error:
             # Deleted while its prompt waited: answered like any model that does not exist.
-            if called.tuned_model and not await run_in_threadpool(self.library.is_there, called.tuned_model):
-                raise not_found(called.name) from error
+            if model.tuned_model and not await run_in_threadpool(self.library.is_there, model.tuned_model):
+                raise not_found(model.name) from error
             log.exception("a tuned model cannot be used")
-            raise _damaged(called.name, called.remedy) from error
+            raise _damaged(model.name, model.remedy) from error
         except BaseModelError as error:
             log.exception("a base model cannot be used")
-            words = f"{called.name}: its base model is unavailable; see the service's log"
+            words = f"{model.name}: its base model is unavailable; see the service's log"
             raise ServiceError(Code.UNAVAILABLE, words, retry_after_s=60) from error
         except InputError as error:
             raise invalid(field, str(error)) from error

@@ -90,7 +90,7 @@ def checked_row(new: NewModel, base: OfferedModel, source: TunedModelRow | None)
     identifier = new.identifier or _identifier(new.display_name or new.suffix)
     if not TUNED_MODEL_ID.fullmatch(identifier):
         raise invalid("identifier", f"{identifier[:60]!r} is not an id; {_ID_RULE}")
-    key = digest([identifier, now, secrets.token_hex(16)])
+    key = digest([identifier, now, secrets.token_hex(16)])  # random: two equal requests are two jobs
     return TunedModelRow(
         number=0,  # assigned when the row is inserted
         id=identifier,

@@ -34,10 +34,10 @@ class Permissions:
             "AND (email = ? OR grantee = ?)",
             [*identifiers, email, Grantee.EVERYONE],
         )
-        found: dict[str, set[Role]] = {identifier: set() for identifier in identifiers}
+        roles: dict[str, set[Role]] = {identifier: set() for identifier in identifiers}
         for row in rows:
-            found[row["tuned_model"]].add(Role(row["role"]))
-        return found
+            roles[row["tuned_model"]].add(Role(row["role"]))
+        return roles
 
     def grant(self, permission: PermissionRow) -> bool:
         """Add a permission; False: the grantee already has one, or the tuned model was deleted."""

@@ -82,7 +82,7 @@ def select(
         problems: list[str] = []
         bases = _Bases(models, cache, problems)
         verdicts: dict[str, Verdict | None] = {}
-        found: list[SweepModel] = []
+        selected: list[SweepModel] = []
         for choice in _choices(ledger, tuned, sweeps, problems):
             try:
                 if choice.tuned.folder is None:
@@ -100,8 +100,8 @@ def select(
                 verdicts[choice.sweep.id] = None
                 with suppress(TunerunError):  # a metric's file is missing, for example: served without a verdict
                     verdicts[choice.sweep.id] = judge(ledger, choice.sweep)
-            row = _row(choice, model, base, verdicts[choice.sweep.id], FIRST_NUMBER + len(found))
-            found.append(
+            row = _row(choice, model, base, verdicts[choice.sweep.id], FIRST_NUMBER + len(selected))
+            selected.append(
                 SweepModel(
                     row,
                     tuple(ledger.snapshots(choice.job.id)),
@@ -114,7 +114,7 @@ def select(
             )
         if problems:
             raise ConfigError(problems)
-        return Selection(tuple(bases.models), tuple(found))
+        return Selection(tuple(bases.models), tuple(selected))
 
 
 def _choices(ledger: Ledger, tuned: Sequence[str], sweeps: Sequence[str], problems: list[str]) -> Sequence[_Choice]:
@@ -177,6 +177,7 @@ class _Bases:
         Raises:
             InputError: it cannot be found or has changed, or its name is taken or not valid on the wire.
         """
+        # Compared by content, not by name: an adapter answers nonsense on other weights of the same name.
         wanted = tuned_model.read(Path(tuned.location)).base_identity
         if wanted in self._by_identity:
             return self._by_identity[wanted]

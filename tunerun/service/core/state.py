@@ -96,9 +96,8 @@ class State:
 
     def of_key(self, beginning: str) -> TunedModelRow | None:
         """Return the tuned model whose key has a prefix; None: no key has it, or several do."""
-        rows = self.database.rows(
-            "SELECT * FROM tuned_model WHERE key >= ? AND key < ? LIMIT 2", [beginning, f"{beginning}~"]
-        )
+        query = "SELECT * FROM tuned_model WHERE key >= ? AND key < ? LIMIT 2"  # a range, which can use the index
+        rows = self.database.rows(query, [beginning, f"{beginning}~"])  # "~" sorts after all characters of a key
         return _tuned_model(rows[0]) if len(rows) == 1 else None
 
     def tuned_models(self, listing: Listing, size: int) -> list[TunedModelRow]:
@@ -108,6 +107,7 @@ class State:
         where = f"id IN (SELECT tuned_model FROM permission WHERE {who} AND role IN ({marks(allowed)}))"
         parameters: list[object] = [*([] if listing.everyone else [listing.reader]), *allowed]
         for word in listing.words:
+            # `casefold` is Python's: SQLite's own LIKE and lower() ignore the case of ASCII letters only.
             where += " AND instr(casefold(display_name || ' ' || description), ?) > 0"
             parameters.append(word.casefold())
         if listing.state is not None:
@@ -160,8 +160,8 @@ class State:
 
     def is_source(self, folder: str) -> bool:
         """Whether an unfinished job starts from the adapter in a folder."""
-        found = "SELECT 1 FROM tuned_model WHERE state = ? AND source_folder = ? LIMIT 1"
-        return bool(self.database.rows(found, [ModelState.CREATING, folder]))
+        query = "SELECT 1 FROM tuned_model WHERE state = ? AND source_folder = ? LIMIT 1"
+        return bool(self.database.rows(query, [ModelState.CREATING, folder]))
 
     def counts(self) -> dict[ModelState, int]:
         """Return the number of tuned models in each state."""
@@ -183,10 +183,10 @@ class State:
     def snapshots(self, keys: Sequence[str]) -> dict[str, list[Snapshot]]:
         """Return the loss curves of tuned models by key, each in the order of steps."""
         rows = self.database.rows(f"SELECT * FROM snapshot WHERE key IN ({marks(keys)}) ORDER BY key, step", keys)
-        found: dict[str, list[Snapshot]] = {key: [] for key in keys}
+        curves: dict[str, list[Snapshot]] = {key: [] for key in keys}
         for row in rows:
-            found[row["key"]].append(_snapshot(row))
-        return found
+            curves[row["key"]].append(_snapshot(row))
+        return curves
 
     def steps(self, key: str, before: int, size: int) -> list[Snapshot]:
         """Return a part of a loss curve, newest first.
@@ -209,6 +209,7 @@ class State:
 
     def change(self, identifier: str, values: Mapping[str, Any]) -> None:
         """Update columns of a tuned model, and its `updated_at`."""
+        # `max`, here and below: the clock may have been set back, and no time may be before an earlier event's.
         values = {name: json.dumps(value) if name in _AS_JSON else value for name, value in values.items()}
         self.database.write(
             f"UPDATE tuned_model SET {', '.join(f'{name} = ?' for name in values)}{',' if values else ''} "
@@ -270,6 +271,7 @@ class State:
             epochs: the states after epochs; those that are stored already are ignored.
         """
         with self.database.transaction() as file:
+            # Checked in the transaction: a step of a deleted job would violate its foreign key.
             if file.rows("SELECT 1 FROM tuned_model WHERE key = ?", [key]):
                 file.write_many(
                     "INSERT OR IGNORE INTO snapshot VALUES (?, ?, ?, ?, ?)",

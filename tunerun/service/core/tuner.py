@@ -150,6 +150,7 @@ class Tuner:
             self._changed.wait(pause_s)
             self._changed.clear()
 
+        # Jobs that only wait at the backend would start as others end; they are queued again at the next start.
         for job in self._submitted.values():
             if not job.is_running:
                 self._engines.pause(job.ref)
@@ -254,14 +255,15 @@ class Tuner:
         An epoch is complete once its checkpoint was written if the job keeps checkpoints, otherwise once its loss on
         the held-out examples was measured.
         """
-        losses = {one.epoch: one.loss for one in status.validation}
+        losses = {measured.epoch: measured.loss for measured in status.validation}
         per_epoch = model.total_steps // model.epoch_count
-        found = {epoch: (epoch * per_epoch, "") for epoch in losses}
+        complete = {epoch: (epoch * per_epoch, "") for epoch in losses}
         if model.keeps_epochs:
             root = self._state.folder.absolute() / TUNED_MODELS
-            found = {c.epoch: (c.step, str(Path(c.location).relative_to(root))) for c in status.checkpoints}
+            complete = {c.epoch: (c.step, str(Path(c.location).relative_to(root))) for c in status.checkpoints}
         now = time.time()
-        return [EpochRow(model.key, n, step, losses.get(n), folder, now) for n, (step, folder) in sorted(found.items())]
+        by_epoch = sorted(complete.items())
+        return [EpochRow(model.key, n, step, losses.get(n), folder, now) for n, (step, folder) in by_epoch]
 
     def _is_to_continue(self, model: TunedModelRow, status: JobStatus) -> bool:
         """Whether to submit a stopped job again: it was paused, or its engine was lost."""

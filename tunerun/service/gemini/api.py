@@ -73,34 +73,34 @@ class Methods:
         self.models = models
         self.library = models.library
 
-    async def answer(self, called: ServedModel, body: wire.GenerateContent, request: Request) -> JSONResponse:
+    async def answer(self, model: ServedModel, body: wire.GenerateContent, request: Request) -> JSONResponse:
         """Answer a prompt with one candidate, and with warnings about the model and the prompt.
 
         Args:
-            called: the model that answers.
+            model: the model that answers.
             body: the request's body.
             request: the request; if its client disconnects, the prompt is cancelled.
 
         Raises:
             ServiceError: the prompt is invalid or cannot be answered.
         """
-        response = JSONResponse(await self.generated(called, body, request))
-        warn(response, called.warning)
-        warn(response, beyond_the_guide(body, called.adapter))
+        response = JSONResponse(await self.generated(model, body, request))
+        warn(response, model.warning)
+        warn(response, beyond_the_guide(body, model.adapter))
         return response
 
-    async def generated(self, called: ServedModel, body: wire.GenerateContent, request: Request) -> Json:
+    async def generated(self, model: ServedModel, body: wire.GenerateContent, request: Request) -> Json:
         """Answer a prompt with the API's JSON; see `answer`."""
-        prompt = await _prompt(called, body)
-        queued = self.models.ask(called, [prompt])
-        (answer,) = await self.models.answered(called, queued, request.is_disconnected, "contents")
-        return _last_part(called, prompt, answer)
+        prompt = await _prompt(model, body)
+        queued = self.models.ask(model, [prompt])
+        (answer,) = await self.models.answered(model, queued, request.is_disconnected, "contents")
+        return _last_part(model, prompt, answer)
 
-    async def stream(self, called: ServedModel, body: wire.GenerateContent, *, as_events: bool) -> StreamingResponse:
+    async def stream(self, model: ServedModel, body: wire.GenerateContent, *, as_events: bool) -> StreamingResponse:
         """Stream the answer to a prompt.
 
         Args:
-            called: the model that answers.
+            model: the model that answers.
             body: the request's body.
             as_events: as server-sent events; otherwise as one JSON array.
 
@@ -108,15 +108,15 @@ class Methods:
             ServiceError: the prompt is invalid or cannot be answered. An error after the first part is the last part
                 of the stream instead.
         """
-        parts = self._parts(called, await _prompt(called, body))
+        parts = self._parts(model, await _prompt(model, body))
         # Wait for the first part: an error before it still becomes a response with a status of its own.
         chunks = _chunks(await anext(parts), parts, as_events=as_events)
         response = StreamingResponse(chunks, media_type="text/event-stream" if as_events else "application/json")
-        warn(response, called.warning)
-        warn(response, beyond_the_guide(body, called.adapter))
+        warn(response, model.warning)
+        warn(response, beyond_the_guide(body, model.adapter))
         return response
 
-    async def _parts(self, called: ServedModel, prompt: Prompt) -> AsyncIterator[Json]:
+    async def _parts(self, model: ServedModel, prompt: Prompt) -> AsyncIterator[Json]:
         """Yield the parts of an answer as they arrive from the engine's thread."""
         loop = asyncio.get_running_loop()
         arrived: asyncio.Queue[AnswerPart | None] = asyncio.Queue()
@@ -124,33 +124,34 @@ class Methods:
         def put(_position: int, part: AnswerPart | None) -> None:
             loop.call_soon_threadsafe(arrived.put_nowait, part)
 
-        (answer,) = self.models.ask(called, [prompt], put)
+        # Parts arrive on the engine's thread, and None once the future is done, also with an error.
+        (answer,) = self.models.ask(model, [prompt], put)
         answer.add_done_callback(lambda _: put(0, None))
         sent = 0
         try:
             while (part := await arrived.get()) is not None:
                 sent += len(part.text)
-                yield wire.generated(part.text, called.name)
-            yield _last_part(called, prompt, await self.models.awaited(answer, called, "contents"), after=sent)
+                yield wire.generated(part.text, model.name)
+            yield _last_part(model, prompt, await self.models.awaited(answer, model, "contents"), after=sent)
         finally:
-            self.models.leave(called, answer)  # no effect on a complete answer; otherwise the client has disconnected
+            self.models.leave(model, answer)  # no effect on a complete answer; otherwise the client has disconnected
 
 
-async def _prompt(called: ServedModel, body: wire.GenerateContent) -> Prompt:
+async def _prompt(model: ServedModel, body: wire.GenerateContent) -> Prompt:
     """Read the prompt of a request, in a thread, since a template may take up to a second."""
 
     def read() -> Prompt:
-        prompt = read_prompt(body, called.defaults, called.adapter, called.template)
-        return called.prepared(prompt, "systemInstruction")
+        prompt = read_prompt(body, model.defaults, model.adapter, model.template)
+        return model.prepared(prompt, "systemInstruction")
 
     return await run_in_threadpool(read)
 
 
-def _last_part(called: ServedModel, prompt: Prompt, answer: Answer, after: int = 0) -> Json:
+def _last_part(model: ServedModel, prompt: Prompt, answer: Answer, after: int = 0) -> Json:
     """Return an answer, without the characters that were already sent, and with the reason why it ends here."""
     finish = "MAX_TOKENS" if answer.is_cut else "STOP"
-    tokens = called.offered.counter.count_input(prompt.asked), answer.tokens
-    return wire.generated(answer.text[after:], called.name, finish=finish, finish_message=called.warning, tokens=tokens)
+    tokens = model.offered.counter.count_input(prompt.asked), answer.tokens
+    return wire.generated(answer.text[after:], model.name, finish=finish, finish_message=model.warning, tokens=tokens)
 
 
 async def _chunks(first: Json, parts: AsyncIterator[Json], *, as_events: bool) -> AsyncIterator[str]:
@@ -296,8 +297,8 @@ def _called_tuned_models(methods: Methods) -> APIRouter:
     async def stream_generate_tuned_content(
         tuned_model: str, body: wire.GenerateContent, caller: Caller, alt: Alt = "json"
     ) -> StreamingResponse:
-        called = await run_in_threadpool(methods.models.tuned, caller, tuned_model)
-        return await methods.stream(called, body, as_events=alt == "sse")
+        model = await run_in_threadpool(methods.models.tuned, caller, tuned_model)
+        return await methods.stream(model, body, as_events=alt == "sse")
 
     return router
 
