@@ -22,6 +22,13 @@ def body(rows: list[Json] | None = None, **hyperparameters: Any) -> Json:
     return {"baseModel": "models/tiny", "tuningTask": task | {"hyperparameters": settings}}
 
 
+def continuing(source: str, rows: list[Json] | None = None, **hyperparameters: Any) -> Json:
+    """What a client sends to continue the tuning of a tuned model, by its id."""
+    continued = body(rows, **hyperparameters) | {"tunedModelSource": {"tunedModel": f"tunedModels/{source}"}}
+    del continued["baseModel"]
+    return continued
+
+
 def turns(*texts: str, roles: Sequence[str] = ()) -> dict[str, Any]:
     """A conversation; the roles alternate, beginning with the user, unless they are given."""
     said = zip(texts, roles or ("user", "model") * len(texts), strict=False)

@@ -1,4 +1,4 @@
-"""Who may ask what: keys, scopes, permissions; and how much of a request is read."""
+"""Keys, scopes and permissions, and limits on the size and the duration of a request."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.rigs.running_service import RunningService
-from tests.service.client import Client, body, prompt
+from tests.service.client import Client, continuing, prompt
 from tunerun.errors import ConfigError, NotFoundError
 from tunerun.service.app import Settings
 from tunerun.service.core.credentials import CLOUD_SCOPE, TUNING_SCOPE, KeyFile
@@ -39,7 +39,7 @@ def reason(error: dict[str, Any]) -> object:
     return next(d for d in error["details"] if d["@type"].endswith("ErrorInfo"))["reason"]
 
 
-def test_without_a_key_nothing_is_answered(running: RunningService) -> None:
+def test_requests_without_a_valid_key_are_refused(running: RunningService) -> None:
     """No key and a wrong key are 401, also for paths that do not exist and bodies that are not JSON."""
     with Client(running.address, None) as nobody, Client(running.address, "wrong") as wrong:
         for path in ("/models", "/tunedModels", "/nowhere"):
@@ -63,8 +63,8 @@ def test_a_key_is_sent_in_four_ways(running: RunningService) -> None:
         assert client.good("GET", "/models")
 
 
-def test_a_key_without_the_scope_may_ask_models_alone(running: RunningService, shared: str) -> None:
-    """The methods of tuned models answer 403 in Google's words; either scope opens them."""
+def test_a_key_without_the_scope_may_only_call_models(running: RunningService, shared: str) -> None:
+    """The methods of tuned models answer 403 in Google's words; either scope allows them."""
     keys = running.service.keys
     for scopes, status in (((), 403), (("https://example.org/other",), 403), ((CLOUD_SCOPE,), 200)):
         key = keys.add(running.key.owner, scopes)
@@ -91,12 +91,11 @@ def test_a_key_that_is_revoked_is_refused_at_once(running: RunningService) -> No
         client.refused(401, "GET", "/models")
 
 
-def test_what_a_caller_may_not_see_is_answered_like_what_is_missing(client: Client, other: Client, shared: str) -> None:
+def test_a_hidden_model_is_answered_like_a_missing_one(client: Client, other: Client, shared: str) -> None:
     """404 in the same words for another owner's id and for one that does not exist; nothing changes."""
     operation = client.operation("shared")["name"]
-    source = body() | {"tunedModelSource": {"tunedModel": shared.removeprefix("/")}}
-    del source["baseModel"]
-    for method, path, asked in (
+    source = continuing("shared")
+    for method, path, payload in (
         ("GET", shared, None),
         ("PATCH", shared, {"displayName": "mine"}),
         ("DELETE", shared, None),
@@ -111,9 +110,9 @@ def test_what_a_caller_may_not_see_is_answered_like_what_is_missing(client: Clie
         ("POST", f"/{operation}:cancel", {}),
         ("POST", "/tunedModels", source),
     ):
-        foreign = other.call(method, path, asked)
+        foreign = other.call(method, path, payload)
         missing = other.call(
-            method, path.replace("shared", "absent"), json.loads(json.dumps(asked).replace("shared", "absent"))
+            method, path.replace("shared", "absent"), json.loads(json.dumps(payload).replace("shared", "absent"))
         )
         assert foreign.status_code == 404
         assert (missing.status_code, missing.text) == (404, foreign.text.replace("shared", "absent"))
@@ -121,20 +120,20 @@ def test_what_a_caller_may_not_see_is_answered_like_what_is_missing(client: Clie
     assert len(client.good("GET", f"{shared}/permissions")["permissions"]) == 1
 
 
-def test_roles_are_concentric(client: Client, other: Client) -> None:
+def test_each_role_includes_the_rights_of_the_next(client: Client, other: Client) -> None:
     """A reader gets answers, a writer also changes and shares, the owner also deletes and transfers."""
     client.tuned("given-away", epochCount=1)
     shared = "/tunedModels/given-away"
     path = f"{shared}/permissions"
-    asked = {"granteeType": "USER", "emailAddress": "Other@localhost", "role": "READER"}
-    granted = client.good("POST", path, asked)
+    payload = {"granteeType": "USER", "emailAddress": "Other@localhost", "role": "READER"}
+    granted = client.good("POST", path, payload)
     assert (granted["emailAddress"], granted["role"]) == ("other@localhost", "READER")
     assert other.good("GET", f"/{granted['name']}") == granted
     assert other.good("POST", f"{shared}:generateContent", prompt("1", maxOutputTokens=2))
     error = other.refused(403, "PATCH", shared, {"displayName": "ours"})
     assert reason(error) == "IAM_PERMISSION_DENIED"
     assert "other@localhost is not a WRITER of it; ask me@localhost for a permission" in error["message"]
-    client.refused(409, "POST", path, asked)
+    client.refused(409, "POST", path, payload)
     assert client.good("PATCH", f"/{granted['name']}", {"role": 2}, updateMask="role")["role"] == "WRITER"
     assert other.good("PATCH", shared, {"displayName": "ours"})["displayName"] == "ours"
     everyone = other.good("POST", path, {"grantee_type": "EVERYONE", "role": "READER"})
@@ -153,7 +152,7 @@ def test_roles_are_concentric(client: Client, other: Client) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "field"),
+    ("payload", "field"),
     [
         ({"granteeType": "GROUP", "emailAddress": "a@b.c", "role": "READER"}, "granteeType"),
         ({"granteeType": "USER", "role": "READER"}, "emailAddress"),
@@ -164,14 +163,14 @@ def test_roles_are_concentric(client: Client, other: Client) -> None:
         ({"granteeType": 9, "role": "READER"}, "granteeType"),
     ],
 )
-def test_a_wrong_permission_is_refused_by_its_field(client: Client, shared: str, asked: Any, field: str) -> None:
-    """Groups are unknown, a user needs an address, there is one owner."""
-    error = client.refused(400, "POST", f"{shared}/permissions", asked)
+def test_an_invalid_permission_is_refused_with_its_field(client: Client, shared: str, payload: Any, field: str) -> None:
+    """Groups are not supported, a user needs an address, and there is one owner."""
+    error = client.refused(400, "POST", f"{shared}/permissions", payload)
     assert error["message"].startswith(f"{field}: ")
 
 
-def test_the_owners_permission_stays(client: Client, shared: str) -> None:
-    """It can be neither deleted nor changed; of any other permission only the role can be."""
+def test_the_owners_permission_cannot_be_changed(client: Client, shared: str) -> None:
+    """It can be neither deleted nor changed; of any other permission, only the role can be changed."""
     (owner,) = client.good("GET", f"{shared}/permissions")["permissions"]
     client.refused(400, "DELETE", f"/{owner['name']}")
     client.refused(400, "PATCH", f"/{owner['name']}", {"role": "READER"})
@@ -181,7 +180,7 @@ def test_the_owners_permission_stays(client: Client, shared: str) -> None:
 
 
 def test_a_large_body_is_refused_while_it_is_read(running: RunningService, client: Client) -> None:
-    """By its stated length before anything is read, and in the middle where none is stated."""
+    """By its stated length before anything is read, or once the limit is reached."""
     address = ("127.0.0.1", int(running.address.rpartition(":")[2]))
     head = f"POST /v1beta/tunedModels HTTP/1.1\r\nHost: localhost\r\nx-goog-api-key: {running.key.secret}\r\n"
     with socket.create_connection(address, timeout=10) as raw:
@@ -205,8 +204,8 @@ def test_a_large_body_is_refused_while_it_is_read(running: RunningService, clien
     assert client.good("GET", "/models")
 
 
-def test_a_slow_client_holds_no_other_up(settings: Settings, tmp_path: Path) -> None:
-    """A hundred that never finish their requests take no worker, and get an answer that says so when the time is over."""
+def test_slow_clients_do_not_delay_others(settings: Settings, tmp_path: Path) -> None:
+    """A hundred unfinished requests occupy no worker, and are refused when their time is over."""
     slow_settings = Settings(tmp_path / "state", settings.models, settings.cache, device="cpu", threads=1)
     with RunningService(slow_settings, body_timeout_s=2.0) as running:
         address = ("127.0.0.1", int(running.address.rpartition(":")[2]))
@@ -223,7 +222,7 @@ def test_a_slow_client_holds_no_other_up(settings: Settings, tmp_path: Path) -> 
 
 
 def test_no_secret_is_logged_or_answered(running: RunningService, caplog: pytest.LogCaptureFixture) -> None:
-    """Keys, right and wrong, in headers and queries, stand in no log line and in no answer."""
+    """Keys, valid or not, in headers and queries, are in no log line and in no response."""
     written: list[str] = []
     listener = logging.Handler()
     listener.emit = lambda record: written.append(JsonLines().format(record))  # type: ignore[method-assign]
@@ -245,15 +244,15 @@ def test_no_secret_is_logged_or_answered(running: RunningService, caplog: pytest
     assert "planted" not in "".join(written) + caplog.text
 
 
-def test_a_refusal_survives_pickling() -> None:
-    """With its code, its fields and its words, as every error of tunerun."""
+def test_a_service_error_survives_pickling() -> None:
+    """With its code, fields and message, as every error of tunerun."""
     error = ServiceError(Code.INVALID_ARGUMENT, "x: is wrong", fields={"x": "is wrong"}, reason="R", retry_after_s=3)
     again = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own
     assert (GEMINI.refusal(again), str(again)) == (GEMINI.refusal(error), "x: is wrong")
 
 
-def test_the_key_file_is_for_its_owner_alone(tmp_path: Path) -> None:
-    """Made once with mode 600; one that others can read is refused, and so is one that holds something else."""
+def test_only_its_owner_can_read_the_key_file(tmp_path: Path) -> None:
+    """Created once with mode 600; a file that others can read, or that holds something else, is refused."""
     file = KeyFile(tmp_path / "state" / "keys.json")
     assert file.keys() == ()
     assert file.make()
@@ -282,7 +281,7 @@ def test_the_key_file_is_for_its_owner_alone(tmp_path: Path) -> None:
         KeyFile(file.path).keys()
 
 
-def test_it_listens_to_this_machine_by_default() -> None:
+def test_remote_clients_need_an_option() -> None:
     """Another address needs --allow-remote; a port in use is reported."""
     with pytest.raises(ConfigError, match="add --allow-remote"):
         listening("0.0.0.0", 0, allow_remote=False)  # noqa: S104 - it is refused

@@ -1,4 +1,4 @@
-"""Prompts to base models and tuned models: which are answered together, and what becomes of them when things go wrong."""
+"""Prompts to base models and tuned models: how they are batched, and what happens when an engine or a model fails."""
 
 from __future__ import annotations
 
@@ -61,15 +61,15 @@ def noted_batches(answerer: Answerer, monkeypatch: pytest.MonkeyPatch) -> list[l
 
 
 def test_base_models_are_loaded_before_the_first_prompt(answerer: Answerer, tiny: BaseModelRef) -> None:
-    """Each is named before it is loaded, and its engine runs then."""
+    """Each is named before it is loaded, and its engine runs afterwards."""
     named: list[BaseModelRef] = []
     answerer.load(named.append)
     assert named == [tiny]
     assert process_of(answerer) > 0
 
 
-def test_a_base_model_that_cannot_be_loaded_ends_the_start(opened: Callable[[], LocalBackend]) -> None:
-    """And not the first prompt."""
+def test_a_base_model_that_cannot_be_loaded_stops_the_start(opened: Callable[[], LocalBackend]) -> None:
+    """The error comes at the start, not with the first prompt."""
     answerer = Answerer([BaseModelRef(name="none", source="./none")], opened)
     with pytest.raises(BaseModelError, match="cannot be found"):
         answerer.load(lambda _model: None)
@@ -77,14 +77,14 @@ def test_a_base_model_that_cannot_be_loaded_ends_the_start(opened: Callable[[], 
 
 
 def test_models_of_one_base_share_batches(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Prompts to several tuned models and their base are answered at once, each as alone."""
+    """Prompts to several tuned models and their base model are answered in one batch, each as if alone."""
     own = replace(settings, state=tmp_path / "state")
     with RunningService(own) as running, Client(running.address, running.key.secret) as client:
         for number in range(3):
             client.tuned(f"m{number}", epochCount=10 * (number + 1), batchSize=7)
         paths = ["/models/tiny", *(f"/tunedModels/m{number}" for number in range(3))]
-        asked = prompt("twenty two", maxOutputTokens=8)
-        alone = [client.good("POST", f"{path}:generateContent", asked) for path in paths]
+        payload = prompt("twenty two", maxOutputTokens=8)
+        alone = [client.good("POST", f"{path}:generateContent", payload) for path in paths]
         adapters = [None, *(str(running.state / "tuned_models" / row.folder) for row in rows_of(running))]
         answerer = running.service.answerer
         batches = noted_batches(answerer, monkeypatch)
@@ -105,7 +105,7 @@ def rows_of(running: RunningService) -> list[Any]:
 def test_no_prompt_waits_for_a_longer_one_that_came_later(
     answerer: Answerer, tiny: BaseModelRef, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Those that join the first prompt may be as long as it, and no longer."""
+    """A prompt joins the batch of the first one only if its token limit is not higher."""
     short, long = GenerateOptions(max_output_tokens=2), GenerateOptions(max_output_tokens=3)
     batches = noted_batches(answerer, monkeypatch)
     blocker = answerer.ask(tiny, Prompt("1", LONG))
@@ -117,7 +117,7 @@ def test_no_prompt_waits_for_a_longer_one_that_came_later(
 
 
 def test_an_answer_does_not_wait_for_longer_ones_of_its_batch(answerer: Answerer, tiny: BaseModelRef) -> None:
-    """Each is returned once it is whole, in whatever order they were asked."""
+    """Each answer is returned as soon as it is complete, in any order."""
     lengths = [100, 50, 2]
     options = [GenerateOptions(max_output_tokens=length, temperature=2.0, seed=3) for length in lengths]
     futures = answerer.ask_together(tiny, [Prompt("1", each) for each in options], [None] * 3)
@@ -129,7 +129,7 @@ def test_an_answer_does_not_wait_for_longer_ones_of_its_batch(answerer: Answerer
 
 
 def test_an_engine_that_is_killed_while_it_answers(answerer: Answerer, tiny: BaseModelRef) -> None:
-    """The next engine answers the prompts; one of which a part was sent already gets an error that says so."""
+    """The next engine answers the prompts; one whose answer was partly sent fails with an error that says so."""
     answerer.load(lambda _model: None)
     parts: list[AnswerPart] = []
     streamed = answerer.ask(tiny, Prompt("1", LONG), parts.append)
@@ -142,7 +142,7 @@ def test_an_engine_that_is_killed_while_it_answers(answerer: Answerer, tiny: Bas
     assert answerer.is_alive
 
 
-def test_a_tuned_model_that_is_damaged_or_deleted_meanwhile(settings: Settings, tmp_path: Path) -> None:
+def test_a_tuned_model_that_is_damaged_or_deleted_while_a_prompt_waits(settings: Settings, tmp_path: Path) -> None:
     """Damaged files are reported as damaged; a model that is deleted while its prompt waits is not found."""
     own = replace(settings, state=tmp_path / "state")
     with RunningService(own) as running, Client(running.address, running.key.secret) as client:

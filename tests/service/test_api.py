@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from tests.rigs.running_service import RunningService
-from tests.service.client import ROWS, Client, body, prompt, turns
+from tests.service.client import ROWS, Client, body, continuing, prompt, turns
 from tunerun.service.app import Settings
 from tunerun.service.core.model_calls import UNPREDICTABLE
 from tunerun.testing.waiting import wait_until
@@ -27,8 +27,8 @@ def delete(client: Client, *identifiers: str) -> None:
         client.good("DELETE", f"/tunedModels/{identifier}")
 
 
-def test_base_models_say_what_can_be_done_with_them(client: Client) -> None:
-    """A model that can be tuned lists createTunedModel; it is the same in the list, by itself, and in v1."""
+def test_base_models_list_their_methods(client: Client) -> None:
+    """A model that can be tuned lists createTunedModel; the list, the single model and v1 agree."""
     (listed,) = client.good("GET", "/models")["models"]
     assert listed["name"] == "models/tiny"
     assert listed["inputTokenLimit"] == 128
@@ -68,15 +68,15 @@ def test_a_tuned_model_is_created_tuned_and_answers(client: Client) -> None:
     client.refused(404, "POST", "/tunedModels/learned:generateContent", prompt("1"))
 
 
-def test_a_stream_says_what_the_whole_answer_says(client: Client) -> None:
-    """As server-sent events and as one array: the parts together are the answer, the last says how it ended."""
+def test_a_stream_has_the_text_of_the_whole_answer(client: Client) -> None:
+    """As server-sent events and as one array: the parts together are the answer, and the last has the reason of its end."""
     client.tuned("streamed", epochCount=60, batchSize=7)
-    path, asked = "/tunedModels/streamed:streamGenerateContent", prompt("ninety nine")
-    whole = client.good("POST", "/tunedModels/streamed:generateContent", asked)
-    events = client.call("POST", path, asked, alt="sse")
+    path, payload = "/tunedModels/streamed:streamGenerateContent", prompt("ninety nine")
+    whole = client.good("POST", "/tunedModels/streamed:generateContent", payload)
+    events = client.call("POST", path, payload, alt="sse")
     assert events.headers["content-type"].startswith("text/event-stream")
     parts = [json.loads(line.removeprefix("data: ")) for line in events.text.split("\r\n\r\n") if line]
-    assert client.call("POST", path, asked).json() == parts
+    assert client.call("POST", path, payload).json() == parts
     assert len(parts) > 2
     assert "".join(p["candidates"][0]["content"]["parts"][0]["text"] for p in parts) == "one hundred"
     assert [p["candidates"][0].get("finishReason") for p in parts[:-1]] == [None] * (len(parts) - 1)
@@ -92,8 +92,8 @@ def test_a_stream_says_what_the_whole_answer_says(client: Client) -> None:
     delete(client, "streamed")
 
 
-def test_an_answer_that_was_cut_says_so(client: Client) -> None:
-    """At maxOutputTokens the reason is MAX_TOKENS; sampling with one seed gives one answer."""
+def test_an_answer_that_was_cut_has_the_reason_max_tokens(client: Client) -> None:
+    """At maxOutputTokens; and sampling twice with one seed gives the same answer."""
     one = client.good("POST", "/models/tiny:generateContent", prompt("1", maxOutputTokens=1))
     assert one["candidates"][0]["finishReason"] == "MAX_TOKENS"
     assert one["usageMetadata"]["candidatesTokenCount"] == 1
@@ -104,7 +104,7 @@ def test_an_answer_that_was_cut_says_so(client: Client) -> None:
 
 def test_a_request_may_be_written_as_proto3_allows(client: Client) -> None:
     """Names in snake_case, numbers as strings, null, zeros for defaults, `$alt` and the key in the query."""
-    asked = {
+    payload = {
         "base_model": "models/tiny",
         "display_name": "Sentence Translator",
         "description": None,
@@ -114,7 +114,7 @@ def test_a_request_may_be_written_as_proto3_allows(client: Client) -> None:
         },
     }
     secret = client.http.headers.pop("x-goog-api-key")
-    made = client.good("POST", "/tunedModels", asked, **{"$alt": "json;enum-encoding=int", "key": secret})
+    made = client.good("POST", "/tunedModels", payload, **{"$alt": "json;enum-encoding=int", "key": secret})
     client.http.headers["authorization"] = f"Bearer {secret}"
     name = made["metadata"]["tunedModel"]
     assert re.fullmatch(r"tunedModels/sentence-translator-[0-9a-f]{12}", name)
@@ -136,8 +136,8 @@ def test_a_request_may_be_written_as_proto3_allows(client: Client) -> None:
         ({"tuningTask": 7}, "tuningTask", "valid"),
     ],
 )
-def test_a_wrong_field_is_refused_by_its_name(client: Client, changed: Any, field: str, words: str) -> None:
-    """INVALID_ARGUMENT or NOT_FOUND with google.rpc.BadRequest, and nothing is made."""
+def test_an_invalid_field_is_named(client: Client, changed: Any, field: str, words: str) -> None:
+    """INVALID_ARGUMENT or NOT_FOUND with google.rpc.BadRequest, and nothing is created."""
     response = client.call("POST", "/tunedModels", body() | changed)
     assert response.status_code in (400, 404)
     error = response.json()["error"]
@@ -159,7 +159,7 @@ def test_a_wrong_field_is_refused_by_its_name(client: Client, changed: Any, fiel
         ({"learningRate": "fast"}, "learningRate"),
     ],
 )
-def test_wrong_hyperparameters_are_refused(client: Client, hyperparameters: Any, words: str) -> None:
+def test_invalid_hyperparameters_are_refused(client: Client, hyperparameters: Any, words: str) -> None:
     """Each with the field and what is allowed."""
     assert words in client.refused(400, "POST", "/tunedModels", body(**hyperparameters))["message"]
 
@@ -185,8 +185,8 @@ def test_examples_have_the_limits_of_the_guide(client: Client, rows: Any, words:
     assert words in client.refused(400, "POST", "/tunedModels", body(rows))["message"]
 
 
-def test_few_examples_are_a_warning(client: Client) -> None:
-    """Under 20 the answer has a Warning header; the model is made all the same."""
+def test_few_examples_give_a_warning(client: Client) -> None:
+    """Below 20 examples the response has a Warning header; the model is created nevertheless."""
     response = client.call("POST", "/tunedModels", body(ROWS[:1]), tunedModelId="few")
     assert response.status_code == 200
     assert "1 training examples; the Gemini API's tuning guide advises at least 20" in response.headers["warning"]
@@ -198,16 +198,16 @@ def test_few_examples_are_a_warning(client: Client) -> None:
 def test_many_examples_have_other_defaults(client: Client) -> None:
     """Above 500 examples the batch is 16 and the rate 0.0002."""
     rows = [{"textInput": str(n), "output": str(n + 1)} for n in range(501)]
-    asked = body(rows)
-    del asked["tuningTask"]["hyperparameters"]
-    client.good("POST", "/tunedModels", asked, tunedModelId="large")
+    payload = body(rows)
+    del payload["tuningTask"]["hyperparameters"]
+    client.good("POST", "/tunedModels", payload, tunedModelId="large")
     task = client.good("GET", "/tunedModels/large")["tuningTask"]
     assert task["hyperparameters"] == {"epochCount": 5, "batchSize": 16, "learningRate": 0.0002}
     delete(client, "large")
 
 
 @pytest.mark.parametrize(
-    ("asked", "field"),
+    ("payload", "field"),
     [
         (prompt("1") | {"systemInstruction": {"parts": [{"fileData": {}}]}}, "systemInstruction.parts[0].fileData"),
         (prompt("1" * 39_000) | {"systemInstruction": {"parts": [{"text": "1" * 2_000}]}}, "contents"),
@@ -231,9 +231,9 @@ def test_many_examples_have_other_defaults(client: Client) -> None:
         (prompt("1") | {"cachedContent": "cachedContents/1"}, "cachedContent"),
     ],
 )
-def test_what_is_not_offered_is_refused_by_its_name(client: Client, asked: Any, field: str) -> None:
+def test_unsupported_features_of_a_prompt_are_refused_with_the_field(client: Client, payload: Any, field: str) -> None:
     """No JSON mode, turns that alternate, text only, at most 40,000 characters, room for an answer."""
-    error = client.refused(400, "POST", "/models/tiny:generateContent", asked)
+    error = client.refused(400, "POST", "/models/tiny:generateContent", payload)
     assert error["status"] == "INVALID_ARGUMENT"
     assert error["details"][0]["fieldViolations"][0]["field"] == field
 
@@ -241,9 +241,9 @@ def test_what_is_not_offered_is_refused_by_its_name(client: Client, asked: Any, 
 def test_a_tuned_model_refuses_what_its_base_model_refuses(client: Client) -> None:
     """By the reader of the request, by its limit on characters, and by the engine's limit on tokens."""
     client.tuned("strict", epochCount=1)
-    for asked in (prompt("1", candidateCount=2), prompt("x" * 40_001), prompt("x " * 200)):
-        error = client.refused(400, "POST", "/tunedModels/strict:generateContent", asked)
-        assert error == client.refused(400, "POST", "/models/tiny:generateContent", asked)
+    for payload in (prompt("1", candidateCount=2), prompt("x" * 40_001), prompt("x " * 200)):
+        error = client.refused(400, "POST", "/tunedModels/strict:generateContent", payload)
+        assert error == client.refused(400, "POST", "/models/tiny:generateContent", payload)
     delete(client, "strict")
 
 
@@ -258,30 +258,29 @@ def test_a_conversation_of_several_turns_is_answered_and_counted(client: Client)
         streamed = client.http.post(f"{model}:streamGenerateContent", json=talk | config).json()
         assert "".join(part["candidates"][0]["content"]["parts"][0]["text"] for part in streamed) == whole
         counts = [
-            client.good("POST", "/models/tiny:countTokens", {"contents": asked["contents"]})["totalTokens"]
-            for asked in (alone, talk)
+            client.good("POST", "/models/tiny:countTokens", {"contents": payload["contents"]})["totalTokens"]
+            for payload in (alone, talk)
         ]
         assert answer["usageMetadata"]["promptTokenCount"] == counts[1] > counts[0]
     delete(client, "talks")
 
 
-def test_a_system_instruction_is_heard_and_counted(client: Client) -> None:
-    """By base and tuned models, in one answer and in a stream; of a tuned model a warning says that Google's take none,
-    nor chat history; LiteLLM's path of a tuned model answers as its own."""
+def test_a_system_instruction_reaches_the_model_and_is_counted(client: Client) -> None:
+    """With a warning for tuned models, since Google's accept none, nor chat history; also at LiteLLM's path of a tuned model."""
     client.tuned("hears", epochCount=20)
     plain = prompt("twenty two", maxOutputTokens=8)
-    told = plain | {"systemInstruction": {"parts": [{"text": "one "}, {"text": "two three"}]}}
+    instructed = plain | {"systemInstruction": {"parts": [{"text": "one "}, {"text": "two three"}]}}
     talk = turns("1", "2", "3") | {"generationConfig": {"maxOutputTokens": 8}}
     counts = [
-        client.good("POST", "/models/tiny:countTokens", {"generateContentRequest": asked | {"model": "models/tiny"}})
-        for asked in (plain, told)
+        client.good("POST", "/models/tiny:countTokens", {"generateContentRequest": payload | {"model": "models/tiny"}})
+        for payload in (plain, instructed)
     ]
     assert counts[1]["totalTokens"] > counts[0]["totalTokens"]
     for model in ("/models/tiny", "/tunedModels/hears", "/models/tunedModels/hears"):
-        answer = client.call("POST", f"{model}:generateContent", told)
+        answer = client.call("POST", f"{model}:generateContent", instructed)
         found = answer.json()
         assert found["usageMetadata"]["promptTokenCount"] == counts[1]["totalTokens"]
-        streamed = client.http.post(f"{model}:streamGenerateContent?alt=sse", json=told)
+        streamed = client.http.post(f"{model}:streamGenerateContent?alt=sse", json=instructed)
         parts = [json.loads(line.removeprefix("data: ")) for line in streamed.text.splitlines() if line]
         text = "".join(part["candidates"][0]["content"]["parts"][0]["text"] for part in parts)
         assert text == found["candidates"][0]["content"]["parts"][0]["text"]
@@ -296,8 +295,8 @@ def test_a_system_instruction_is_heard_and_counted(client: Client) -> None:
     delete(client, "hears")
 
 
-def test_an_id_is_given_once(client: Client) -> None:
-    """A second create with it is 409; what is not an id is refused; a deleted one may be given again."""
+def test_an_id_can_be_used_once_at_a_time(client: Client) -> None:
+    """A second create with it is 409; an invalid id is refused; the id of a deleted model can be used again."""
     client.good("POST", "/tunedModels", body(), tunedModelId="once")
     assert client.refused(409, "POST", "/tunedModels", body(), tunedModelId="once")["status"] == "ALREADY_EXISTS"
     for wrong in ("../x", "Once", "1x", "x-", "x" * 41, "a b", "x/../y"):
@@ -310,8 +309,8 @@ def test_an_id_is_given_once(client: Client) -> None:
 def test_a_list_has_pages_and_a_filter(client: Client, other: Client) -> None:
     """In the order of creation; a token belongs to its filter; others' models are not in it."""
     for number in range(12):
-        asked = body(epochCount=LONG) | {"displayName": f"Model {number}", "description": "even" * (1 - number % 2)}
-        client.good("POST", "/tunedModels", asked, tunedModelId=f"page-{number}")
+        payload = body(epochCount=LONG) | {"displayName": f"Model {number}", "description": "even" * (1 - number % 2)}
+        client.good("POST", "/tunedModels", payload, tunedModelId=f"page-{number}")
     first = client.good("GET", "/tunedModels")
     assert [m["name"] for m in first["tunedModels"]] == [f"tunedModels/page-{n}" for n in range(10)]
     rest = client.good("GET", "/tunedModels", pageToken=first["nextPageToken"])
@@ -334,7 +333,7 @@ def test_a_list_has_pages_and_a_filter(client: Client, other: Client) -> None:
     delete(client, *(f"page-{n}" for n in range(12)))
 
 
-def test_what_may_be_changed_is_changed_by_a_mask(client: Client) -> None:
+def test_a_mask_selects_the_fields_to_change(client: Client) -> None:
     """Only fields of the mask change; what the job has used cannot be changed."""
     client.good("POST", "/tunedModels", body(epochCount=LONG) | {"displayName": "Old"}, tunedModelId="changed")
     path = "/tunedModels/changed"
@@ -371,8 +370,8 @@ def test_a_running_job_is_cancelled_within_a_step_and_keeps_what_it_learned(clie
     delete(client, "stopped")
 
 
-def test_a_waiting_job_is_cancelled_before_it_begins(client: Client) -> None:
-    """By v1's path and by the one that google-genai asks for; there is nothing to ask then."""
+def test_a_queued_job_can_be_cancelled_before_its_first_step(client: Client) -> None:
+    """At v1's path and at the one that google-genai calls; such a model cannot answer."""
     client.good("POST", "/tunedModels", body(epochCount=LONG), tunedModelId="first")
     for identifier, path in (("second", "{name}:cancel"), ("third", "tunedModels/third:cancel")):
         operation = client.good("POST", "/tunedModels", body(epochCount=LONG), tunedModelId=identifier)
@@ -388,24 +387,22 @@ def test_a_waiting_job_is_cancelled_before_it_begins(client: Client) -> None:
     delete(client, "first", "second", "third")
 
 
-def test_a_tuned_model_may_be_the_source_of_another(client: Client) -> None:
-    """It continues where the first one ended: its loss begins near that one's last."""
+def test_tuning_can_continue_a_tuned_model(client: Client) -> None:
+    """Its loss begins near the last loss of the source."""
     first = client.tuned("parent", epochCount=20, batchSize=7)
-    asked = body(epochCount=5, batchSize=7)
-    del asked["baseModel"]
-    asked["tunedModelSource"] = {"tunedModel": "tunedModels/parent"}
-    client.good("POST", "/tunedModels", asked, tunedModelId="child")
+    payload = continuing("parent", epochCount=5, batchSize=7)
+    client.good("POST", "/tunedModels", payload, tunedModelId="child")
     child = client.finished("child")
     assert child["tunedModelSource"] == {"tunedModel": "tunedModels/parent", "baseModel": "models/tiny"}
     losses = [s["meanLoss"] for s in first["tuningTask"]["snapshots"]]
     begins = child["tuningTask"]["snapshots"][0]["meanLoss"]
     assert begins < losses[-1] < losses[0] / 2
-    client.refused(404, "POST", "/tunedModels", asked | {"tunedModelSource": {"tunedModel": "tunedModels/none"}})
+    client.refused(404, "POST", "/tunedModels", payload | {"tunedModelSource": {"tunedModel": "tunedModels/none"}})
     delete(client, "parent", "child")
 
 
 def test_a_job_that_diverges_fails_with_its_reason(client: Client) -> None:
-    """The error is the operation's, and the model cannot answer."""
+    """The operation has the error, and the model cannot answer."""
     client.good("POST", "/tunedModels", body(epochCount=50, learningRate=1e9), tunedModelId="diverged")
     assert client.finished("diverged")["state"] == "FAILED"
     error = client.operation("diverged")["error"]
@@ -416,8 +413,8 @@ def test_a_job_that_diverges_fails_with_its_reason(client: Client) -> None:
     delete(client, "diverged")
 
 
-def test_what_has_no_path_is_not_found(client: Client, running: RunningService) -> None:
-    """Methods and paths that are not the API's are refused in its envelope; no path leaves the state folder."""
+def test_unknown_paths_are_not_found(client: Client, running: RunningService) -> None:
+    """They are refused in the API's envelope; no path leaves the state folder."""
     client.refused(404, "GET", "/corpora")
     client.refused(404, "GET", "/tunedModels/%2e%2e%2fkeys.json")
     assert client.call("PUT", "/tunedModels/x").status_code == 405
@@ -426,8 +423,8 @@ def test_what_has_no_path_is_not_found(client: Client, running: RunningService) 
     assert httpx.get(f"{running.address}/healthz", trust_env=False).text == "ok\n"
 
 
-def test_the_meters_count(client: Client, running: RunningService) -> None:
-    """Requests by route and status, tuned models by state, in Prometheus' text."""
+def test_metrics_count_requests_and_tuned_models(client: Client, running: RunningService) -> None:
+    """Requests by route and status, tuned models by state, in Prometheus' text format."""
     client.good("GET", "/models")
     text = httpx.get(f"{running.address}/metrics", trust_env=False).text
     assert 'tunerun_requests_total{method="GET",route="/v1beta/models",status="200",wire="gemini"}' in text

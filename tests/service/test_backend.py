@@ -1,4 +1,4 @@
-"""The backend `gemini` and the service: the contract, and that both ends together do what the embedded engine does."""
+"""The backend `gemini` with the service: the contract, and equal results to the embedded engine's."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_an_experiment_gives_the_same_here_and_on_both_wires(
 def test_an_id_of_another_owner_is_refused(
     running: RunningService, monkeypatch: pytest.MonkeyPatch, client: Client
 ) -> None:
-    """A create with the id of a tuned model that the caller may not see says that the id is taken."""
+    """A create with the id of a tuned model that the caller may not see is refused, because the id is taken."""
     request = request_of(MODEL, key="8")
     with ServedPlace(running).open() as backend:
         monkeypatch.setenv("GEMINI_API_KEY", running.key.secret)
@@ -160,7 +160,7 @@ def test_an_id_of_another_owner_is_refused(
         ("other@localhost", (), "backend.oauth"),
     ],
 )
-def test_a_refusal_says_what_is_missing(
+def test_a_refused_key_is_an_access_error_with_advice(
     running: RunningService,
     monkeypatch: pytest.MonkeyPatch,
     client: Client,
@@ -168,7 +168,7 @@ def test_a_refusal_says_what_is_missing(
     scopes: tuple[str, ...],
     words: str,
 ) -> None:
-    """A wrong key and a key without the scope are different refusals, each with what to do."""
+    """An invalid key and a key without the scope have different messages."""
     request = request_of(MODEL, key="9")
     with ServedPlace(running).open() as backend:
         monkeypatch.setenv("GEMINI_API_KEY", running.key.secret)

@@ -1,4 +1,4 @@
-"""Checkpoints after each epoch, and jobs that pause, in the core: what every wire builds on."""
+"""Checkpoints after each epoch, and pausing, in the core that every wire builds on."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def weights(service: Service, folder: str) -> bytes:
 
 
 def test_each_epoch_leaves_a_checkpoint_that_answers(running: RunningService) -> None:
-    """Equal to the bit to a job of so many epochs; the last is the tuned model; deleting it deletes them."""
+    """Bit-identical to a job of that many epochs; the last is the tuned model; they are deleted with it."""
     service = running.service
     service.library.create(running.key, replace(NEW, identifier="kept", keeps_epochs=True))
     service.library.create(running.key, replace(NEW, identifier="short", epoch_count=1))
@@ -61,8 +61,8 @@ def test_each_epoch_leaves_a_checkpoint_that_answers(running: RunningService) ->
     assert epochs[0].validation_loss == short.validation_loss
     models = ServedModels(service.library, service.tuner, service.answerer)
     prompt = Prompt("twenty two", GenerateOptions(max_output_tokens=8))
-    asked = [models.tuned(running.key, "kept", STEPS), models.tuned(running.key, "short")]
-    texts = [models.ask(one, [replace(prompt, adapter=one.adapter)])[0].result().text for one in asked]
+    served = [models.tuned(running.key, "kept", STEPS), models.tuned(running.key, "short")]
+    texts = [models.ask(one, [replace(prompt, adapter=one.adapter)])[0].result().text for one in served]
     assert texts[0] == texts[1]
     with pytest.raises(ServiceError, match="step 5 of tunedModels/kept"):
         models.tuned(running.key, "kept", 5)
@@ -72,8 +72,8 @@ def test_each_epoch_leaves_a_checkpoint_that_answers(running: RunningService) ->
     assert service.state.epochs(row.key) == []
 
 
-def test_a_seed_is_the_jobs_own(running: RunningService) -> None:
-    """Another seed gives another loss curve, the same one the same."""
+def test_each_job_has_its_own_seed(running: RunningService) -> None:
+    """Another seed gives another loss curve, the same one the same curve."""
     service = running.service
     for number, seed in enumerate((7, 7, 8)):
         service.library.create(running.key, replace(NEW, identifier=f"seed{number}", seed=seed, epoch_count=1))
@@ -82,7 +82,7 @@ def test_a_seed_is_the_jobs_own(running: RunningService) -> None:
 
 
 def test_a_paused_job_lets_others_go_first(running: RunningService) -> None:
-    """Its curve stays; resumed it continues to the same tuned model and checkpoints; an ended job does not pause."""
+    """It keeps its curve; resumed, it gives the same tuned model and checkpoints; an ended job cannot be paused."""
     service, library, key = running.service, running.service.library, running.key
     library.create(key, replace(NEW, identifier="paused", epoch_count=30, keeps_epochs=True))
     wait_until(lambda: len(service.state.epochs(row_of(service, "paused").key)) > 1, "two epochs have ended")
@@ -110,7 +110,7 @@ def test_a_paused_job_lets_others_go_first(running: RunningService) -> None:
 
 
 def test_a_paused_job_that_is_cancelled_ends(running: RunningService) -> None:
-    """It does not wait to be resumed for that, and nothing stays of what it had kept to continue."""
+    """Without being resumed first, and its saved state is removed."""
     service, library, key = running.service, running.service.library, running.key
     library.create(key, replace(NEW, identifier="ended", epoch_count=1000, keeps_epochs=True))
     wait_until(lambda: len(service.state.epochs(row_of(service, "ended").key)) > 1, "two epochs have ended")
@@ -122,8 +122,8 @@ def test_a_paused_job_that_is_cancelled_ends(running: RunningService) -> None:
     wait_until(lambda: not [*(running.state / "tuned_models").glob("training.*")], "its state is gone")
 
 
-def test_a_restart_in_the_middle_keeps_what_was_reached(settings: Settings, tmp_path: Path) -> None:
-    """Epochs are there once each, with the files of the job that ended; a paused job stays paused."""
+def test_a_restart_in_the_middle_of_a_job(settings: Settings, tmp_path: Path) -> None:
+    """Each epoch is recorded once, with the files of the job that ended; a paused job stays paused."""
     own = replace(settings, state=tmp_path / "state")
     conversation = Example("two", "2", "Answer with a number.", (Turn("one", "1", is_learned=False),))
     with RunningService(own) as running:

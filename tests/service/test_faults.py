@@ -1,4 +1,4 @@
-"""A sweep at a real service, with a proxy between the two that spoils what passes: nothing is tuned twice or lost."""
+"""A sweep at a real service, with a proxy between the two that injects faults: nothing is tuned twice or lost."""
 
 from __future__ import annotations
 
@@ -250,10 +250,10 @@ def check_struck(proxy: FaultProxy, fault: Fault, times: int) -> None:
     assert [(r.fault, r.status is not None) for r in struck] == [(fault, fault.applied)] * times
 
 
-def test_a_create_that_goes_wrong_makes_one_tuned_model(
+def test_a_disturbed_create_makes_one_tuned_model(
     fault: Fault, proxy: FaultProxy, sweep_at: SweepMaker, undisturbed: list[Outcome]
 ) -> None:
-    """The create, the look after it and a poll are disturbed, and the same run ends as if they had not been."""
+    """The create, the look-up after it and a poll are disturbed, and the run ends as if they had not been."""
     sweep = sweep_at(proxy.address, 2, timeout_for(fault))
     path = "/v1beta/tunedModels"
     proxy.choose = by_rules(
@@ -276,15 +276,15 @@ def left_over(client: Client) -> Callable[[Sweep], None]:
 
     def leave(sweep: Sweep) -> None:
         request = sweep.trials[0].request()
-        asked = body(epochCount=100_000) | {"description": f"tunerun.key={request.key}"}
-        operation = client.good("POST", "/tunedModels", asked, tunedModelId=request.tuned_model_id)["name"]
+        payload = body(epochCount=100_000) | {"description": f"tunerun.key={request.key}"}
+        operation = client.good("POST", "/tunedModels", payload, tunedModelId=request.tuned_model_id)["name"]
         client.good("POST", f"/{operation}:cancel")
         client.finished(request.tuned_model_id)
 
     return leave
 
 
-def test_what_may_be_asked_again_is_asked_again(
+def test_requests_that_are_safe_to_repeat_are_repeated(
     fault: Fault,
     proxy: FaultProxy,
     sweep_at: SweepMaker,
@@ -316,7 +316,7 @@ def test_what_may_be_asked_again_is_asked_again(
 def test_an_outage_ends_the_run_with_a_reason(
     proxy: FaultProxy, elsewhere: FaultProxy, sweep_at: SweepMaker, undisturbed: list[Outcome]
 ) -> None:
-    """Whatever befalls every request, the run ends and says why, and nothing is created; later all is done."""
+    """Whatever happens to every request, the run ends with a reason and creates nothing; the next one completes."""
     sweep = sweep_at(proxy.address, 2, f"backend.read_timeout_s={SHORT_TIMEOUT_S}")
     for fault in all_faults(elsewhere):
         if fault.sent is Answer.as_sent and fault is not TOO_SLOW:  # there is an answer
@@ -354,7 +354,7 @@ def test_an_outage_in_the_middle_ends_the_run_and_the_next_one_continues(
     sweep_at: SweepMaker,
     undisturbed: list[Outcome],
 ) -> None:
-    """From the first look-up, create, poll or answer on; what was created by then is taken up."""
+    """From the first look-up, create, poll or answer on; what was created until then is used."""
     sweep = sweep_at(proxy.address, 2, "runner.unreachable_after_s=0.1")
     begins = by_rules(Rule(fault, method, path, first, times=None))
     has_begun: list[int] = []
@@ -383,7 +383,7 @@ def test_whatever_happens_every_key_is_tuned_once(
     left_over: Callable[[Sweep], None],
     undisturbed: list[Outcome],
 ) -> None:
-    """A dozen faults of any kind at any requests: each run ends well or says why, and in the end all is whole."""
+    """A dozen random faults: each run succeeds or states a reason, and at the end every trial is complete."""
     drawn = random.Random(seed)
     faults = drawn.choices(all_faults(elsewhere), k=12)
     sweep = sweep_at(proxy.address, 2 + seed % 2, f"backend.read_timeout_s={SHORT_TIMEOUT_S}")

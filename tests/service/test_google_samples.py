@@ -1,4 +1,4 @@
-"""Requests as Google's own guides and newer clients send them: taken, though they are not quite what the API says."""
+"""Requests as Google's guides and newer clients send them, which the API's documents do not quite allow."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def post(client: Client, path: str, text: str) -> httpx.Response:
     return client.http.post(path, content=text.encode(), headers={"content-type": "application/json"})
 
 
-def test_the_guides_request_is_taken_verbatim(client: Client) -> None:
-    """With its commas before closing brackets, and nothing of it is ignored."""
+def test_the_request_of_the_guide_is_accepted_verbatim(client: Client) -> None:
+    """With its commas before closing brackets; none of its fields is ignored."""
     response = post(client, "/tunedModels?tunedModelId=verbatim", CURL)
     assert response.status_code == 200, response.text
     assert "ignored" not in response.headers["warning"]
@@ -63,17 +63,17 @@ def test_the_guides_request_is_taken_verbatim(client: Client) -> None:
         {"role": "user", "parts": {"text": "1"}},
     ],
 )
-def test_one_object_is_taken_for_a_list_of_one(client: Client, contents: Any) -> None:
-    """As contents and as parts, when a model is asked and when tokens are counted."""
+def test_one_object_is_accepted_as_a_list_of_one(client: Client, contents: Any) -> None:
+    """As contents and as parts, in a prompt and where tokens are counted."""
     config = {"maxOutputTokens": 2, "stopSequences": "zz"}
     path = "/models/tiny:generateContent"
-    asked = client.good("POST", path, {"contents": contents, "generationConfig": config})
-    assert asked == client.good("POST", path, prompt("1", maxOutputTokens=2))
+    answer = client.good("POST", path, {"contents": contents, "generationConfig": config})
+    assert answer == client.good("POST", path, prompt("1", maxOutputTokens=2))
     counted = client.good("POST", "/models/tiny:countTokens", {"contents": contents})
-    assert counted["totalTokens"] == asked["usageMetadata"]["promptTokenCount"]
+    assert counted["totalTokens"] == answer["usageMetadata"]["promptTokenCount"]
 
 
-def test_one_example_is_taken_for_a_list_of_one(client: Client) -> None:
+def test_one_example_is_accepted_as_a_list_of_one(client: Client) -> None:
     """In trainingData, where the list is nested twice."""
     task = {"trainingData": {"examples": {"examples": {"textInput": "1", "output": "2"}}}}
     response = client.call("POST", "/tunedModels", body() | {"tuningTask": task}, tunedModelId="one")
@@ -84,9 +84,11 @@ def test_one_example_is_taken_for_a_list_of_one(client: Client) -> None:
 def test_unknown_fields_are_ignored_and_named(client: Client) -> None:
     """A newer client's fields change nothing; a Warning header names each once, in ASCII and cut where it is long."""
     odd = {'q"\\\r\nx: y': 1, "ü": 2, "x" * 5000: 3}
-    asked = body(epochCount=1, colour="red") | {"newer": {"deep": [1]}} | odd
-    asked["tuningTask"]["trainingData"]["examples"]["examples"] = [{"textInput": "1", "output": "2", "weight": 2}] * 20
-    response = client.call("POST", "/tunedModels", asked, tunedModelId="newer")
+    payload = body(epochCount=1, colour="red") | {"newer": {"deep": [1]}} | odd
+    payload["tuningTask"]["trainingData"]["examples"]["examples"] = [
+        {"textInput": "1", "output": "2", "weight": 2}
+    ] * 20
+    response = client.call("POST", "/tunedModels", payload, tunedModelId="newer")
     assert response.status_code == 200, response.text
     names = [
         "TunedModel.newer",
@@ -115,22 +117,22 @@ def test_unknown_fields_are_ignored_and_named(client: Client) -> None:
         ('{"contents": ' + "1" * 5_000 + "}", "is not JSON in UTF-8: Exceeds the limit"),
     ],
 )
-def test_a_body_that_cannot_be_read_is_refused(client: Client, text: str, words: str) -> None:
-    """Names given twice, in either spelling, and what is not JSON."""
+def test_a_body_that_is_not_json_or_repeats_a_name_is_refused(client: Client, text: str, words: str) -> None:
+    """Names in both spellings count as repeated."""
     response = post(client, "/models/tiny:generateContent", text)
     assert response.status_code == 400
     assert words in response.json()["error"]["message"]
 
 
-def test_commas_are_taken_out_of_no_string() -> None:
-    """Only before closing brackets, and never within a text, whatever quotes it holds."""
+def test_commas_within_strings_are_kept() -> None:
+    """Only those before closing brackets are removed, whatever quotes a string contains."""
     text = r'{"a,]": [",}", "\",]", "\\",], "b": {"c": 1 , } , }'
     assert read_json(text.encode()) == {"a,]": [",}", '",]', "\\"], "b": {"c": 1}}
 
 
 @pytest.mark.parametrize("text", ['["' + '\\"' * 10**6, '"' * 10**6, "[1" + ",]" * 10**6, "[1," + " " * 10**6 + "x"])
 def test_hostile_bodies_are_read_in_linear_time(text: str) -> None:
-    """Quotes, commas and spaces without end are refused, and pytest's own limit is not reached."""
+    """Endless quotes, commas and spaces are refused within pytest's own time limit."""
     assert text.count(",]") > MAX_LAST_COMMAS or text.count(",") < 2
     with pytest.raises(ServiceError, match="is not JSON"):
         read_json(text.encode())

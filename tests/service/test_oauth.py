@@ -81,8 +81,8 @@ def credentials(tokens: TokenServer, tmp_path: Path, monkeypatch: pytest.MonkeyP
     return file
 
 
-def test_a_token_opens_the_service(running: RunningService, tokens: TokenServer, credentials: Path) -> None:
-    """It is fetched once, sent as a bearer token, and does all that a key does; no variable with a key is read."""
+def test_a_token_gives_the_access_of_a_key(running: RunningService, tokens: TokenServer, credentials: Path) -> None:
+    """It is fetched once and sent as a bearer token; no variable with a key is read."""
     with GeminiBackend(GeminiSection(kind="gemini", base_url=running.address, oauth=True)) as backend:
         backend.prepare([MODEL])
         ref = backend.submit(request_of(MODEL, key="d"))
@@ -92,10 +92,10 @@ def test_a_token_opens_the_service(running: RunningService, tokens: TokenServer,
     running.service.library.delete(running.key, ref.id)
 
 
-def test_a_token_without_the_scope_says_how_to_get_one(
+def test_a_token_without_the_scope_names_the_command(
     running: RunningService, tokens: TokenServer, credentials: Path
 ) -> None:
-    """The command is the guide's, with the scope."""
+    """The guide's command, with the scope."""
     key = running.service.keys.add("me@x.example", [])
     tokens.token = key.secret
     section = GeminiSection(kind="gemini", base_url=running.address, oauth=True)
@@ -107,7 +107,7 @@ def test_a_token_without_the_scope_says_how_to_get_one(
 
 
 def test_missing_credentials_are_an_access_error(running: RunningService, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the command that makes them."""
+    """With the command that creates them."""
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/nowhere.json")
     section = GeminiSection(kind="gemini", base_url=running.address, oauth=True)
     with GeminiBackend(section) as backend, pytest.raises(AccessError, match="gcloud auth application-default login"):

@@ -1,4 +1,4 @@
-"""What goes over the wire, both ways, is what Google's own types say; no field of ours is unknown to them."""
+"""All requests and responses have the fields of Google's own types, and no others."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from tests.engine.tiny_model import request_of
 from tests.rigs.gemini_service import GeminiService
 from tests.rigs.running_service import RunningService
-from tests.service.client import Client, body, prompt
+from tests.service.client import Client, body, continuing, prompt
 from tunerun.backends.gemini import GeminiBackend, GeminiSection
 from tunerun.job import BaseModelRef, GenerateOptions, TuningHyperparameters
 from tunerun.service.core.model_calls import UNPREDICTABLE
@@ -48,8 +48,7 @@ def models(running: RunningService) -> Iterator[Client]:
         client.good("POST", "/tunedModels", body(epochCount=LONG), tunedModelId="cancelled")
         wait_until(lambda: client.steps("cancelled") > 1, "two steps are taken")
         client.good("POST", "/tunedModels/cancelled:cancel", {})
-        source = body(epochCount=LONG) | {"tunedModelSource": {"tunedModel": "tunedModels/active"}}
-        del source["baseModel"]
+        source = continuing("active", epochCount=LONG)
         client.good("POST", "/tunedModels", source, tunedModelId="creating")
         wait_until(lambda: client.steps("creating") > 1, "two steps are taken")
         yield client
@@ -59,7 +58,7 @@ def models(running: RunningService) -> Iterator[Client]:
 
 @pytest.mark.parametrize("identifier", STATES)
 def test_tuned_models_and_operations_are_the_official_types(models: Client, identifier: str) -> None:
-    """Got, listed, and inside an operation, in every state."""
+    """From get, in a list, and inside an operation, in every state."""
     tuned = parsed(models.good("GET", f"/tunedModels/{identifier}"), "TunedModel")
     assert tuned.name == f"tunedModels/{identifier}"
     assert len(tuned.tuning_task.snapshots) >= 1
@@ -71,18 +70,18 @@ def test_tuned_models_and_operations_are_the_official_types(models: Client, iden
 
 
 def test_lists_models_and_answers_are_the_official_types(models: Client) -> None:
-    """Every other reply of the service."""
+    """Every other response of the service."""
     assert len(parsed(models.good("GET", "/tunedModels"), "ListTunedModelsResponse").tuned_models) == len(STATES)
     assert parsed(models.good("GET", "/tunedModels", pageSize=1), "ListTunedModelsResponse").next_page_token
     assert parsed(models.good("GET", "/models"), "ListModelsResponse").models[0].name == "models/tiny"
     assert parsed(models.good("GET", "/models/tiny"), "Model").input_token_limit == 128
     counted = models.good("POST", "/models/tiny:countTokens", {"contents": prompt("1")["contents"]})
     assert parsed(counted, "CountTokensResponse").total_tokens > 0
-    asked = prompt("1", maxOutputTokens=3)
+    payload = prompt("1", maxOutputTokens=3)
     for path in ("/models/tiny", "/tunedModels/active"):
-        answer = parsed(models.good("POST", f"{path}:generateContent", asked), "GenerateContentResponse")
+        answer = parsed(models.good("POST", f"{path}:generateContent", payload), "GenerateContentResponse")
         assert answer.candidates[0].content.parts[0].text is not None
-        for part in models.call("POST", f"{path}:streamGenerateContent", asked).json():
+        for part in models.call("POST", f"{path}:streamGenerateContent", payload).json():
             parsed(part, "GenerateContentResponse")
     permissions = models.good("GET", "/tunedModels/active/permissions")
     assert len(parsed(permissions, "ListPermissionsResponse").permissions) == 1
@@ -98,13 +97,13 @@ def test_an_answer_with_a_warning_has_one_field_more(models: Client) -> None:
 
 
 def test_errors_are_google_rpc_status(client: Client) -> None:
-    """Their details too, each as what its @type says; `status` is the name of the code."""
+    """Their details have the type that @type names; `status` is the name of the code."""
     from google.protobuf import json_format
     from google.rpc import code_pb2, error_details_pb2, status_pb2  # noqa: F401 - the types that Any looks for
 
     errors = [
-        client.refused(status, method, path, asked)
-        for status, method, path, asked in (
+        client.refused(status, method, path, payload)
+        for status, method, path, payload in (
             (400, "POST", "/tunedModels", body(epochCount=-1)),
             (404, "GET", "/tunedModels/none", None),
             (400, "POST", "/tunedModels", {"description": 1}),

@@ -1,4 +1,4 @@
-"""Web pages of other origins: none may ask, unless the operator names its origin."""
+"""Web pages of other origins: none may call the service, unless the operator allows its origin."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ def preflight(origin: str) -> dict[str, str]:
     }
 
 
-def test_a_named_origin_is_allowed_on_both_wires_and_never_the_page(running: RunningService) -> None:
-    """Before a request, with an answer and with a refusal; without cookies, and cached for each origin apart."""
+def test_an_allowed_origin_may_call_both_wires_but_not_the_page(running: RunningService) -> None:
+    """In preflights, answers and refusals; without cookies, and cached separately for each origin."""
     own = {"origin": PAGE}
-    asked = [("OPTIONS", path, preflight(PAGE)) for path in WIRES] + [("POST", path, own) for path in WIRES]
-    found = ask(running, [PAGE, "http://localhost:5173"], [*asked, ("GET", "/", own), ("GET", "/healthz", own)])
+    requests = [("OPTIONS", path, preflight(PAGE)) for path in WIRES] + [("POST", path, own) for path in WIRES]
+    found = ask(running, [PAGE, "http://localhost:5173"], [*requests, ("GET", "/", own), ("GET", "/healthz", own)])
     assert [response.status_code for response in found[:6]] == [204] * 3 + [401] * 3
     for response in found[:6]:
         assert response.headers["access-control-allow-origin"] == PAGE
@@ -60,8 +60,8 @@ def test_a_named_origin_is_allowed_on_both_wires_and_never_the_page(running: Run
 def test_other_origins_get_nothing(running: RunningService, origins: tuple[str, ...]) -> None:
     """By default no origin is allowed; a name that only begins like an allowed one is another origin."""
     others = ("https://evil.example", f"{PAGE}.evil.example", "null")
-    asked = [("OPTIONS", WIRES[0], preflight(other)) for other in others]
-    for response in ask(running, origins, [*asked, *(("GET", WIRES[1], {"origin": other}) for other in others)]):
+    requests = [("OPTIONS", WIRES[0], preflight(other)) for other in others]
+    for response in ask(running, origins, [*requests, *(("GET", WIRES[1], {"origin": other}) for other in others)]):
         assert response.status_code == 401
         assert not [name for name in response.headers if name.startswith("access-control")]
 
@@ -69,8 +69,8 @@ def test_other_origins_get_nothing(running: RunningService, origins: tuple[str, 
 @pytest.mark.parametrize(
     "wrong", ["*", "null", "app.example.org", "https://app.example.org/", "HTTPS://App.example.org"]
 )
-def test_what_is_no_origin_is_refused(wrong: str) -> None:
-    """All such at once; `*` would open the service to every page."""
+def test_an_invalid_origin_is_refused(wrong: str) -> None:
+    """All of them at once; `*` would open the service to every page."""
     with pytest.raises(ConfigError, match=r"--allow-origin .*name each") as caught:
         Origins([wrong, PAGE, f"{wrong}/x"])
     assert len(caught.value.problems) == 2

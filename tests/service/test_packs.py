@@ -1,4 +1,4 @@
-"""Jobs that wait together share passes, whichever wire took them; one that has not begun is waiting on every wire."""
+"""Jobs that are queued together share passes, whichever wire created them."""
 
 from __future__ import annotations
 
@@ -83,14 +83,14 @@ def packed(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iter
 def _create(wires: Wires) -> None:
     file = wires.openai.files.create(file=("train.jsonl", jsonl()), purpose="fine-tune").id
     for number, rate in enumerate((0.01, 0.004)):
-        asked = body(epochCount=EPOCHS, learningRate=rate)
-        wires.gemini.good("POST", "/tunedModels", asked, tunedModelId=f"gemini-{number}")
+        payload = body(epochCount=EPOCHS, learningRate=rate)
+        wires.gemini.good("POST", "/tunedModels", payload, tunedModelId=f"gemini-{number}")
         method = hyperparameters(n_epochs=EPOCHS, learning_rate_multiplier=4 * (number + 1))
         created(wires.openai, file, method=method, seed=number + 1)
 
 
-def test_jobs_that_wait_together_share_passes_and_train_as_alone(packed: Wires) -> None:
-    """Each wire's record says with whom; a job beside them that is cancelled changes nothing of theirs."""
+def test_jobs_that_are_queued_together_share_passes(packed: Wires) -> None:
+    """Each job's record names the others; one of them that is cancelled changes nothing for them."""
     service = packed.service
     rows = [row for row in service.library.newest(service.keys.keys()[0], 9) if row.id != "cancelled"]
     keys = {row.key for row in (*rows, packed.row("cancelled"))}
@@ -103,7 +103,7 @@ def test_jobs_that_wait_together_share_passes_and_train_as_alone(packed: Wires) 
 
 
 @pytest.mark.parametrize("number", [0, 3])
-def test_a_packed_job_has_the_losses_of_alone(packed: Wires, number: int) -> None:
+def test_a_packed_job_has_the_losses_of_a_job_alone(packed: Wires, number: int) -> None:
     """Within 1e-5 at each step, for a job of each wire."""
     service = packed.service
     rows = [row for row in service.library.newest(service.keys.keys()[0], 99) if row.id != "cancelled"]
@@ -125,14 +125,14 @@ def test_a_packed_job_has_the_losses_of_alone(packed: Wires, number: int) -> Non
 
 
 def test_a_job_whose_engine_is_lost_is_submitted_again(packed: Wires) -> None:
-    """Twice; then it fails, because something of the job may be what ends the engines."""
+    """Twice; then it fails, because something in the job may be what kills the engines."""
     lost = JobStatus(JobState.FAILED, failure=Failure(FailureKind.LOST, "gone"))
     row = packed.row("gemini-0")
     assert [packed.service.tuner._is_to_continue(row, lost) for _ in range(3)] == [True, True, False]
 
 
-def test_a_submitted_job_that_has_not_begun_waits(packed: Wires) -> None:
-    """On both wires and in the gauges; it can be deleted, cancelled, paused and resumed, and is kept at the end."""
+def test_a_submitted_job_without_a_step_counts_as_queued(packed: Wires) -> None:
+    """On both wires and in the metrics; it can be deleted, cancelled, paused and resumed, and survives a restart."""
     client, tuner, jobs = packed.gemini, packed.service.tuner, packed.openai.fine_tuning.jobs
     client.good("POST", "/tunedModels", body(epochCount=LONG), tunedModelId="running")
     wait_until(lambda: client.steps("running") > 0, "the first takes steps")

@@ -1,4 +1,4 @@
-"""`tunerun serve` as a process: killed and started again it has lost nothing, and SIGTERM ends it in good order."""
+"""`tunerun serve` as a process: it survives a kill without loss, and SIGTERM ends it in an orderly way."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def process(tmp_path: Path, tiny: BaseModelRef, engine_cache: Path) -> Iterator[
 
 
 def test_a_service_that_is_killed_loses_nothing(process: Process) -> None:
-    """Finished models answer at once, the running job runs again with the same losses, the queue is worked off."""
+    """Finished models answer at once, the running job resumes with the same losses, and the queue is processed."""
     survivors = Survivors()
     with process.start() as client, process.openai() as openai:
         assert "loading tiny into memory (1 of 1)" in process.said
         survivors.settle(openai)
         done = client.tuned("done", epochCount=60, batchSize=7)
-        asked = prompt("twenty two")
-        before = client.good("POST", "/tunedModels/done:generateContent", asked)
+        payload = prompt("twenty two")
+        before = client.good("POST", "/tunedModels/done:generateContent", payload)
         client.good("POST", "/tunedModels", body(epochCount=150), tunedModelId="running")
         client.good("POST", "/tunedModels", body(), tunedModelId="queued")
         client.good("POST", "/tunedModels", body(), tunedModelId="deleted")
@@ -44,7 +44,7 @@ def test_a_service_that_is_killed_loses_nothing(process: Process) -> None:
         seen = 5
     with process.start() as client, process.openai() as openai:
         assert client.good("GET", "/tunedModels/done") == done
-        assert client.good("POST", "/tunedModels/done:generateContent", asked) == before
+        assert client.good("POST", "/tunedModels/done:generateContent", payload) == before
         assert client.steps("running") >= seen
         running = client.finished("running")
         assert running["state"] == "ACTIVE"
@@ -61,7 +61,7 @@ def test_a_service_that_is_killed_loses_nothing(process: Process) -> None:
 
 
 def test_sigterm_lets_a_step_end_and_leaves_the_queue(process: Process) -> None:
-    """The process ends by itself with exit code 0, and the next start takes up what was queued."""
+    """The process exits with code 0, and the next start processes the queue."""
     with process.start() as client:
         client.good("POST", "/tunedModels", body(epochCount=LONG), tunedModelId="running")
         client.good("POST", "/tunedModels", body(), tunedModelId="queued")
@@ -80,7 +80,7 @@ def test_sigterm_lets_a_step_end_and_leaves_the_queue(process: Process) -> None:
 def test_two_services_do_not_share_a_folder(
     process: Process, tmp_path: Path, tiny: BaseModelRef, engine_cache: Path
 ) -> None:
-    """The second says who holds it, and does not start."""
+    """The second one names the process that has it, and does not start."""
     with process.start():
         second = subprocess.run(process.command, capture_output=True, text=True, timeout=120, check=False)
         assert second.returncode == 1

@@ -51,7 +51,7 @@ def finished(operation: Any) -> Any:
 
 
 def test_a_notebook_written_for_google_runs(genai: Any) -> None:
-    """Find a base model, tune it, watch, look at the curve, ask: as the guide does."""
+    """It finds a base model, tunes it, polls, plots the curve and calls it, as the guide does."""
     (offered,) = [m for m in genai.list_models() if "createTunedModel" in m.supported_generation_methods]
     assert (offered.temperature, offered.max_temperature, offered.top_p, offered.top_k) == (0.0, 2.0, 1.0, 0)
     base = offered.name
@@ -75,25 +75,25 @@ def test_a_notebook_written_for_google_runs(genai: Any) -> None:
     curve = pandas.DataFrame(model.tuning_task.snapshots)
     assert list(curve["step"]) == list(range(1, 61))
     assert curve["mean_loss"].iloc[-1] < curve["mean_loss"].iloc[0]
-    asked = genai.GenerativeModel(model_name="tunedModels/number-generator")
-    answer = asked.generate_content("twenty two")
+    payload = genai.GenerativeModel(model_name="tunedModels/number-generator")
+    answer = payload.generate_content("twenty two")
     assert answer.text == "twenty three"
-    chat = asked.start_chat()
+    chat = payload.start_chat()
     assert chat.send_message("8").text == "9"
     chat.send_message("one")
     assert [turn.role for turn in chat.history] == ["user", "model", "user", "model"]
     assert answer.usage_metadata.total_token_count > 0
     assert answer.candidates[0].finish_reason.name == "STOP"
-    streamed = "".join(chunk.text for chunk in asked.generate_content("twenty two", stream=True))
+    streamed = "".join(chunk.text for chunk in payload.generate_content("twenty two", stream=True))
     assert streamed == "twenty three"
     assert genai.GenerativeModel(base).count_tokens("twenty two").total_tokens > 2
     config = genai.GenerationConfig(max_output_tokens=1)
-    assert asked.generate_content("twenty two", generation_config=config).candidates[0].finish_reason.name == (
+    assert payload.generate_content("twenty two", generation_config=config).candidates[0].finish_reason.name == (
         "MAX_TOKENS"
     )
 
 
-def test_training_data_come_in_every_form_it_offers(genai: Any, tmp_path: Path) -> None:
+def test_every_form_of_training_data_of_the_client_works(genai: Any, tmp_path: Path) -> None:
     """A CSV file with other column names, pairs, a mapping of columns; with an id and without."""
     file = tmp_path / "rows.csv"
     with file.open("w", newline="") as rows:
@@ -141,8 +141,8 @@ def test_tuned_models_are_listed_changed_and_built_on(genai: Any, client: Client
 
 def test_a_model_tuned_with_a_multiplier_is_read(genai: Any, client: Client) -> None:
     """Its rate is the effective one, when it is got, listed and in its operation."""
-    asked = body(learningRate=None, learningRateMultiplier=2.0, epochCount=1)
-    client.good("POST", "/tunedModels", asked, tunedModelId="multiplied")
+    payload = body(learningRate=None, learningRateMultiplier=2.0, epochCount=1)
+    client.good("POST", "/tunedModels", payload, tunedModelId="multiplied")
     client.finished("multiplied")
     (listed,) = genai.list_tuned_models()
     operation = genai.get_operation(client.operation("multiplied")["name"])
@@ -167,7 +167,7 @@ def test_a_job_is_cancelled(genai: Any) -> None:
     assert genai.GenerativeModel("tunedModels/stopped").generate_content("1").candidates
 
 
-def test_permissions_are_granted_changed_and_taken(genai: Any) -> None:
+def test_permissions_are_granted_changed_and_revoked(genai: Any) -> None:
     """create, list, get, update, delete, and the transfer of the whole model."""
     finished(
         genai.create_tuned_model("models/tiny", ROWS, id="shared", epoch_count=1, batch_size=4, learning_rate=0.01)
@@ -186,8 +186,8 @@ def test_permissions_are_granted_changed_and_taken(genai: Any) -> None:
     assert roles == {"me@localhost": "WRITER", "you@example.org": "OWNER"}
 
 
-def test_errors_are_the_clients_own(genai: Any, running: RunningService) -> None:
-    """Each refusal is the exception that the client has for it, with the field in its words."""
+def test_each_refusal_raises_the_clients_exception(genai: Any, running: RunningService) -> None:
+    """With the field in the client's words."""
     from google.api_core import exceptions
 
     genai.create_tuned_model("models/tiny", ROWS, id="taken", epoch_count=1, batch_size=4, learning_rate=0.01)

@@ -1,4 +1,4 @@
-"""Files on disk: what a crash leaves between any two steps is gone at the next start, and nothing else is."""
+"""Files on disk: whatever a crash leaves is removed at the next start, and nothing else is."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def state(tmp_path: Path) -> Iterator[State]:
 
 
 def test_what_a_crash_leaves_is_removed_at_the_next_start(state: State) -> None:
-    """A file that was being written, and one that was renamed and has no row; a file with its row stays."""
+    """A file that was being written, and one that was renamed and has no row; a file with its row is kept."""
     files = StoredFiles(state)
     with files.draft() as draft:
         draft.write(b"kept")
@@ -36,8 +36,8 @@ def test_what_a_crash_leaves_is_removed_at_the_next_start(state: State) -> None:
     assert again.find(OWNER, kept.id) == kept
 
 
-def test_a_row_goes_before_its_file(state: State) -> None:
-    """A crash between the two leaves a file, which the next start removes, and never a row without one."""
+def test_a_row_is_deleted_before_its_file(state: State) -> None:
+    """A crash between the two leaves a file, which the next start removes, and never a row without a file."""
     files = StoredFiles(state)
     with files.draft() as draft:
         file = files.keep(draft, OWNER, "a", "batch")
@@ -46,8 +46,8 @@ def test_a_row_goes_before_its_file(state: State) -> None:
     assert not files.path_of(file).exists()
 
 
-def test_what_is_past_its_time_is_removed_at_the_next_start(state: State) -> None:
-    """Also its bytes; before that it is no longer found."""
+def test_an_expired_file_is_removed_at_the_next_start(state: State) -> None:
+    """With its content; until then it is not found."""
     files = StoredFiles(state)
     with files.draft() as draft:
         file = files.keep(draft, OWNER, "a", "batch", life_s=-1)
@@ -58,15 +58,15 @@ def test_what_is_past_its_time_is_removed_at_the_next_start(state: State) -> Non
 
 
 def test_a_draft_that_is_not_kept_leaves_nothing(state: State) -> None:
-    """Whatever ends it."""
+    """However the upload ends."""
     files = StoredFiles(state)
     with files.draft() as draft:
         draft.write(b"half")
     assert not [*draft.path.parent.iterdir()]
 
 
-def test_a_disk_that_cannot_be_written_is_said_to_be_so(state: State) -> None:
-    """The client may ask again later."""
+def test_a_disk_that_cannot_be_written_is_unavailable(state: State) -> None:
+    """The client may retry later."""
     files = StoredFiles(state)
     folder = state.folder / "files"
     folder.rmdir()

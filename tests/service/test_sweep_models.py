@@ -97,13 +97,13 @@ def copied(trained: Trained, tmp_path: Path) -> Trained:
     return replace(trained, runs=Path(shutil.copytree(trained.runs, tmp_path / "runs")))
 
 
-def asked(client: Client, name: str, content: Any) -> tuple[str, int]:
+def payload(client: Client, name: str, content: Any) -> tuple[str, int]:
     """The answer, and how many tokens its prompt had."""
     answer = client.good("POST", f"/tunedModels/{name}:generateContent", content)
     return answer["candidates"][0]["content"]["parts"][0]["text"], answer["usageMetadata"]["promptTokenCount"]
 
 
-def test_a_prompt_that_names_the_columns_is_answered_as_predict_answers(trained: Trained, mine: Client) -> None:
+def test_a_row_is_answered_as_by_predict(trained: Trained, mine: Client) -> None:
     """Numbers as they are written, an optional column, columns that the template does not read; streamed too."""
     texts = [
         '{"kind": "one more than", "number": 1.10}',
@@ -115,9 +115,9 @@ def test_a_prompt_that_names_the_columns_is_answered_as_predict_answers(trained:
     name = trained.names[0]
     predicted = tunerun.predict(f"tunedModels/{name}", Path("rows.jsonl"), runs=trained.runs).outputs
     assert len(set(predicted)) > 1
-    found = [asked(mine, name, prompt(text)) for text in texts]
+    found = [payload(mine, name, prompt(text)) for text in texts]
     assert tuple(text for text, _ in found) == predicted
-    assert found == [asked(mine, name, prompt(text)) for text in rendered]
+    assert found == [payload(mine, name, prompt(text)) for text in rendered]
     path = f"/tunedModels/{name}:streamGenerateContent"
     parts = mine.call("POST", path, prompt(texts[0])).json()
     assert "".join(part["candidates"][0]["content"]["parts"][0]["text"] for part in parts) == predicted[0]
@@ -139,16 +139,16 @@ def test_a_prompt_that_names_the_columns_is_answered_as_predict_answers(trained:
         ("{% if a %}{{ a }}{% else %}{{ b }}{% endif %}", '{"b": "2"}', "2"),
     ],
 )
-def test_an_object_that_has_a_column_is_a_row_and_all_else_is_text(template: str, given: str, expected: str) -> None:
-    """The rule, for templates of every kind."""
+def test_an_object_with_a_column_of_the_template_is_a_row(template: str, given: str, expected: str) -> None:
+    """All other texts are used verbatim, for templates of every kind."""
     text = ColumnTemplate(PromptTemplate(tunerun.schema.Template(text_input=template, output="{{ answer }}")))
     assert text.text_of(given) == expected
 
 
-def test_openais_client_asks_them_by_both_names(serving: RunningService, trained: Trained, mine: Client) -> None:
-    """Rows are rendered and answered as on the other wire, and refused with OpenAI's own field."""
+def test_openais_client_calls_them_by_both_names(serving: RunningService, trained: Trained, mine: Client) -> None:
+    """Rows are rendered and answered as on the other wire, and refused with OpenAI's field."""
     name, row = trained.names[0], '{"kind": "one more than", "number": 5}'
-    expected, tokens = asked(mine, name, prompt(row))
+    expected, tokens = payload(mine, name, prompt(row))
     with client_of(serving, mine.http.headers["x-goog-api-key"]) as sdk:
         own = model_name(serving.service.library.sweep_models[name].row)
         assert own in [model.id for model in sdk.models.list()]
@@ -164,7 +164,7 @@ def test_openais_client_asks_them_by_both_names(serving: RunningService, trained
 
 
 def test_a_row_that_lacks_a_column_is_refused(trained: Trained, mine: Client) -> None:
-    """The field, the columns, and what is missing; a null is refused as in training."""
+    """With the field, the columns, and what is missing; null is refused as in training."""
     path = f"/tunedModels/{trained.names[0]}:generateContent"
     error = mine.refused(400, "POST", path, prompt('{"kind": "one more than", "nubmer": 1}'))
     assert error["message"] == (
@@ -174,18 +174,18 @@ def test_a_row_that_lacks_a_column_is_refused(trained: Trained, mine: Client) ->
     assert "which is null" in mine.refused(400, "POST", path, prompt('{"kind": null, "number": 1}'))["message"]
 
 
-def test_each_turn_of_the_user_is_taken_by_the_same_rule(trained: Trained, mine: Client) -> None:
-    """Earlier questions are rendered too; the model's own turns never."""
+def test_the_rule_applies_to_each_turn_of_the_user(trained: Trained, mine: Client) -> None:
+    """Earlier questions are rendered too; the model's own turns never are."""
     row, text = '{"kind": "one more than", "number": 5}', "one more than 5"
     name = trained.names[0]
-    assert asked(mine, name, turns(row, "6", row)) == asked(mine, name, turns(text, "6", text))
-    assert asked(mine, name, turns(text, row, text)) != asked(mine, name, turns(text, text, text))
+    assert payload(mine, name, turns(row, "6", row)) == payload(mine, name, turns(text, "6", text))
+    assert payload(mine, name, turns(text, row, text)) != payload(mine, name, turns(text, text, text))
     kind = {"systemInstruction": {"parts": [{"text": "be kind"}]}}
-    assert asked(mine, name, prompt(row) | kind) == asked(mine, name, prompt(text) | kind)
+    assert payload(mine, name, prompt(row) | kind) == payload(mine, name, prompt(text) | kind)
 
 
-def test_every_key_sees_and_asks_them(serving: RunningService, trained: Trained, mine: Client) -> None:
-    """In lists and by name, with curve, settings and where they come from; each once, though named twice."""
+def test_every_key_may_see_and_call_them(serving: RunningService, trained: Trained, mine: Client) -> None:
+    """In lists and by name, with curve, settings and origin; each once, even if it was selected twice."""
     first = mine.good("POST", "/tunedModels", body(epochCount=1) | {"baseModel": "models/base"}, tunedModelId="own")
     assert first
     mine.finished("own")
@@ -206,7 +206,7 @@ def test_every_key_sees_and_asks_them(serving: RunningService, trained: Trained,
     other = serving.service.keys.add("other@localhost", [*serving.key.scopes, CLOUD_SCOPE])
     with Client(serving.address, other.secret) as client:
         assert [model["name"] for model in client.good("GET", "/tunedModels")["tunedModels"]] == names
-        assert asked(client, trained.names[0], prompt("5")) == asked(mine, trained.names[0], prompt("5"))
+        assert payload(client, trained.names[0], prompt("5")) == payload(mine, trained.names[0], prompt("5"))
         permissions = client.good("GET", f"/{names[0]}/permissions")["permissions"]
         assert [(one["granteeType"], one["role"]) for one in permissions] == [("EVERYONE", "READER")]
     pages = [mine.good("GET", "/tunedModels", pageSize=2)]
@@ -220,7 +220,7 @@ def test_every_key_sees_and_asks_them(serving: RunningService, trained: Trained,
 
 
 def test_they_cannot_be_changed(trained: Trained, mine: Client, selection: Selection, serving: RunningService) -> None:
-    """Each method that would is refused in words; their names cannot be taken, before or after the start."""
+    """Each method that would change them is refused with the reason; their names cannot be used, before or after the start."""
     path = f"/tunedModels/{trained.names[0]}"
     reader = {"granteeType": "EVERYONE", "role": "READER"}
     for method, where, content in (
@@ -257,11 +257,11 @@ def test_tuning_can_start_from_them(trained: Trained, mine: Client) -> None:
     assert (trained.adapter() / "adapter_model.safetensors").read_bytes() == before
 
 
-def test_one_that_is_deleted_or_changed_later_is_refused_and_the_others_answer(trained: Trained, mine: Client) -> None:
-    """In words that name no path of the machine; it answers again when its files are back."""
+def test_one_whose_files_changed_is_refused_and_the_others_answer(trained: Trained, mine: Client) -> None:
+    """The error names no path; it answers again when its files are restored."""
     adapter, name = trained.adapter(0), trained.names[0]
     path = f"/tunedModels/{name}:generateContent"
-    answer = asked(mine, name, prompt("5"))
+    answer = payload(mine, name, prompt("5"))
     away = adapter.rename(adapter.with_name("away"))
     error = mine.refused(400, "POST", path, prompt("5"))
     assert error["status"] == "FAILED_PRECONDITION"
@@ -269,17 +269,17 @@ def test_one_that_is_deleted_or_changed_later_is_refused_and_the_others_answer(t
         f"tunedModels/{name}: what was stored of it is missing or damaged; it is a sweep's: its operator can train it "
         "again, and start the service again"
     )
-    assert asked(mine, trained.names[1], prompt("5"))[1] == answer[1]
+    assert payload(mine, trained.names[1], prompt("5"))[1] == answer[1]
     shutil.copytree(away, adapter)
     shutil.copy(trained.adapter(1) / "adapter_model.safetensors", adapter)
     mine.refused(400, "POST", path, prompt("5"))
     shutil.rmtree(adapter)
     away.rename(adapter)
-    assert asked(mine, name, prompt("5")) == answer
+    assert payload(mine, name, prompt("5")) == answer
 
 
 def test_the_page_shows_them_with_a_field_for_each_column(serving: RunningService, trained: Trained) -> None:
-    """Marked, with curve and description, without what would change them; both models get the rendered row."""
+    """Marked, with curve and description, without buttons that would change them; both models get the rendered row."""
     name = trained.names[0]
     with visiting(serving, "visitor@localhost") as visitor:
         shown = visitor.sign_in()
@@ -289,7 +289,7 @@ def test_the_page_shows_them_with_a_field_for_each_column(serving: RunningServic
         assert "Delete" not in text_of(page)
         tried = visitor.http.post(f"/library/{name}/try", data={"text": ["", "one more than", "5"]})
         with Client(serving.address, visitor.secret) as client:
-            answer, _ = asked(client, name, prompt("one more than 5"))
+            answer, _ = payload(client, name, prompt("one more than 5"))
             base = client.good("POST", "/models/base:generateContent", prompt("one more than 5", maxOutputTokens=6))
         section = text_of(tried).partition("Ask both")[2]
         assert f"tunedModels/{name} {' '.join(answer.split())}".strip() in section
@@ -300,15 +300,15 @@ def test_the_page_shows_them_with_a_field_for_each_column(serving: RunningServic
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::ResourceWarning")
-def test_googles_own_client_lists_and_asks_them(serving: RunningService, trained: Trained, mine: Client) -> None:
-    """google-generativeai: found in the list, its curve read, a row sent as JSON."""
+def test_googles_client_lists_and_calls_them(serving: RunningService, trained: Trained, mine: Client) -> None:
+    """google-generativeai finds them in the list, reads a curve, and sends a row as JSON."""
     import google.generativeai as genai
 
     genai.configure(api_key=serving.key.secret, transport="rest", client_options={"api_endpoint": serving.address})
     (model,) = [each for each in genai.list_tuned_models() if each.display_name == "more, trial 0"]
     assert [snapshot["step"] for snapshot in model.tuning_task.snapshots] == [1, 2, 3, 4]
     answer = genai.GenerativeModel(model.name).generate_content(json.dumps({"kind": "one more than", "number": 5}))
-    expected, tokens = asked(mine, trained.names[0], prompt("one more than 5"))
+    expected, tokens = payload(mine, trained.names[0], prompt("one more than 5"))
     assert answer.usage_metadata.prompt_token_count == tokens
     assert answer.candidates[0].content.parts[0].text == expected
 
@@ -316,10 +316,10 @@ def test_googles_own_client_lists_and_asks_them(serving: RunningService, trained
 # What it is started with
 
 
-def test_a_base_model_that_is_served_anyway_is_used(
+def test_a_served_base_model_with_the_same_content_is_used(
     trained: Trained, tiny: BaseModelRef, engine_cache: Path, selection: Selection
 ) -> None:
-    """By its content, whatever its name and its place; without one the tuned model brings its own."""
+    """Whatever its name and path are; otherwise the tuned model's own base model is added."""
     assert [model.name for model in selection.models] == ["base"]
     chosen = select([trained.names[0]], [], trained.runs, [tiny], engine_cache)
     assert chosen.models == (tiny,)
@@ -328,10 +328,10 @@ def test_a_base_model_that_is_served_anyway_is_used(
     assert select([trained.names[0]], [], trained.runs, [other, tiny], engine_cache).models == (other, tiny)
 
 
-def test_all_that_is_wrong_is_said_before_it_listens(
+def test_all_problems_of_the_selection_are_reported_at_the_start(
     copied: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Unknown names, a sweep where a model is meant, sweeps without models, adapters that are gone; exit code 2."""
+    """Unknown names, a sweep as --tuned, sweeps without models, missing adapters; exit code 2."""
     with Ledger(ledger_path(copied.runs)) as ledger:
         freeze(ledger, "unfinished-1a2b3c4d", name="unfinished")
         hosted = freeze(ledger, "hosted-1a2b3c4d", name="hosted")
@@ -359,8 +359,8 @@ def test_all_that_is_wrong_is_said_before_it_listens(
     assert (code, "no ledger; give the folder of your runs with --runs" in said) == (2, True)
 
 
-def test_a_base_model_that_is_gone_or_has_changed_is_said(trained: Trained, engine_cache: Path, tmp_path: Path) -> None:
-    """And a name that another base model has."""
+def test_a_missing_or_changed_base_model_is_reported(trained: Trained, engine_cache: Path, tmp_path: Path) -> None:
+    """And one whose name another base model has."""
     tuned = [trained.names[0]]
     away = trained.base.rename(trained.base.with_name("away"))
     try:
@@ -381,8 +381,8 @@ def test_a_base_model_that_is_gone_or_has_changed_is_said(trained: Trained, engi
         away.rename(trained.base)
 
 
-def test_a_template_error_is_the_templates_own() -> None:
-    """What a template cannot compute with a client's value is refused, not answered with the text."""
+def test_a_template_that_cannot_be_rendered_refuses_the_prompt() -> None:
+    """The prompt is not answered as plain text instead."""
     template = ColumnTemplate(PromptTemplate(tunerun.schema.Template(text_input="{{ a * 2 }}", output="{{ b }}")))
     assert template.text_of('{"a": 3}') == "6"
     with pytest.raises(TemplateError, match=r"template\.text_input"):
@@ -402,12 +402,12 @@ def test_a_template_error_is_the_templates_own() -> None:
     ],
 )
 def test_the_system_message_of_a_template(system: str | None, given: str, sent: str) -> None:
-    """A client that sends none gets the one of training; what the template makes of a client's own holds."""
+    """Without a message of the client's, that of training is used; otherwise what the template makes of the client's."""
     assert ColumnTemplate(PromptTemplate(tunerun.schema.Template(system=system))).system_of(given) == sent
 
 
 def test_a_system_message_that_a_template_cannot_use_is_refused(serving: RunningService) -> None:
-    """By the field that holds it; the prompt that is counted is the one that is answered."""
+    """With the field that has it; the prompt that is counted is the one that is answered."""
     base = ServedModels(serving.service.library, serving.service.tuner, serving.service.answerer).base("base")
     brief = replace(base, template=ColumnTemplate(PromptTemplate(tunerun.schema.Template(system="Be brief."))))
     assert brief.prepared(Prompt("1"), "messages").system == "Be brief."

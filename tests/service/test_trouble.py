@@ -55,8 +55,8 @@ def check_refused_for_now(response: httpx.Response) -> None:
     assert "service.db" not in response.text
 
 
-def test_a_locked_database_is_a_refusal_for_now(own: RunningService, client: Client, visitor: Visitor) -> None:
-    """503 with Retry-After, in JSON and as a page; what only reads is answered, and later all is."""
+def test_a_locked_database_is_a_503_with_retry_after(own: RunningService, client: Client, visitor: Visitor) -> None:
+    """In JSON and as a page; requests that only read are answered, and all of them once it is unlocked."""
     own.service.state.database.rows("PRAGMA busy_timeout = 100")
     with closing(sqlite3.connect(own.state / FILE_NAME, isolation_level=None)) as another:
         another.execute("BEGIN IMMEDIATE")
@@ -70,8 +70,8 @@ def test_a_locked_database_is_a_refusal_for_now(own: RunningService, client: Cli
     client.good("DELETE", "/tunedModels/locked")
 
 
-def test_a_full_disk_is_a_refusal_for_now(own: RunningService, client: Client, visitor: Visitor) -> None:
-    """Nothing is lost: a job under way continues when there is room again, with every step recorded."""
+def test_a_full_disk_is_a_503_with_retry_after(own: RunningService, client: Client, visitor: Visitor) -> None:
+    """Nothing is lost: a running job continues when there is room again, with every step recorded."""
     client.good("POST", "/tunedModels", body(epochCount=60), tunedModelId="full")
     wait_until(lambda: client.steps("full") > 2, "steps are taken")
     database = own.service.state.database
@@ -86,7 +86,7 @@ def test_a_full_disk_is_a_refusal_for_now(own: RunningService, client: Client, v
 
 
 @pytest.mark.usefixtures("own_engines")
-def test_a_tuned_model_for_which_there_is_no_room(settings: Settings, tmp_path: Path) -> None:
+def test_a_tuned_model_that_does_not_fit_on_the_disk(settings: Settings, tmp_path: Path) -> None:
     """Its job fails with the reason, and the next one is tuned when there is room again."""
     own = RunningService(replace(settings, state=tmp_path / "state"))
     with own, Client(own.address, own.key.secret) as client:
@@ -103,7 +103,7 @@ def test_a_tuned_model_for_which_there_is_no_room(settings: Settings, tmp_path: 
 
 
 def test_ten_thousand_tuned_models(own: RunningService, client: Client, visitor: Visitor) -> None:
-    """All are in the list once, the page shows the newest ones with links to the rest, a new job begins at once."""
+    """The list has each once, the page shows the newest with links to the rest, and a new job starts at once."""
     client.tuned("first", epochCount=1)
     names = ", ".join(n for n in columns_of(own.service.state) if n not in ("number", "id", "key", "folder", "state"))
     with own.service.state.database.transaction() as file:
@@ -148,7 +148,7 @@ def columns_of(state: State) -> list[str]:
 
 
 def test_a_clock_that_is_set_back(own: RunningService, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No time is before one that it follows, and what is newer stays newer."""
+    """No time is before that of an earlier event, and the order stays that of creation."""
     state = own.service.state
     for number in range(3):
         state.add_file(FileRow(f"f{number}", "a@b", "rows.csv", b""), 3)
@@ -177,7 +177,7 @@ def visitor_key_works(own: RunningService) -> bool:
 
 
 def test_a_session_that_has_ended(settings: Settings, own: RunningService) -> None:
-    """Whatever is asked next signs in again: pages, forms and progress; nothing that was sent is done."""
+    """Pages, forms and progress ask for the key again, and nothing that was sent takes effect."""
     with RunningService(replace(settings, state=own.state.parent / "short"), session_life_s=0) as short:
         signed_in = httpx.post(f"{short.address}/sign-in", data={"key": short.key.secret}, trust_env=False)
         cookie = {COOKIE: re.findall(rf"{COOKIE}=([^;]+)", signed_in.headers["set-cookie"])[0]}
@@ -190,24 +190,24 @@ def test_a_session_that_has_ended(settings: Settings, own: RunningService) -> No
                 assert "You are signed out" in text_of(response)
 
 
-def test_steps_of_a_model_that_is_deleted_while_it_answers(client: Client, own: RunningService) -> None:
-    """An answer that has begun ends well; one that is asked afterwards is not found; no trace of it is left."""
+def test_a_model_that_is_deleted_while_it_answers(client: Client, own: RunningService) -> None:
+    """The running answer is completed, later prompts are not found, and its folder is removed."""
     client.tuned("going", epochCount=1)
-    asked = prompt("1", maxOutputTokens=100, temperature=2.0, seed=1)
+    payload = prompt("1", maxOutputTokens=100, temperature=2.0, seed=1)
     path = "/tunedModels/going:streamGenerateContent?alt=sse"
-    with client.http.stream("POST", path, json=asked) as response:
+    with client.http.stream("POST", path, json=payload) as response:
         lines = response.iter_lines()
         next(lines)
         client.good("DELETE", "/tunedModels/going")
         rest = "".join(lines)
     assert response.status_code == 200
     assert '"error"' not in rest
-    client.refused(404, "POST", "/tunedModels/going:generateContent", asked)
+    client.refused(404, "POST", "/tunedModels/going:generateContent", payload)
     wait_until(lambda: not own.service.state.leftovers(), "its folder is gone")
     assert not list((own.state / "tuned_models").glob("going-*"))
 
 
-def test_what_is_recorded_twice_is_kept_once(own: RunningService, client: Client) -> None:
+def test_the_first_record_of_a_step_and_of_an_end_wins(own: RunningService, client: Client) -> None:
     """A step of a curve stays as it was first recorded, and a job that has ended stays as it ended."""
     client.tuned("once", epochCount=1)
     row = own.service.state.tuned_model("once")
