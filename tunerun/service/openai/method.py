@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Annotated, Any, ClassVar
 
@@ -18,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 from tunerun.service.core.credentials import Key
 from tunerun.service.core.problems import Code, Json, ServiceError
+from tunerun.service.json_errors import refusing_bad_json, unique
 from tunerun.service.openai.problems import OpenAiError, wrong
 from tunerun.service.routes import WireRoute, answer_json, caller_of, note_ignored
 
@@ -53,39 +53,17 @@ def read_json(content: bytes) -> Any:
     """
     if not content.strip():
         return {}
-    try:
+    with refusing_bad_json():
         text = content.decode("utf-8-sig")
-        value = json.loads(text, object_pairs_hook=_object, parse_constant=_refuse_constant)
+        value = json.loads(text, object_pairs_hook=unique, parse_constant=_refuse_constant)
         if _MAY_BE_HALF.search(text):
             # An unpaired surrogate would be a server error later, where the text is looked up or stored.
             json.dumps(value, ensure_ascii=False).encode()
         return value
-    except json.JSONDecodeError as error:
-        raise _not_json(f"{error.msg} (line {error.lineno}, column {error.colno})") from error
-    except RecursionError:
-        raise _not_json("it is nested too deeply") from None
-    except UnicodeEncodeError:
-        raise _not_json("it contains an unpaired surrogate, which is not valid Unicode") from None
-    except ValueError as error:  # not UTF-8, or a number of thousands of digits
-        raise _not_json(str(error)) from error
 
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not a number in JSON")
-
-
-def _not_json(why: str) -> ServiceError:
-    return ServiceError(Code.INVALID_ARGUMENT, f"the body is not JSON in UTF-8: {why}")
-
-
-def _object(pairs: list[tuple[str, Any]]) -> Json:
-    value = dict(pairs)
-    if len(value) < len(pairs):
-        # A Counter: `list.count` for each of 200,000 names, which is a body within the limit, is quadratic.
-        ((twice, _),) = Counter(name for name, _ in pairs).most_common(1)
-        words = f"the body gives the name {twice[:60]!r} twice in one object; give it once"
-        raise ServiceError(Code.INVALID_ARGUMENT, words)
-    return value
 
 
 class UploadRoute(WireRoute):
