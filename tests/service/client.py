@@ -1,4 +1,4 @@
-"""A plain HTTP client of the service, and requests that are good."""
+"""A plain HTTP client of the service, and valid requests."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ ROWS = [{"textInput": one.text_input, "output": one.output} for one in EXAMPLES]
 
 
 def body(rows: list[Json] | None = None, **hyperparameters: Any) -> Json:
-    """What a client sends to tune the tiny model."""
+    """Return the body of a request to tune the tiny model."""
     settings = {"epochCount": 2, "batchSize": 3, "learningRate": 0.01} | hyperparameters
     task: Json = {"trainingData": {"examples": {"examples": ROWS if rows is None else rows}}}
     return {"baseModel": "models/tiny", "tuningTask": task | {"hyperparameters": settings}}
 
 
 def continuing(source: str, rows: list[Json] | None = None, **hyperparameters: Any) -> Json:
-    """What a client sends to continue the tuning of a tuned model, by its id."""
+    """Return the body of a request to continue the tuning of a tuned model, by its id."""
     continued = body(rows, **hyperparameters) | {"tunedModelSource": {"tunedModel": f"tunedModels/{source}"}}
     del continued["baseModel"]
     return continued
 
 
 def turns(*texts: str, roles: Sequence[str] = ()) -> dict[str, Any]:
-    """A conversation; the roles alternate, beginning with the user, unless they are given."""
+    """Return a conversation; by default its roles alternate, beginning with the user."""
     said = zip(texts, roles or ("user", "model") * len(texts), strict=False)
     return {"contents": [{"role": role, "parts": [{"text": text}]} for text, role in said]}
 
 
 def prompt(text: str, **config: Any) -> Json:
-    """What a client sends to be answered."""
+    """Return the body of a prompt."""
     return {"contents": [{"role": "user", "parts": [{"text": text}]}], "generationConfig": config}
 
 
 class Client:
-    """Calls with a key; `None`: without one."""
+    """Calls methods of the API with a key; None: without one."""
 
     def __init__(self, address: str, secret: str | None) -> None:
         headers = {"x-goog-api-key": secret} if secret else {}
@@ -65,7 +65,7 @@ class Client:
         return found
 
     def refused(self, status: int, method: str, path: str, json: Any = None, **parameters: Any) -> Json:
-        """The error of an answer, which has to be in Google's envelope."""
+        """Return the error of a response, which has to be in Google's envelope."""
         response = self.call(method, path, json, **parameters)
         assert response.status_code == status, response.text
         error: Json = response.json()["error"]
@@ -73,7 +73,7 @@ class Client:
         return error
 
     def tuned(self, identifier: str, **hyperparameters: Any) -> Json:
-        """A tuned model, made and finished."""
+        """Create a tuned model, and return it once it is finished."""
         self.good("POST", "/tunedModels", body(**hyperparameters), tunedModelId=identifier)
         return self.finished(identifier)
 
@@ -83,7 +83,7 @@ class Client:
         return self.good("GET", path)
 
     def steps(self, identifier: str) -> int:
-        """How many steps its job has taken."""
+        """Return the number of steps that a job has taken."""
         return len(self.good("GET", f"/tunedModels/{identifier}").get("tuningTask", {}).get("snapshots", ()))
 
     def operation(self, identifier: str) -> Json:

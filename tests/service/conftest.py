@@ -1,4 +1,4 @@
-"""A service with the tiny base model, really running, shared by the tests that leave it as it was."""
+"""A running service with the tiny base model, shared by all tests that restore its state."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def running(settings: Settings) -> Iterator[RunningService]:
 
 @pytest.fixture
 def client(running: RunningService) -> Iterator[Client]:
-    """Who owns the service's first key."""
+    """A client with the service's first key."""
     with Client(running.address, running.key.secret) as client:
         yield client
 
 
 @pytest.fixture
 def other(running: RunningService) -> Iterator[Client]:
-    """Another user."""
+    """A client of another user."""
     key = running.service.keys.add("other@localhost", running.key.scopes)
     with Client(running.address, key.secret) as client:
         yield client

@@ -17,7 +17,7 @@ from tunerun.testing.waiting import wait_until
 
 
 class Process:
-    """A service in a process of its own; each start continues in the same folder."""
+    """A service in its own process; each start continues with the same folder."""
 
     def __init__(self, folder: Path, model: BaseModelRef, cache: Path) -> None:
         self.state = folder / "state"
@@ -41,7 +41,7 @@ class Process:
         return Client(*self._at)
 
     def openai(self) -> OpenAI:
-        """OpenAI's client of the service that was started last."""
+        """Return OpenAI's client for the service that was started last."""
         http = DefaultHttpxClient(trust_env=False, timeout=60)
         address, secret = self._at
         return OpenAI(base_url=f"{address}/v1", api_key=secret, http_client=http, max_retries=0)
@@ -53,7 +53,7 @@ class Process:
 
     @property
     def said(self) -> str:
-        """What it has written to stderr."""
+        """The text on its stderr."""
         return self._err.read_text()
 
     @property
@@ -61,7 +61,7 @@ class Process:
         return [json.loads(line) for line in self._err.read_text().splitlines() if line.startswith("{")]
 
     def stop(self) -> None:
-        """Kill it where it still runs."""
+        """Kill it if it still runs."""
         if self.process is not None and self.process.poll() is None:
             self.process.kill()
             self.process.wait()
