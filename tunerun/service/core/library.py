@@ -44,15 +44,14 @@ class Library:
         self.sweep_models = {model.row.id: model for model in sweep_models}
         self._state = state
         self._tuner = tuner
-        taken = [name for name in self.sweep_models if state.tuned_model(name) is not None]
-        if taken:
-            raise ConfigError(
-                [
-                    f"tunedModels/{name}: the service has a tuned model of its own of this name; delete that one over "
-                    "the API, or do not choose this one"
-                    for name in taken
-                ]
-            )
+        problems = [
+            f"tunedModels/{name}: the service has a tuned model of its own of this name; delete that one over the API, "
+            "or do not choose this one"
+            for name in self.sweep_models
+            if state.tuned_model(name) is not None
+        ]
+        if problems:
+            raise ConfigError(problems)
 
     # Access
 
@@ -230,19 +229,18 @@ class Library:
 
     # Operations
 
-    def of_operation(self, caller: Key, identifier: str, operation: str, role: Role = Role.READER) -> TunedModelRow:
+    def of_operation(self, caller: Key, identifier: str, operation: str) -> TunedModelRow:
         """Return the tuned model that an operation creates.
 
         Args:
             caller: the key of the request.
             identifier: the id, without `tunedModels/`.
             operation: the last part of the operation's name.
-            role: the role that the caller needs.
 
         Raises:
             ServiceError: the tuned model has no such operation, or see `get`.
         """
-        row = self.get(caller, identifier, role)
+        row = self.get(caller, identifier)
         if row.operation != operation:
             raise not_found(f"tunedModels/{identifier}/operations/{operation}")
         return row
@@ -255,10 +253,9 @@ class Library:
             identifier: the id, without `tunedModels/`.
             operation: the last part of the name of the operation that has to be the job's; None: not checked.
         """
-        if operation is None:
-            self.get(caller, identifier, Role.WRITER)
-        else:
-            self.of_operation(caller, identifier, operation, Role.WRITER)
+        row = self.get(caller, identifier, Role.WRITER)
+        if operation not in (None, row.operation):
+            raise not_found(f"tunedModels/{identifier}/operations/{operation}")
         self._state.request_cancel(identifier)
         self._tuner.look()
 

@@ -107,7 +107,7 @@ def select(
                     tuple(ledger.snapshots(choice.job.id)),
                     choice.words,
                     ColumnTemplate(model.template),
-                    model.generation.max_output_tokens,
+                    replace(row.serving, max_output_tokens=model.generation.max_output_tokens),
                     model.tuned_model.weights,
                     cache,
                 )

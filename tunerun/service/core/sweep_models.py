@@ -6,7 +6,7 @@ key may see and call them, because the operator chose them for the service.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from tunerun.engine import tuned_model
@@ -30,7 +30,7 @@ class SweepModel:
         curve: its loss curve.
         trial: its origin in words, such as `trial 2 of the sweep support-1a2b3c4d`.
         template: renders clients' prompts.
-        max_output_tokens: default token limit of an answer: the one with which its sweep measured it.
+        serving: default generation options of its answers: those with which its sweep measured it.
         weights: SHA-256 of the adapter when it was made; None: the digest in its folder is used.
         cache: directory in which digests of large files are cached.
     """
@@ -39,14 +39,9 @@ class SweepModel:
     curve: tuple[Snapshot, ...]
     trial: str
     template: ColumnTemplate
-    max_output_tokens: int
+    serving: Serving
     weights: str | None
     cache: Path
-
-    @property
-    def serving(self) -> Serving:
-        """Default generation options of its answers."""
-        return replace(self.row.serving, max_output_tokens=self.max_output_tokens)
 
     @property
     def permission(self) -> PermissionRow:
