@@ -276,25 +276,21 @@ class _NoAnswerError(Exception):
 
 
 def _sent(body: Json | Upload | None, headers: Mapping[str, str]) -> dict[str, Any]:
-    """A call's headers and what it sends, as httpx takes them."""
-    if isinstance(body, Upload):
-        files = {"file": (body.name, body.content, "application/octet-stream")}
-        return {"headers": headers, "data": dict(body.fields), "files": files}
-    return {"headers": {**headers, **_JSON}, "content": _written(body)}
-
-
-def _written(body: Json | None) -> bytes | None:
-    """A body as JSON.
+    """A call's headers and what it sends, as httpx takes them.
 
     Raises:
         InputError: a text contains an unpaired surrogate.
     """
+    if isinstance(body, Upload):
+        files = {"file": (body.name, body.content, "application/octet-stream")}
+        return {"headers": headers, "data": dict(body.fields), "files": files}
     try:
-        return None if body is None else json.dumps(body, ensure_ascii=False).encode()
+        content = None if body is None else json.dumps(body, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         raise InputError(
             "a text contains an unpaired surrogate (such as \\ud800), which cannot be sent; fix or remove it"
         ) from error
+    return {"headers": {**headers, **_JSON}, "content": content}
 
 
 def _read(response: httpx.Response) -> bytes:

@@ -34,30 +34,24 @@ def refusal(status: int, headers: Mapping[str, str], content: bytes, *, is_repea
     """Translate a refusal in Google's envelope; see `http.Refusal`."""
     envelope = error_object(content)
     details = _objects(envelope.get("details"))
-    text = f"{refused(status, str(envelope.get('status', '')), envelope.get('message'))}{_fields(details)}"
+    text = refused(status, str(envelope.get("status", "")), envelope.get("message"))
+    for violations in (_objects(detail.get("fieldViolations")) for detail in details if _is(detail, "BadRequest")):
+        text += "".join(f"; {each.get('field')}: {each.get('description')}" for each in violations)
     wait_s = _wait_s(headers, details)
     if status in (401, 403):
-        return AccessError(f"{text}; {_access_advice(text, details)}")
+        reason = next((str(detail.get("reason")) for detail in details if _is(detail, "ErrorInfo")), "")
+        if "insufficient authentication scopes" in text:
+            reason = "ACCESS_TOKEN_SCOPE_INSUFFICIENT"
+        advice = _ACCESS_ADVICE.get(reason, "check the API key or the token and what it may do")
+        return AccessError(f"{text}; {advice}")
+    # 429 means two things: too fast, which says when to come back, and a quota that is used up, which does not.
     if status == 429 and wait_s is None and any(_is(detail, "QuotaFailure") for detail in details):
         return AccessError(f"{text}; the quota is used up: wait until it renews, or ask for a higher one")
     return by_status(status, text, wait_s, is_repeatable=is_repeatable)
 
 
-def _access_advice(words: str, details: list[Json]) -> str:
-    """Which of key, scope and permission is missing, and what to do."""
-    reason = next((str(d.get("reason")) for d in details if _is(d, "ErrorInfo")), "")
-    if "insufficient authentication scopes" in words:
-        reason = "ACCESS_TOKEN_SCOPE_INSUFFICIENT"
-    return _ACCESS_ADVICE.get(reason, "check the API key or the token and what it may do")
-
-
 def _is(detail: Json, kind: str) -> bool:
     return str(detail.get("@type", "")).endswith(f"google.rpc.{kind}")
-
-
-def _fields(details: list[Json]) -> str:
-    violations = [v for detail in details if _is(detail, "BadRequest") for v in _objects(detail.get("fieldViolations"))]
-    return "".join(f"; {v.get('field')}: {v.get('description')}" for v in violations)
 
 
 def _objects(value: object) -> list[Json]:

@@ -15,15 +15,9 @@ _KEY = re.compile(r"tunerun\.key=([0-9a-f]+)")
 def contents_of(asked: Conversation) -> Json:
     """The fields of a `generateContent` request (v1beta) that carry a conversation."""
     said = [(role, text) for t in asked.earlier for role, text in (("user", t.text_input), ("model", t.output))]
-    contents = [_turn(role, text) for role, text in (*said, ("user", asked.text_input))]
-    return {
-        "contents": contents,
-        **({"systemInstruction": {"parts": [{"text": asked.system}]}} if asked.system else {}),
-    }
-
-
-def _turn(role: str, text: str) -> Json:
-    return {"role": role, "parts": [{"text": text}]}
+    contents = [{"role": role, "parts": [{"text": text}]} for role, text in (*said, ("user", asked.text_input))]
+    system: Json = {"systemInstruction": {"parts": [{"text": asked.system}]}} if asked.system else {}
+    return {"contents": contents, **system}
 
 
 def key_of(found: Json) -> str | None:

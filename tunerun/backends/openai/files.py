@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from tunerun.backends.http import ATTEMPTS, MAX_RETRY_WAIT_S, RETRY_TIME_S, Json, JsonService, Upload
 from tunerun.errors import InputError, StatusError, UnavailableError
-from tunerun.job import Conversation, Example, Turn, as_conversation
+from tunerun.job import Conversation, Example, as_conversation
 from tunerun.retry import retry
 
 PURPOSE = "fine-tune"
@@ -23,11 +23,10 @@ _PROCESSED_SOON_S = 5.0
 
 def messages(asked: Conversation) -> list[Json]:
     """Return a conversation as chat messages, ending with the message to answer."""
-    return [
-        *([_message("system", asked.system)] if asked.system else []),
-        *_turns(asked.earlier),
-        _message("user", asked.text_input),
-    ]
+    found = [_message("system", asked.system)] if asked.system else []
+    for turn in asked.earlier:
+        found += [_message("user", turn.text_input), _message("assistant", turn.output)]
+    return [*found, _message("user", asked.text_input)]
 
 
 def content_of(examples: Sequence[Example], *, has_mark: bool) -> bytes:
@@ -40,28 +39,19 @@ def content_of(examples: Sequence[Example], *, has_mark: bool) -> bytes:
     Raises:
         InputError: a text is not valid Unicode.
     """
-    rows = ({"messages": [*_asked_of(one), _message("assistant", one.output)]} for one in examples)
-    text = "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows)
+    lines = []
+    for example in examples:
+        chat = messages(as_conversation(example.input))
+        answers = [message for message in chat if message["role"] == "assistant"]
+        for message, turn in zip(answers, example.earlier, strict=True):
+            if not turn.is_learned:
+                message["weight"] = 0  # the service's default is 1
+        chat.append(_message("assistant", example.output))
+        lines.append(f"{json.dumps({'messages': chat}, ensure_ascii=False)}\n")
     try:
-        return text.encode("utf-8-sig" if has_mark else "utf-8")
+        return "".join(lines).encode("utf-8-sig" if has_mark else "utf-8")
     except UnicodeEncodeError as error:
         raise InputError("a text contains an unpaired surrogate, such as \\ud800; fix or remove it") from error
-
-
-def _asked_of(example: Example) -> list[Json]:
-    """Return the messages before the answer; an earlier answer that is not learned has weight 0 (default: 1)."""
-    found = messages(as_conversation(example.input))
-    answers = [message for message in found if message["role"] == "assistant"]
-    for message, turn in zip(answers, example.earlier, strict=True):
-        if not turn.is_learned:
-            message["weight"] = 0
-    return found
-
-
-def _turns(turns: Sequence[Turn]) -> Iterator[Json]:
-    for turn in turns:
-        yield _message("user", turn.text_input)
-        yield _message("assistant", turn.output)
 
 
 def _message(role: str, text: str) -> Json:
@@ -89,7 +79,14 @@ class TrainingFiles:
             InputError: the service rejects the file.
         """
         name = f"tunerun-{hashlib.sha256(content).hexdigest()[:40]}.jsonl"
-        found = self._retrieved(self._known.pop(name, None)) or self._listed(name) or self._uploaded(name, content)
+        found = self._usable(self._known.pop(name, None)) or self._listed(name)
+        if found is None:
+            try:
+                found = self._service.upload(self._path, Upload(name, content, {"purpose": PURPOSE}))
+            except UnavailableError:
+                # The upload may have succeeded and only its answer was lost. A name contains the digest of the content.
+                if (found := self._listed(name)) is None:
+                    raise
         identifier = str(found.get("id", ""))
         if not IDENTIFIER.fullmatch(identifier):
             raise UnavailableError(f"{name}: the answer is not a file of OpenAI's API")
@@ -97,7 +94,7 @@ class TrainingFiles:
         self._known[name] = identifier
         return identifier
 
-    def _retrieved(self, identifier: str | None) -> Json | None:
+    def _usable(self, identifier: str | None) -> Json | None:
         """Return a file by its id; None: it was deleted, or cannot be used."""
         if identifier is None:
             return None
@@ -115,14 +112,6 @@ class TrainingFiles:
             if file.get("filename") == name and file.get("status") not in _USELESS:
                 return file
         return None
-
-    def _uploaded(self, name: str, content: bytes) -> Json:
-        try:
-            return self._service.upload(self._path, Upload(name, content, {"purpose": PURPOSE}))
-        except UnavailableError:
-            if (found := self._listed(name)) is not None:  # the upload succeeded, only its answer was lost
-                return found
-            raise
 
     def _wait(self, name: str, file: Json) -> None:
         """Wait briefly for a file to be processed; the next attempt to submit checks again."""

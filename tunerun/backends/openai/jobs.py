@@ -9,7 +9,7 @@ from collections.abc import Collection
 from tunerun.backends.http import Json
 from tunerun.errors import InputError
 from tunerun.interpolation import resolved
-from tunerun.job import Failure, FailureKind, JobState, TuningHyperparameters, TuningRequest
+from tunerun.job import Failure, FailureKind, JobState, TuningRequest
 
 KEY, MODEL, STEPS, EPOCHS = "tunerun_key", "tunerun_model", "tunerun_steps", "tunerun_epochs"
 """Metadata keys of a job: the trial's key, the tuned model's id, and the planned steps and epochs."""
@@ -88,10 +88,16 @@ def body_of(request: TuningRequest, files: Json, refused: Collection[str], *, ra
     if request.seed > MAX_SEED:
         raise InputError(f"seed: {request.seed} is above {MAX_SEED}, the limit of OpenAI's API; choose a smaller one")
     given = request.hyperparameters
+    rate = given.effective_learning_rate if rate_is_absolute else given.learning_rate_multiplier
+    if rate is None:
+        raise InputError(
+            "hyperparameters.learning_rate: OpenAI's API takes only a multiplier of a rate of the service's own; set "
+            "hyperparameters.learning_rate=null and hyperparameters.learning_rate_multiplier"
+        )
     hyperparameters = {
         "n_epochs": given.epoch_count,
         "batch_size": given.batch_size,
-        "learning_rate_multiplier": _multiplier(given, rate_is_absolute=rate_is_absolute),
+        "learning_rate_multiplier": rate,
     }
     steps = math.ceil(len(request.training) / given.batch_size) * given.epoch_count
     marks = {KEY: request.key, MODEL: request.tuned_model_id, STEPS: str(steps), EPOCHS: str(given.epoch_count)}
@@ -106,22 +112,6 @@ def body_of(request: TuningRequest, files: Json, refused: Collection[str], *, ra
     if "method" in refused:
         body["hyperparameters"] = hyperparameters
     return {name: value for name, value in body.items() if name not in refused}
-
-
-def _multiplier(given: TuningHyperparameters, *, rate_is_absolute: bool) -> float:
-    """Return the value of `learning_rate_multiplier`.
-
-    Raises:
-        InputError: the config has an absolute learning rate, but the service only takes a multiplier.
-    """
-    if rate_is_absolute:
-        return given.effective_learning_rate
-    if given.learning_rate_multiplier is None:
-        raise InputError(
-            "hyperparameters.learning_rate: OpenAI's API takes only a multiplier of a rate of the service's own; set "
-            "hyperparameters.learning_rate=null and hyperparameters.learning_rate_multiplier"
-        )
-    return given.learning_rate_multiplier
 
 
 def state_of(job: Json) -> JobState:
@@ -174,12 +164,11 @@ def failure_of(job: Json) -> Failure:
         return Failure(FailureKind(prefix), rest)
     if code in _WHO_ACTS:
         message += f"; {_WHO_ACTS[code]}"
-    return Failure(_kind(code, message.lower()), f"{code}: {message}" if code else message)
-
-
-def _kind(code: str, words: str) -> FailureKind:
+    words = message.lower()
     if "memory" in words or code == "out_of_memory":
-        return FailureKind.OUT_OF_MEMORY
-    if "diverged" in words or "nan" in words.split():
-        return FailureKind.DIVERGED
-    return FailureKind.INVALID if code.startswith(_REFUSED) else FailureKind.CRASHED
+        kind = FailureKind.OUT_OF_MEMORY
+    elif "diverged" in words or "nan" in words.split():
+        kind = FailureKind.DIVERGED
+    else:
+        kind = FailureKind.INVALID if code.startswith(_REFUSED) else FailureKind.CRASHED
+    return Failure(kind, f"{code}: {message}" if code else message)
