@@ -1,6 +1,6 @@
 """JSON over HTTP to a service: credentials, timeouts, retries, and every failure as one of our errors.
 
-Knows no service: how one words its refusals is in the folder of its backend. The only importer of httpx, whose import
+Knows no service: each backend's folder translates the refusals of its own. The only importer of httpx, whose import
 takes a tenth of a second, so it is imported with the first call: a plan makes none.
 Calls go to `base_url` and nowhere else: redirects are not followed, proxies of the environment are not used.
 """
@@ -70,10 +70,10 @@ class Credentials(Protocol):
     """Credentials of a request. Never logged or shown."""
 
     def headers(self) -> dict[str, str]:
-        """The headers to send.
+        """Return the headers to send.
 
         Raises:
-            AccessError: there is no key or token, or it cannot be valid.
+            AccessError: there is no key or token, or it has an invalid form.
         """
 
 
@@ -84,7 +84,7 @@ class ApiKey:
     Args:
         variable: the variable's name.
         header: the header that carries the key.
-        scheme: what is before the key in it, such as `Bearer`; empty: nothing.
+        scheme: the word before the key in the header, such as `Bearer`; empty: none.
     """
 
     variable: str
@@ -92,7 +92,7 @@ class ApiKey:
     scheme: str = ""
 
     def headers(self) -> dict[str, str]:
-        """The key's header."""
+        """Return the header with the key; see `Credentials`."""
         key = os.environ.get(self.variable, "").strip()
         if not key:
             raise AccessError(
@@ -110,13 +110,17 @@ class ApiKey:
 
 
 class Refusal(Protocol):
-    """Translates an answer with an error status of one kind of service into one of our errors."""
+    """Translates an error response of one kind of service into one of our errors."""
 
     def __call__(self, status: int, headers: Mapping[str, str], content: bytes, *, is_repeatable: bool) -> BackendError:
-        """The error to raise.
+        """Return the error to raise.
 
         Args:
-            is_repeatable: whether the call is safe to repeat; else a server error leaves open whether it took effect.
+            status: the HTTP status.
+            headers: of the response.
+            content: the body of the response.
+            is_repeatable: whether the call is safe to repeat; if not, it is unknown after a server error whether it
+                took effect.
         """
 
 
@@ -125,7 +129,9 @@ class Upload:
     """A file that is sent as a form (multipart/form-data).
 
     Attributes:
-        name: of the file. fields: of the form, besides the file.
+        name: of the file.
+        content: of the file.
+        fields: of the form, besides the file.
     """
 
     name: str
@@ -137,10 +143,11 @@ class JsonService:
     """A service that takes and returns JSON objects. May be used from any thread.
 
     Args:
-        base_url: without a path's trailing slash.
-        connect_timeout_s, read_timeout_s: how long to wait for a connection, and for each part of an answer.
-        refusal: translates answers with an error status.
-        transport: where requests go; None: the network.
+        base_url: address of the service, without a trailing slash.
+        credentials: read with each request.
+        connect_timeout_s, read_timeout_s: seconds to wait for a connection, and for each part of a response.
+        refusal: translates error responses.
+        transport: carries the requests; None: the network.
         headers, parameters: sent with every call.
     """
 
@@ -218,10 +225,10 @@ class JsonService:
         return self._call("POST", path, parameters, body, _object, is_repeatable=False)
 
     def upload(self, path: str, upload: Upload) -> Json:
-        """Send a file, once. The caller checks whether it arrived before sending it again.
+        """Send a file, once.
 
         Raises:
-            UnavailableError: the file may or may not have arrived.
+            UnavailableError: it is unknown whether the file arrived; check before sending it again.
         """
         return self._call("POST", path, {}, upload, _object, is_repeatable=True)
 
@@ -328,17 +335,26 @@ def _no_result(text: str, *, is_repeatable: bool) -> BackendError:
 
 
 def refused(status: int, word: str, message: object) -> str:
-    """A status with the service's own message, of which the first 500 characters are kept."""
+    """Return the text of an error: the status and the first 500 characters of the service's message.
+
+    Args:
+        status: the HTTP status.
+        word: the service's own code for the error; empty: none.
+        message: as the service sent it; empty or None: no reason.
+    """
     words = " ".join(str(message or "no reason given").split())[:500]
     return f"the service answered {status} {word}".rstrip() + f": {words}"
 
 
 def by_status(status: int, text: str, retry_after_s: float | None, *, is_repeatable: bool) -> BackendError:
-    """What an error status means where the service's own message does not say more.
+    """Return the error for an HTTP status, where the service's own message does not say more.
 
     Args:
-        is_repeatable: see `Refusal`. A redirect (3xx) counts as a server error (5xx): most likely a proxy answered, and
-            the service may have taken the call.
+        status: 300 or above. A redirect (3xx) counts as a server error (5xx): most likely a proxy answered, and the
+            service may have received the call.
+        text: of the error.
+        retry_after_s: seconds after which the service asks to be called again; None: it does not say.
+        is_repeatable: see `Refusal`.
     """
     match status:
         case 408 | 429 | 503:
@@ -354,7 +370,7 @@ def by_status(status: int, text: str, retry_after_s: float | None, *, is_repeata
 
 
 def error_object(content: bytes) -> Json:
-    """The object `error` of an answer; where the answer is not JSON, its first 200 characters as the message."""
+    """Return the object `error` of a response; if the response is not JSON, its first 200 characters as the message."""
     try:
         document = json.loads(content)
     except (ValueError, RecursionError):
@@ -366,7 +382,7 @@ def error_object(content: bytes) -> Json:
 
 
 def retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """The wait that the header Retry-After asks for, in seconds; None: it is absent or malformed."""
+    """Return the wait of the header Retry-After in seconds; None: it is absent or malformed."""
     value = headers.get("retry-after", "")
     if value.isdecimal():
         return float(value)

@@ -1,7 +1,7 @@
 """The kinds of backend, each a module of its own.
 
-A new kind is a module with what `BackendModule` asks for, `conf/backend/KIND.yaml`, and a line here. Code outside this
-package asks `Capabilities`; it never compares a kind with a name.
+A new kind is a package with the names of `BackendModule`, `conf/backend/KIND.yaml`, and a line here. Code outside
+`backends` reads `Capabilities`; it never compares a kind with a name.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class BackendSection(Section):
 
 
 class BackendModule(Protocol):
-    """What a kind's module offers."""
+    """The names that a kind's module exports."""
 
     @property
     def SECTION(self) -> type[BackendSection]:  # noqa: N802 - a constant of a module
@@ -55,7 +55,7 @@ class BackendModule(Protocol):
 
     @property
     def IS_HOSTED(self) -> bool:  # noqa: N802
-        """The same as `Capabilities.is_hosted`, which does not depend on the section."""
+        """The value of `Capabilities.is_hosted`, which is the same for every section of the kind."""
 
     def capabilities(self, section: Any) -> Capabilities:
         """See `capabilities_of`."""
@@ -72,34 +72,34 @@ def sections() -> tuple[type[BackendSection], ...]:
 
 
 def is_hosted(kind: str) -> bool:
-    """Whether a kind that a record names trains at a service; also where this version does not have the kind."""
+    """Whether a kind that a record names trains at a service; True for a kind that this version does not have."""
     return kind not in _MODULES or _module(kind).IS_HOSTED
 
 
 def capabilities_of(section: BackendSection) -> Capabilities:
-    """What the backend of a config section can do; opens and sends nothing."""
+    """Return what the backend of a config section can do; opens and sends nothing."""
     return _module(section.kind).capabilities(section)
 
 
 def open_backend(section: BackendSection, runs: Path, cache: Path) -> Backend:
-    """Make the backend that a config section describes; starts and sends nothing yet.
+    """Make the backend of a config section; starts and sends nothing yet.
 
     Args:
-        runs: where tuned models are kept that live on this machine.
-        cache: where converted base models are kept.
+        section: of any kind.
+        runs: folder of the tuned models of this machine.
+        cache: folder of converted base models.
     """
     return _module(section.kind).open_backend(section, runs, cache)
 
 
 def stored_section(values: Mapping[str, Any], number_format: str = "") -> BackendSection:
-    """Today's config section of a stored one: a key that is unknown or has a value of another version is left out.
-
-    What came from the environment comes from the environment of now.
+    """Read a stored section as one of this version; keys that this version does not know or accept are dropped.
 
     Args:
-        number_format: in which the models were trained that will answer, such as `float32`. It replaces a precision
-            that is left to the machine, so that a GPU does not answer in another one than the CPU that trained. Empty:
-            not known, or of no concern.
+        values: the stored section; references to environment variables are resolved in the current environment.
+        number_format: in which the models that will answer were trained, such as `float32`. It replaces the precision
+            `auto`, so that a GPU does not answer in another format than the CPU trained in. Empty: unknown or
+            irrelevant.
 
     Raises:
         ConfigError: this version has no such kind of backend, or an environment variable is not set.

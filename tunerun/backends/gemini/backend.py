@@ -230,11 +230,12 @@ class GeminiBackend(HostedBackend):
             raise self._unintelligible(str(found.get("name"))) from error
 
     def cancel(self, ref: JobRef) -> None:
-        """Cancel the operation by v1, which documents the method, else by v1beta, else by deleting the tuned model."""
+        """Cancel a job; no effect on one that has already ended."""
         found = self._get(ref.id) if ref.backend == KIND and TUNED_MODEL_ID.fullmatch(ref.id) else None
         if found is None or self._status(found).state.is_finished:
             return
         operations = self._service.get(f"/v1beta/{found['name']}/operations").get("operations", ())
+        # v1 documents the method; where a service has neither v1 nor v1beta, deleting the tuned model ends the job.
         for operation in operations:
             if operation.get("done"):
                 continue
