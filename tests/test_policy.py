@@ -45,7 +45,7 @@ def service() -> ScriptedService:
 
 
 @pytest.mark.parametrize("where", ["submit", "poll", "generate"])
-def test_an_unavailable_service_is_asked_again(tmp_path: Path, service: ScriptedService, where: str) -> None:
+def test_calls_to_an_unavailable_service_are_repeated(tmp_path: Path, service: ScriptedService, where: str) -> None:
     """A few failures cost time and nothing else; they are reported once."""
     notes = Notes()
     service.steps_per_poll = 15
@@ -58,7 +58,7 @@ def test_an_unavailable_service_is_asked_again(tmp_path: Path, service: Scripted
 
 
 @pytest.mark.parametrize("where", ["submit", "poll", "generate"])
-def test_a_service_that_stays_away_ends_the_run(tmp_path: Path, service: ScriptedService, where: str) -> None:
+def test_a_service_that_stays_unavailable_ends_the_run(tmp_path: Path, service: ScriptedService, where: str) -> None:
     """After `unreachable_after_s` the run ends with the reason; the next one continues and submits nothing twice."""
     plan = planned(tmp_path, SEEDS, "runner.unreachable_after_s=0.001", "runner.backoff_s=0.001")
     gone = (UnavailableError("gone") for _ in range(1000))
@@ -71,19 +71,19 @@ def test_a_service_that_stays_away_ends_the_run(tmp_path: Path, service: Scripte
 
 def test_a_trial_that_cannot_be_measured_yet_is_reported_once(tmp_path: Path, service: ScriptedService) -> None:
     """When its answers are there, with its measure."""
-    told: list[tuple[int, bool]] = []
+    reported: list[tuple[int, bool]] = []
 
     class Tells(Progress):
         def finished(self, trial: Trial, result: TrialResult) -> None:
-            told.append((trial.number, "eval/exact_match" in result.metrics))
+            reported.append((trial.number, "eval/exact_match" in result.metrics))
 
     errors = [UnavailableError("busy"), None, UnavailableError("busy")]
     assert run_with(Troubled(service, generate=errors), planned(tmp_path, SEEDS), Tells()).exit_code == 0
-    assert sorted(told) == [(number, True) for number in range(4)]
+    assert sorted(reported) == [(number, True) for number in range(4)]
 
 
 @pytest.mark.parametrize("error", [UnavailableError("gone"), AccessError("no key")])
-def test_a_service_that_cannot_be_asked_for_base_models_ends_the_run(
+def test_a_service_that_cannot_list_base_models_ends_the_run(
     tmp_path: Path, service: ScriptedService, error: BackendError
 ) -> None:
     """With the reason, and nothing is submitted; the same run another time does it all."""
@@ -151,7 +151,7 @@ def test_everything_failing_the_same_way_stops_the_sweep(tmp_path: Path) -> None
         (lambda _: "bug", ["runner.max_failures=null"]),
     ],
 )
-def test_failures_that_differ_or_a_success_let_it_go_on(
+def test_the_sweep_continues_after_different_failures_or_a_success(
     tmp_path: Path, reason: Callable[[TuningRequest], str | None], options: list[str]
 ) -> None:
     """Every trial has its chance."""
@@ -160,7 +160,7 @@ def test_failures_that_differ_or_a_success_let_it_go_on(
     assert (len(service.submitted), result.stopped) == (6, None)
 
 
-def test_the_summary_says_each_reason_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_summary_has_each_reason_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Grouped by reason with the first message, and the first traceback alone."""
     service = failing(lambda request: f"bug at step {request.seed}" if request.seed else None)
     tables.failures(run_with(ScriptedBackend(service), planned(tmp_path, SEEDS)).verdict)
@@ -282,7 +282,7 @@ def test_a_job_that_a_sweep_of_another_name_may_have_submitted_is_found_under_it
     assert len(service.submitted) == 1
 
 
-def test_a_job_of_a_running_sweep_is_waited_for(tmp_path: Path, service: ScriptedService) -> None:
+def test_a_run_waits_for_the_job_of_a_running_sweep(tmp_path: Path, service: ScriptedService) -> None:
     """Two runs at once that share a trial submit it once, and both end complete."""
     service.steps_per_poll = 3
     inner: list[SweepResult] = []
@@ -487,7 +487,7 @@ known: dict[str, Failure | None] = {}
 @pytest.mark.thorough
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(fates=st.lists(FATES, max_size=8), interrupts=st.lists(st.integers(1, 12), max_size=3))
-def test_whatever_happens_every_key_is_tuned_once(
+def test_every_key_is_tuned_once_after_any_sequence_of_failures(
     tmp_path_factory: pytest.TempPathFactory, fates: list[str], interrupts: list[int]
 ) -> None:
     """Lost, ambiguous, refused and interrupted in any order: in the end every trial has one success, every curve whole."""

@@ -79,7 +79,7 @@ def test_the_json_is_as_documented(tmp_path: Path, service: ScriptedService) -> 
     assert (document["best"], document["decision"]["outcome"]) == (0, "better")
 
 
-def test_a_second_run_does_nothing_and_says_the_same(tmp_path: Path, service: ScriptedService) -> None:
+def test_a_second_run_does_nothing_and_returns_the_same_result(tmp_path: Path, service: ScriptedService) -> None:
     """What is done is neither submitted nor measured again."""
     first = run_on(service, planned(tmp_path, *SWEEP))
     asked = (len(service.submitted), service.generated)
@@ -104,12 +104,12 @@ def test_a_metric_that_fails_on_a_row_loses_neither_models_nor_answers(
     """Every trial is trained and asked; a note says why the metric is missing, and where it decides the run does."""
     (tmp_path / "metrics.py").write_text("def score(expected, answer):\n    return 1 / (int(answer) - 104)\n")
     mine = f"{{name: mine, python: '{tmp_path}/metrics.py:score', unit: number}}"
-    told = r"evaluation\.metrics\.mine: .*metrics\.py:2: held-out row [13]: (ZeroDivision|Value)Error: "
+    reason = r"evaluation\.metrics\.mine: .*metrics\.py:2: held-out row [13]: (ZeroDivision|Value)Error: "
     result = run_on(service, planned(tmp_path, *SWEEP, f"evaluation.metrics=[exact_match,{mine}]"))
     assert [t.metrics["eval/exact_match"] for t in result.verdict.trials] == [1.0] * 4
     assert not any("eval/mine" in t.metrics for t in result.verdict.trials)
-    assert any(re.search(f"^mine is not computed: {told}", note) for note in result.verdict.notes)
-    with pytest.raises(MetricError, match=told):
+    assert any(re.search(f"^mine is not computed: {reason}", note) for note in result.verdict.notes)
+    with pytest.raises(MetricError, match=reason):
         run_on(service, planned(tmp_path, "name=other", f"evaluation.metrics=[{mine}]"))
     assert len(service.submitted) == 5
 
@@ -246,7 +246,7 @@ def test_a_refused_submit_fails_the_trial_with_its_reason(tmp_path: Path, servic
     assert result.exit_code == 1
 
 
-def test_one_failure_does_not_touch_the_others(tmp_path: Path, service: ScriptedService) -> None:
+def test_a_failed_trial_does_not_affect_the_others(tmp_path: Path, service: ScriptedService) -> None:
     """A trial that runs out of memory is FAILED with its reason; the others go on."""
     service.outcome = lambda r: Failure(FailureKind.OUT_OF_MEMORY, "8 GB needed") if r.seed == 0 else None
     result = run_on(service, planned(tmp_path, "seed=0,1"))
@@ -255,7 +255,7 @@ def test_one_failure_does_not_touch_the_others(tmp_path: Path, service: Scripted
     assert (result.exit_code, result.verdict.best) == (1, 1)
 
 
-def test_a_failed_trial_runs_again_only_when_asked(tmp_path: Path, service: ScriptedService) -> None:
+def test_a_failed_trial_runs_again_only_with_retry_failed(tmp_path: Path, service: ScriptedService) -> None:
     """A failure is final until `--retry-failed`."""
     service.outcome = lambda _: Failure(FailureKind.CRASHED, "bug")
     run_on(service, planned(tmp_path))
@@ -267,7 +267,7 @@ def test_a_failed_trial_runs_again_only_when_asked(tmp_path: Path, service: Scri
     assert len(service.submitted) == 2
 
 
-def test_a_lost_job_is_submitted_again_but_not_for_ever(tmp_path: Path, service: ScriptedService) -> None:
+def test_a_lost_job_is_submitted_again_up_to_max_attempts(tmp_path: Path, service: ScriptedService) -> None:
     """A worker that is lost each time is tried a few times."""
     service.outcome = lambda _: Failure(FailureKind.LOST, "the worker is gone")
     result = run_on(service, planned(tmp_path, "runner.max_attempts=4"))
@@ -275,7 +275,7 @@ def test_a_lost_job_is_submitted_again_but_not_for_ever(tmp_path: Path, service:
     assert result.verdict.trials[0].state is JobState.FAILED
 
 
-def test_a_failed_evaluation_is_made_up_by_the_next_run(tmp_path: Path, service: ScriptedService) -> None:
+def test_the_next_run_repeats_a_failed_evaluation(tmp_path: Path, service: ScriptedService) -> None:
     """A tuned model that could not be measured stays, and is measured next time."""
 
     def unanswered(model: BaseModelRef | TunedModel, text: str) -> str:
@@ -328,7 +328,7 @@ def test_nothing_held_out_gives_no_advice(tmp_path: Path, service: ScriptedServi
     assert verdict.sentence.startswith("Nothing was held out, so no point can be preferred")
 
 
-def test_a_sweep_that_is_being_run_says_who_holds_it(tmp_path: Path, service: ScriptedService) -> None:
+def test_the_error_for_a_running_sweep_names_its_process(tmp_path: Path, service: ScriptedService) -> None:
     """A second runner of the same sweep is refused, and leaves everything as it is."""
     plan = planned(tmp_path)
     (plan.runs / "locks").mkdir(parents=True)

@@ -71,7 +71,7 @@ class Server:
 
     def _left(self, process: int, starter: socket.socket) -> None:
         self._selector.unregister(starter)
-        os.kill(process, signal.SIGKILL)  # it is no zombie's: `_report` alone waits for it
+        os.kill(process, signal.SIGKILL)  # the PID cannot have been reused: only `_report` reaps the process
 
     def _report(self, process: int, ended: int, starter: socket.socket) -> None:
         self._selector.unregister(ended)
@@ -84,7 +84,7 @@ class Server:
 
 
 def become_engine(asked: Any, streams: Sequence[int]) -> NoReturn:
-    """Be what `python -m tunerun.engine` is, with the arguments, environment, directory and streams of its starter."""
+    """Act as `python -m tunerun.engine`, with the arguments, environment, directory and streams of its starter."""
     code = 1
     try:
         for number, stream in enumerate(streams):
@@ -112,7 +112,7 @@ def main() -> None:
     for name in PRELOADED:
         importlib.import_module(name)
     gc.collect()
-    gc.freeze()  # else each fork's first full collection walks, and copies, all that was imported
+    gc.freeze()  # otherwise each fork's first full collection visits, and so copies, the memory of every import
     assert threading.active_count() == 1, threading.enumerate()  # a fork would not have them
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))

@@ -137,7 +137,7 @@ def test_the_advised_point_has_to_beat_the_baselines_of_every_template(
     assert verdict.decision.family == len(measured)
 
 
-def test_a_second_opening_is_known_as_one(
+def test_a_second_opening_is_reported(
     swept: tuple[Ledger, SweepRecord], service: ScriptedService, asked: Asked
 ) -> None:
     """It asks nothing again, and says when the rows were seen before and for which trials."""
@@ -177,7 +177,7 @@ def test_an_opening_is_written_down_before_a_model_is_asked(
     assert set(asked.counts.values()) == {1}
 
 
-def test_without_test_rows_it_says_what_to_set(tmp_path: Path, service: ScriptedService) -> None:
+def test_the_error_without_test_rows_names_the_key_to_set(tmp_path: Path, service: ScriptedService) -> None:
     """And nothing is written down."""
     plan = planned(tmp_path)
     backend = Counting(service, Asked())

@@ -67,7 +67,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> SweepResult:
 
 
 @pytest.mark.parametrize("is_together", [True, False])
-def test_a_point_that_is_decided_to_be_worse_is_asked_no_more(tmp_path: Path, is_together: bool) -> None:
+def test_a_point_that_is_decided_to_be_worse_stops_answering(tmp_path: Path, is_together: bool) -> None:
     """After whole turns of rows; the others and the baseline answer all, and no row is asked twice."""
     plan = sweep(tmp_path, EARLY)
     asked, notes, service = Asked(), Notes(), service_of(plan, {1: 0})
@@ -147,7 +147,7 @@ def test_a_metric_that_cannot_decide_early_is_named_by_the_plan(tmp_path: Path, 
         assert asked_of(plan, asked) == [ROWS] * 3
 
 
-def test_what_stopped_is_said_in_every_form_of_the_comparison(stopped: SweepResult) -> None:
+def test_every_form_of_the_comparison_reports_what_stopped(stopped: SweepResult) -> None:
     """The point is neither advised nor tied nor compared, and its numbers say of how many rows they are."""
     verdict, table = stopped.verdict, stopped.table
     point = verdict.points[1]

@@ -75,7 +75,7 @@ def test_a_later_run_asks_all_that_is_trained_in_one_call(tmp_path: Path, servic
     assert len(service.submitted) == 4
 
 
-def test_one_that_cannot_be_asked_keeps_no_other_from_its_answers(tmp_path: Path, service: ScriptedService) -> None:
+def test_a_model_that_cannot_answer_does_not_affect_the_others(tmp_path: Path, service: ScriptedService) -> None:
     """Where the whole call fails each is asked alone, and the note names the one that fails again."""
     plan, notes = planned(tmp_path, *SWEEP), Notes()
     broken = f"tunedModels/{plan.trials[1].request().tuned_model_id}"
@@ -94,7 +94,7 @@ def test_one_that_cannot_be_asked_keeps_no_other_from_its_answers(tmp_path: Path
     assert len(subjects) == 6
 
 
-def test_a_place_that_does_not_answer_is_asked_again(tmp_path: Path, service: ScriptedService) -> None:
+def test_a_call_to_an_unavailable_backend_is_repeated(tmp_path: Path, service: ScriptedService) -> None:
     """The same questions are asked together when it answers again, and each trial is reported once."""
     asked, notes = Asked(), Notes()
     backend = Together(service, asked, [UnavailableError("no route")])
