@@ -41,7 +41,7 @@ LEARNED = (
 
 
 def messages_of(name: str, example: Example) -> list[dict[str, Any]]:
-    """A conversation as transformers takes it."""
+    """Return a conversation as messages for transformers."""
     said = [("system", example.system)] if example.system else []
     said += [
         (role, text) for turn in example.turns for role, text in (("user", turn.text_input), ("assistant", turn.output))

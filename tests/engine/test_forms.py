@@ -1,4 +1,4 @@
-"""Forms: whatever the layout of a pass, each row has the loss and the gradients that it has alone."""
+"""Forms: in every layout of a pass, each row has the loss and the gradients that it has alone."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ FOLLOWS = {  # what keeps keys and values of all tokens, and does not count dist
 
 
 def build(name: str) -> LoadedModel:
-    """A random model of an architecture, as one that was loaded."""
+    """Return a random model of an architecture as a loaded base model."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     torch.set_num_threads(1)  # two would wait for each other longer than they work
@@ -138,7 +138,7 @@ def adapters_of(base: LoadedModel, ranks: Sequence[int]) -> list[LearningAdapter
 def computed(
     form: forms.Form, base: LoadedModel, members: Sequence[Sequence[EncodedExample]], adapters: list[LearningAdapter]
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """Return the losses of all rows, and the gradients of each adapter in one line."""
+    """Return the losses of all rows, and the gradients of each adapter as one vector."""
     parameters = [adapter.parameters() for adapter in adapters]
     with lora.on(base.network, adapters):
         losses = form.row_losses(base, members)
@@ -150,7 +150,7 @@ def computed(
 def differences(
     form: forms.Form, base: LoadedModel, members: Sequence[Sequence[EncodedExample]], ranks: Sequence[int]
 ) -> tuple[float, float]:
-    """Return how far losses and gradients are from those of each row alone, relative to these."""
+    """Return the relative differences of losses and gradients from those of each row alone."""
     adapters = adapters_of(base, ranks)
     losses, gradients = computed(form, base, members, adapters)
     alone = [
@@ -166,7 +166,7 @@ def differences(
 
 
 def behind_cache(form: forms.Form, base: LoadedModel) -> float:
-    """Return how far losses are from those of each row alone where the network has the rows' prefix already."""
+    """Return the relative difference of losses from those of each row alone, if rows follow a cached prefix."""
     (rows,) = fixed_members(1)
     behind = shared_prefix.compute(base, rows[0].prompt[:PREFIX])
     losses = form.row_losses(base, [[row.without(PREFIX) for row in rows]], behind)
@@ -179,7 +179,7 @@ def some(count: int, numbers: torch.Generator) -> list[int]:
 
 
 def fixed_members(count: int) -> list[list[EncodedExample]]:
-    """Rows longer than every window here, with a common beginning, one of them a conversation."""
+    """Return rows longer than every window here, with a common prefix; one of them is a conversation."""
     numbers = torch.Generator().manual_seed(5)
     members = []
     for _member in range(count):
@@ -192,8 +192,8 @@ def fixed_members(count: int) -> list[list[EncodedExample]]:
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_the_form_of_an_architecture_gives_each_row_what_it_has_alone(name: str) -> None:
-    """The cheapest right one is found, losses and gradients agree, and the network is left as it was."""
+def test_the_form_of_an_architecture_gives_the_results_of_single_rows(name: str) -> None:
+    """The cheapest right form is chosen, its losses and gradients agree, and the network is unchanged."""
     *_model, expected, takes_packs = ARCHITECTURES[name]
     base = build(name)
     before = {**base.network.state_dict()}, repr(base.network), base.network.config.to_dict()
@@ -240,10 +240,10 @@ def rows_of_a_trial(draw: st.DrawFn) -> list[EncodedExample]:
 
 @settings(max_examples=8, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(members=st.lists(st.tuples(rows_of_a_trial(), st.integers(1, 4)), min_size=1, max_size=3))
-def test_every_form_gives_each_row_what_it_has_alone(
+def test_every_form_gives_the_results_of_single_rows(
     windowed: LoadedModel, llama: LoadedModel, members: list[tuple[list[EncodedExample], int]]
 ) -> None:
-    """Over rows, prefixes, conversations, members and ranks, in both shapes of masks."""
+    """For random rows, prefixes, conversations, members and ranks, with both kinds of masks."""
     rows, ranks = [rows for rows, _rank in members], [rank for _rows, rank in members]
     for base in (windowed, llama):
         for form in (Packed(shares_prefix=True), Packed(shares_prefix=False)):
@@ -254,8 +254,8 @@ def test_every_form_gives_each_row_what_it_has_alone(
 
 @given(rows=rows_of_a_trial())
 @settings(max_examples=40, deadline=None, derandomize=True)
-def test_a_token_sees_what_is_before_it_in_its_row(rows: list[EncodedExample]) -> None:
-    """In its order, and nothing else; and each learned token follows its own row's place."""
+def test_a_token_attends_to_the_earlier_tokens_of_its_row(rows: list[EncodedExample]) -> None:
+    """In their order, and to no others; each learned token is predicted from its own row."""
     for shares in (True, False):
         layout = lay_out(rows, shares=shares)
         seen = [
@@ -284,8 +284,8 @@ class PlainMasks(Packed):
 
 
 @pytest.mark.parametrize("name", ["mistral with a window", "gemma3", "mpt", "gpt_neo", "lfm2", "bamba", "qwen3_next"])
-def test_what_is_silently_wrong_is_refused(name: str) -> None:
-    """Masks without windows, distances in the sequence, states and convolutions: found by what the model computes."""
+def test_a_form_that_is_silently_wrong_is_refused(name: str) -> None:
+    """With masks that ignore windows, distances within the sequence, states and convolutions give wrong losses."""
     base = build(name)
     assert max(differences(PlainMasks(shares_prefix=True), base, fixed_members(1), [3])) > 2e-4, "nothing is wrong here"
     form = probe.first_right(base, [PlainMasks(shares_prefix=shares) for shares in (True, False)])
@@ -294,8 +294,8 @@ def test_what_is_silently_wrong_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("weights", [torch.nan, 0.0])
-def test_a_model_that_tells_nothing_is_computed_side_by_side(weights: float) -> None:
-    """Where a wrong form would give the same losses, none is trusted."""
+def test_a_model_with_unusable_weights_has_padded_rows(weights: float) -> None:
+    """If a wrong form would give the same losses, no form but the plainest is trusted."""
     base = build("llama")
     with torch.no_grad():
         for weight in base.network.parameters():
@@ -303,8 +303,8 @@ def test_a_model_that_tells_nothing_is_computed_side_by_side(weights: float) -> 
     assert forms.choose(base).name == "padded"
 
 
-def test_weights_of_16_bits_are_tried_in_32() -> None:
-    """The verdict is that of the same weights in 32 bits, and the weights are as before."""
+def test_weights_of_16_bits_are_probed_in_float32() -> None:
+    """The form is the one of the same weights in float32, and the weights are unchanged."""
     base = build("mpt")
     base.network.to(torch.bfloat16)
     before = {name: weight.clone() for name, weight in base.network.named_parameters()}
@@ -314,7 +314,7 @@ def test_weights_of_16_bits_are_tried_in_32() -> None:
 
 
 class CoarseLinear(torch.nn.Linear):
-    """A linear layer whose weight is stored in bytes and multiplies in bfloat16, as layers of 4 bits do."""
+    """A linear layer whose weight is stored as bytes and multiplied in bfloat16, as in 4-bit layers."""
 
     @classmethod
     def of(cls, layer: torch.nn.Linear) -> CoarseLinear:
@@ -329,8 +329,8 @@ class CoarseLinear(torch.nn.Linear):
 
 
 @pytest.mark.parametrize("name", ["llama", "mpt"])
-def test_coarse_numbers_are_distinguished_from_a_wrong_form(name: str) -> None:
-    """Weights that cannot be used in float32 give the same verdict."""
+def test_rounding_is_distinguished_from_a_wrong_form(name: str) -> None:
+    """Weights that cannot be used in float32 lead to the same form."""
     base = build(name)
     output = base.network.get_output_embeddings()
     for parent in list(base.network.modules()):
@@ -341,7 +341,7 @@ def test_coarse_numbers_are_distinguished_from_a_wrong_form(name: str) -> None:
 
 
 def test_parts_are_small_enough_for_a_pass(llama: LoadedModel, windowed: LoadedModel) -> None:
-    """Each row is in one part, what rows share is counted once, and the losses of all parts are those of the whole."""
+    """Each row is in one part, a common prefix is counted once, and the losses of the parts add up to the whole."""
     numbers = torch.Generator().manual_seed(1)
     prefix = some(300, numbers)
     rows = [EncodedExample([*prefix, *some(40, numbers)], some(5, numbers)) for _row in range(30)]

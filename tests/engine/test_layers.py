@@ -1,4 +1,4 @@
-"""Architectures beside plain attention: state-space models and experts are tuned, and the record says what is not."""
+"""Which layers get adapters, in state-space models and mixtures of experts too; the record names the others."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ ARCHITECTURES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
 def other(
     request: pytest.FixtureRequest, tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[LoadedModel, Path, tuple[str, ...]]:
-    """A tiny model of another architecture, prepared and loaded as any other."""
+    """A tiny model of another architecture, prepared and loaded like any base model."""
     settings, left_alone = ARCHITECTURES[request.param]
     folder = tmp_path_factory.mktemp(request.param)
     tiny_model.build_other(folder / "model", tiny_folder, request.param, **settings)
@@ -92,7 +92,7 @@ def other(
 
 
 def test_other_architectures_learn(other: tuple[LoadedModel, Path, tuple[str, ...]], tmp_path: Path) -> None:
-    """The loss falls, the base model is left as it was, PEFT loads what was saved, and no router is changed."""
+    """The loss falls, the base model is unchanged, PEFT loads the saved adapter, and routers get none."""
     base, folder, left_alone = other
     named = model_facts.of_folder(folder / "model").layers  # of experts the files have other names
     assert named is None or set(named) >= set(layers.with_adapter(base.network))
@@ -117,7 +117,7 @@ def test_other_architectures_learn(other: tuple[LoadedModel, Path, tuple[str, ..
 def test_other_architectures_answer_different_adapters_together(
     other: tuple[LoadedModel, Path, tuple[str, ...]], tmp_path: Path
 ) -> None:
-    """In one call as alone and as PEFT does, whether or not the layers see a batch row by row."""
+    """Answers are the same in one call, alone, and from PEFT, whether or not layers treat a batch row by row."""
     base, folder, _ = other
     model = tiny_model.model_of(folder / "model")
     settings: dict[str, Any] = {"epoch_count": 3, "learning_rate": 0.05}
@@ -140,7 +140,7 @@ def test_other_architectures_answer_different_adapters_together(
 def test_other_architectures_measure_outputs_as_whole_sequences(
     other: tuple[LoadedModel, Path, tuple[str, ...]],
 ) -> None:
-    """What prompts share is computed once where the architecture allows it, with the same numbers."""
+    """The prompts' common prefix is computed once if the architecture allows it, with the same losses."""
     base, _folder, _ = other
     rows = [(text, ("9", "twenty three", "x")) for text in ("8", "twenty two and some more words")]
     shared = Generation(base).measure(rows)
@@ -151,12 +151,12 @@ def test_other_architectures_measure_outputs_as_whole_sequences(
 
 
 def test_record_names_what_has_no_adapter(base: LoadedModel) -> None:
-    """A plain model's adapter changes every layer, so there is nothing to name."""
+    """The adapter of a plain model changes every layer, so the list is empty."""
     assert layers.without_adapter(base.network, layers.with_adapter(base.network)) == ()
 
 
 def test_same_bytes_in_every_process(tiny_folder: Path, tmp_path: Path) -> None:
-    """Twenty and more layers are named in one order, whatever order a process's sets have."""
+    """The saved files do not depend on the order of sets, which differs between processes."""
     deep = tiny_model.build_other(tmp_path / "model", tiny_folder, "llama", **ATTENTION | {"num_hidden_layers": 4})
     in_process = tmp_path / "in process"  # whose hashes have a seed of their own
     base = network.load(tiny_model.model_of(deep), tmp_path / "cache", network.choose_device("cpu"))

@@ -1,4 +1,4 @@
-"""The estimate of memory: what it counts is what is there, and what it leaves room for fits."""
+"""The memory estimate, compared with models in memory, published sizes and measurements."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def shape_of(name: str) -> ModelShape:
     return found
 
 
-def test_a_folders_shape_is_what_is_in_memory(tiny_folder: Path, base: LoadedModel) -> None:
-    """Its parameters and those of an adapter, by the headers of its files and by its config alone."""
+def test_the_shape_of_a_folder_equals_the_loaded_model(tiny_folder: Path, base: LoadedModel) -> None:
+    """Parameters of the model and of an adapter, counted from the headers of its files and from its config alone."""
     shape = model_facts.of_folder(tiny_folder).shape
     assert shape is not None
     assert shape.parameters == sum(weight.numel() for weight in base.network.parameters())
@@ -43,12 +43,12 @@ def test_a_folders_shape_is_what_is_in_memory(tiny_folder: Path, base: LoadedMod
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_published_models_size_is_known_from_its_config(name: str) -> None:
-    """Without its weights, to 5 % of what its page says."""
+    """Without its weights, within 5 % of the size on its page."""
     assert shape_of(name).parameters == pytest.approx(PARAMETERS[name], rel=0.05)
 
 
 def test_a_config_that_is_not_a_transformers_gives_no_shape() -> None:
-    """A state-space model has no heads; nothing is estimated then."""
+    """A state-space model has no heads, so nothing is estimated."""
     assert (
         model_shape.of_config({"model_type": "mamba", "hidden_size": 8, "num_hidden_layers": 2, "vocab_size": 9})
         is None
@@ -57,7 +57,7 @@ def test_a_config_that_is_not_a_transformers_gives_no_shape() -> None:
 
 @given(st.sampled_from(sorted(CONFIGS)), st.floats(0.1, 200), st.integers(0, 64), st.booleans(), st.integers(1, 64))
 def test_as_many_trials_share_a_pass_as_fit(name: str, gib: float, most: int, checkpoints: bool, rows: int) -> None:
-    """Those that it names fit, one more would not, and never more than there are."""
+    """That number fits, one more would not, and it is never more than the number of trials."""
     shape, work, available = shape_of(name), Workload(rows=rows, gradient_checkpointing=checkpoints), int(gib * GIB)
     found = memory.members_that_fit(shape, work, available, most)
     assert 0 <= found <= most
@@ -65,8 +65,8 @@ def test_as_many_trials_share_a_pass_as_fit(name: str, gib: float, most: int, ch
     assert found == most or memory.estimate(shape, work, found + 1).total > available
 
 
-def test_what_is_advised_against_lack_of_memory_needs_less() -> None:
-    """Fewer rows at once, checkpoints, bfloat16 weights and 4 bits, each beside those before it, at 4 B parameters."""
+def test_each_advised_setting_needs_less_memory() -> None:
+    """Fewer rows, gradient checkpointing, bfloat16 and 4 bits, each added to the ones before, for 4 B parameters."""
     works = [Workload(device="cuda")]
     for change in ({"rows": 1}, {"gradient_checkpointing": True}, {"number_format": BFLOAT16}, {"is_quantised": True}):
         works.append(replace(works[-1], **change))
@@ -77,7 +77,7 @@ def test_what_is_advised_against_lack_of_memory_needs_less() -> None:
 
 
 def test_the_estimate_is_above_what_was_measured(tiny: BaseModelRef, smollm2: BaseModelRef) -> None:
-    """By half at most, in every row of docs/memory.md; `python -m tests.benchmarks.memory` measures them again."""
+    """By at most half, in every row of docs/memory.md; `python -m tests.benchmarks.memory` measures them again."""
     shapes = {model.name: memory_benchmark.shape_of(model) for model in (tiny, smollm2)}
     found = memory_benchmark.recorded()
     assert {(row.model, row.members) for row, _ in found} >= {(name, count) for name in shapes for count in (1, 4, 12)}
@@ -87,6 +87,6 @@ def test_the_estimate_is_above_what_was_measured(tiny: BaseModelRef, smollm2: Ba
         assert row.peak <= estimate <= 1.5 * row.peak
 
 
-def test_the_documents_table_is_computed() -> None:
-    """`python -m tests.engine.memory_table` writes it again where the formula changes."""
+def test_the_table_of_the_documentation_is_current() -> None:
+    """`python -m tests.engine.memory_table` writes it again after the formula has changed."""
     assert memory_table.section(memory_table.BEGIN) == memory_table.table()

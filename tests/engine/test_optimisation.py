@@ -1,4 +1,4 @@
-"""The learning rate of each step, clipping, and going on with the same bits; transformers is the reference."""
+"""The learning rate of each step, clipping, and resuming with the same bits; transformers is the reference."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def side_by_side(rows: list[EncodedExample], pad_id: int) -> dict[str, torch.Ten
 
 
 def losses_of_a_trainer(base: LoadedModel, request: TuningRequest, folder: Path) -> list[float]:
-    """The loss of each step by transformers' Trainer with a PEFT adapter, on the rows of our order."""
+    """Return the loss of each step from transformers' Trainer with a PEFT adapter, on rows in our order."""
     from transformers import Trainer, TrainingArguments
 
     chosen = request.hyperparameters
@@ -88,7 +88,7 @@ def losses_of_a_trainer(base: LoadedModel, request: TuningRequest, folder: Path)
 
 @pytest.mark.filterwarnings("ignore")
 def test_losses_are_those_of_transformers_trainer(base: LoadedModel, tiny: BaseModelRef, tmp_path: Path) -> None:
-    """With clipping, a warm-up and a cosine every step's loss is the Trainer's."""
+    """With clipping, warm-up and a cosine schedule, the loss of every step equals the Trainer's."""
     request, observer = request_of(tiny, **FALLING), Recording()
     list(training.train([request], base, observer))
     theirs = losses_of_a_trainer(base, request, tmp_path)
@@ -99,7 +99,7 @@ def test_losses_are_those_of_transformers_trainer(base: LoadedModel, tiny: BaseM
 
 
 def test_training_continues_with_the_same_bits() -> None:
-    """An optimiser with the state of another one learns what that one would have learned."""
+    """An optimiser with the state of another one computes the steps that the other one would have computed."""
     settings = TuningHyperparameters(schedule="linear", warmup_fraction=0.5, max_grad_norm=0.1)
 
     def learned(steps: range, start: list[torch.Tensor], state: dict[str, torch.Tensor] | None) -> tuple[Any, Any]:
@@ -121,7 +121,7 @@ def test_training_continues_with_the_same_bits() -> None:
 
 
 def test_a_falling_rate_is_a_training_run_of_its_own(base: LoadedModel, tiny: BaseModelRef) -> None:
-    """Trials of 1 and 2 epochs share their first epoch at a constant rate alone."""
+    """Trials of 1 and 2 epochs share their first epoch only with a constant rate."""
 
     def sharing(**settings: Any) -> set[str]:
         requests = [request_of(tiny, key=key, epoch_count=int(key), **settings) for key in "12"]
@@ -132,7 +132,7 @@ def test_a_falling_rate_is_a_training_run_of_its_own(base: LoadedModel, tiny: Ba
 
 
 def test_target_modules_choose_layers(base: LoadedModel, tiny: BaseModelRef) -> None:
-    """Only layers whose names end so get an adapter; a name that fits none is an error with those that there are."""
+    """Only layers whose names end in a target get an adapter; an unknown target is an error that lists the possible ones."""
     request, observer = request_of(tiny, target_modules=("self_attn.q_proj", "down_proj")), Recording()
     list(training.train([request], base, observer))
     adapted = {name.split(".lora_")[0].rpartition(".")[2] for name in observer.adapters[request.key]}
@@ -144,7 +144,7 @@ def test_target_modules_choose_layers(base: LoadedModel, tiny: BaseModelRef) -> 
 
 
 def test_the_last_epochs_are_averaged(base: LoadedModel, tiny: BaseModelRef) -> None:
-    """A trial with `average_last: 2` has the mean of what trials of one epoch and of two have."""
+    """A trial of two epochs with `average_last: 2` has the mean of the adapters of trials of one and two epochs."""
     one, two = (request_of(tiny, key=key, epoch_count=int(key)) for key in "12")
     mean, observer = request_of(tiny, key="3", epoch_count=2, average_last=2), Recording()
     for request in (one, two, mean):

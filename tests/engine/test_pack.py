@@ -1,9 +1,10 @@
-"""A pack: each trial learns what it learns alone, whatever becomes of the others."""
+"""A pack: each trial learns what it learns alone, also if others fail, diverge or are cancelled."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from hypothesis import strategies as st
 from tests.engine import peft_loop, tiny_model, training
 from tests.engine.observer import Recording
 from tests.engine.tiny_model import EXAMPLES, HELD_OUT, request_of
-from tunerun.engine import forms, lora, network
+from tunerun.engine import devices, forms, lora, machine, memory, model_shape, network, pass_limits
 from tunerun.engine.network import LoadedModel
-from tunerun.engine.pack import Pack
+from tunerun.engine.pack import Pack, most_members
+from tunerun.engine.settings import EngineSettings
 from tunerun.job import BaseModelRef, Example, FailureKind, JobState, TuningHyperparameters, TuningRequest
 
 
@@ -29,8 +31,8 @@ def trained(base: LoadedModel, *requests: TuningRequest, most: int = 8) -> Recor
 
 
 @pytest.mark.parametrize("rank", [1, 8])
-def test_an_adapter_begins_as_pefts(base: LoadedModel, rank: int) -> None:
-    """The same seed gives the numbers that PEFT draws, to the bit."""
+def test_a_fresh_adapter_has_the_bits_of_pefts(base: LoadedModel, rank: int) -> None:
+    """The same seed gives exactly the numbers that PEFT draws."""
     chosen = TuningHyperparameters(adapter_rank=rank)
     ours = lora.fresh(base, chosen, seed=3).named()
     with peft_loop.fresh_adapter(base, chosen, 3) as adapted:
@@ -40,7 +42,7 @@ def test_an_adapter_begins_as_pefts(base: LoadedModel, rank: int) -> None:
 
 
 def test_trials_of_a_pack_learn_what_they_learn_alone(base: LoadedModel, tiny: BaseModelRef) -> None:
-    """Mixed rates, ranks, seeds, batch sizes and examples: the losses of every step agree with those alone."""
+    """With mixed rates, ranks, seeds, batch sizes and examples, the losses of every step agree with those alone."""
     requests = [
         request_of(tiny, key="a"),
         request_of(tiny, key="b", adapter_rank=2, learning_rate=0.05, epoch_count=1),
@@ -58,7 +60,7 @@ def test_trials_of_a_pack_learn_what_they_learn_alone(base: LoadedModel, tiny: B
 
 
 def test_a_diverging_trial_leaves_the_others_alone(base: LoadedModel, tiny: BaseModelRef) -> None:
-    """One becomes NaN; the others are finite and end as they do alone."""
+    """One becomes NaN; the others stay finite and end as they do alone."""
     request, other = request_of(tiny), request_of(tiny, key="b", learning_rate=1e30)
     together = trained(base, other, request)
     failure = together.outcomes[other.key].failure
@@ -68,7 +70,7 @@ def test_a_diverging_trial_leaves_the_others_alone(base: LoadedModel, tiny: Base
 
 
 def test_trials_that_differ_in_epochs_alone_are_one_training_run(base: LoadedModel, tiny: BaseModelRef) -> None:
-    """Both have the bits that each has alone, and the short one says whose beginning it is."""
+    """Both have the bits that each has alone, and the short one records the key of the long one."""
     requests = [request_of(tiny, key="a", epoch_count=1), request_of(tiny, key="b", epoch_count=3)]
     together = trained(base, *requests)
     for request in requests:
@@ -154,7 +156,7 @@ def differences(base: LoadedModel, requests: list[TuningRequest]) -> tuple[float
 @settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
 @given(mix=MIXES)
 def test_random_mixes_learn_what_they_learn_alone(base: LoadedModel, tiny: BaseModelRef, mix: list[Any]) -> None:
-    """1e-5 relative in the first epoch, 1e-3 to the end, and equal greedy answers; `pytest -s` shows the numbers."""
+    """Relative differences are below 1e-5 in the first epoch and 1e-3 at the end; greedy answers are equal. `pytest -s` shows them."""
     requests = mixed(tiny, mix)
     first, later, equal = differences(base, requests)
     sys.stdout.write(
@@ -178,7 +180,7 @@ def test_random_mixes_learn_what_they_learn_alone(base: LoadedModel, tiny: BaseM
 def test_other_architectures_learn_what_they_learn_alone(
     tiny_folder: Path, cache: Path, tmp_path: Path, architecture: str, chosen: dict[str, Any]
 ) -> None:
-    """In a pack where its passes take several trials, else one by one."""
+    """In a pack if the architecture allows it, otherwise one by one."""
     model = tiny_model.model_of(tiny_model.build_other(tmp_path / architecture, tiny_folder, architecture, **chosen))
     other = network.load(model, cache, network.choose_device("cpu"))
     requests = [
@@ -194,7 +196,7 @@ def test_other_architectures_learn_what_they_learn_alone(
 
 
 def test_the_same_pack_gives_the_same_bits(base: LoadedModel, tiny: BaseModelRef) -> None:
-    """Requests in the same order, whatever the clock does; and with one at a time, those of each alone."""
+    """For requests in the same order; with one trial per pass, the bits of each alone."""
     requests = [request_of(tiny, key=key, seed=int(key, 16), batch_size=int(key, 16) - 8) for key in "abc"]
     runs = [trained(base, *requests, most=most) for most in (8, 8, 1)]
     for request in requests:
@@ -204,8 +206,8 @@ def test_the_same_pack_gives_the_same_bits(base: LoadedModel, tiny: BaseModelRef
         assert all(torch.equal(value, runs[1].adapters[request.key][name]) for name, value in same)
 
 
-def test_one_that_leaves_changes_nothing_of_the_others(base: LoadedModel, tiny: BaseModelRef) -> None:
-    """Cancelled in the middle, or joined later: the others' losses are those of a pack without it."""
+def test_a_trial_that_leaves_or_joins_does_not_change_the_others(base: LoadedModel, tiny: BaseModelRef) -> None:
+    """Losses of the others are those of a pack without it."""
 
     class CancelsOne(Recording):
         def is_cancelled(self, request: TuningRequest) -> bool:
@@ -223,3 +225,35 @@ def test_one_that_leaves_changes_nothing_of_the_others(base: LoadedModel, tiny: 
     assert states == dict.fromkeys("abe", JobState.SUCCEEDED) | {"f": JobState.CANCELLED}
     for request in others:
         assert observer.losses(request) == pytest.approx(without.losses(request), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("packing", "expected"), [("off", 1), (3, 3), (40, 40), ("auto", pass_limits.most_members("auto", "cpu"))]
+)
+def test_how_many_runs_share_a_pass_is_configured(
+    packing: str | int, expected: int, base: LoadedModel, tiny: BaseModelRef
+) -> None:
+    """`auto` is the most that speeds up this device; a number is used as it is."""
+    chosen = replace(base, settings=EngineSettings(device="cpu", packing=packing))
+    assert most_members(chosen, request_of(tiny)) == expected
+
+
+@pytest.mark.parametrize(("share", "expected"), [(3.5, 3), (0.5, 1)])
+def test_auto_is_limited_by_memory(share: float, expected: int, base: LoadedModel, tiny: BaseModelRef) -> None:
+    """A few adapters of this rank fill the memory of this machine; one is trained in any case."""
+    shape, available = model_shape.of_config(base.network.config.to_dict()), machine.obtainable_bytes(base.device, 1)
+    assert shape is not None
+    assert available is not None
+    rank = int((available - memory.RUNTIME) / share / (memory.LEARNED_TOGETHER * shape.adapter_width))
+    chosen = replace(base, settings=EngineSettings(device="cpu"))
+    assert most_members(chosen, request_of(tiny, adapter_rank=rank)) == expected
+
+
+def test_engines_on_one_machine_share_its_memory(base: LoadedModel, tiny: BaseModelRef) -> None:
+    """Each gets an equal part of it, and no more than other programs leave free."""
+    total = devices.main_memory_bytes()
+    assert total is not None
+    assert machine.obtainable_bytes(base.device, 1000) == total // 1000
+    assert (machine.obtainable_bytes(base.device, 1) or 0) <= total
+    crowded = replace(base, settings=EngineSettings(device="cpu", engines=1000))
+    assert most_members(crowded, request_of(tiny)) == 1

@@ -1,4 +1,4 @@
-"""Passes: put together by cost, narrower where memory runs out, and what fails alone fails alone."""
+"""Passes: how shares are grouped, lack of memory, and failures that affect one share only."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from tunerun.job import BaseModelRef, FailureKind, JobState, TuningHyperparamete
     most_tokens=st.one_of(st.just(math.inf), st.integers(1, 3000)),
     own_cost=st.integers(0, 300),
 )
-def test_passes_hold_each_share_once(lengths: list[int], most: int, most_tokens: float, own_cost: int) -> None:
-    """None holds too many shares or tokens, but for one share alone; no pass costs more than its shares one by one."""
+def test_each_share_is_in_one_pass(lengths: list[int], most: int, most_tokens: float, own_cost: int) -> None:
+    """Passes respect the limits, unless a single share exceeds them, and cost no more than their shares one by one."""
     passes = grouped(lengths, most, most_tokens, own_cost)
     assert sorted(number for one in passes for number in one) == list(range(len(lengths)))
     for one in passes:
@@ -41,14 +41,14 @@ def test_passes_hold_each_share_once(lengths: list[int], most: int, most_tokens:
         assert filled + own_cost <= sum(lengths[number] + own_cost for number in one)
 
 
-def test_long_rows_do_not_fill_up_short_ones() -> None:
-    """Where a pass costs little by itself, likes are with likes; where it costs much, all are together."""
+def test_shares_of_similar_length_are_grouped() -> None:
+    """If the fixed cost of a pass is low, only similar lengths share one; if it is high, all do."""
     assert grouped([30, 400, 31, 29, 410], 8, math.inf, 48) == [[0, 2, 3], [1, 4]]
     assert grouped([30, 400, 31, 29, 410], 8, math.inf, 2048) == [[0, 1, 2, 3, 4]]
 
 
 class Limited(Form):
-    """A form that fails for some members, as a full memory or an architecture would make it."""
+    """A form that fails for some members, as with too little memory or on an unsuitable architecture."""
 
     def __init__(self, form: Form, refuses: Callable[[Sequence[Sequence[EncodedExample]]], str | None]) -> None:
         self.name, self.takes_packs = form.name, form.takes_packs
@@ -69,7 +69,7 @@ class Limited(Form):
 
 @pytest.fixture
 def limited(base: LoadedModel) -> Iterator[Callable[[Any], Limited]]:
-    """Give the base model a form that refuses what a function says."""
+    """Return a function that gives the base model a form which fails for the members that a predicate selects."""
     form = forms.choose(base)
 
     def limit(refuses: Any) -> Limited:
@@ -87,10 +87,10 @@ def trained(base: LoadedModel, *requests: TuningRequest, most: int = 8) -> Recor
     return observer
 
 
-def test_a_pass_that_finds_no_memory_is_computed_in_narrower_ones(
+def test_a_pass_that_runs_out_of_memory_is_divided(
     base: LoadedModel, tiny: BaseModelRef, limited: Callable[[Any], Limited]
 ) -> None:
-    """Every trial ends as alone, and the width is tried again later."""
+    """Every trial ends as alone, and the full width is tried again later."""
     requests = [request_of(tiny, key=key, seed=int(key, 16), epoch_count=23) for key in "abc"]
     form = limited(lambda members: "CUDA out of memory" if len(members) > 2 else None)
     together = trained(base, *requests)
@@ -102,10 +102,10 @@ def test_a_pass_that_finds_no_memory_is_computed_in_narrower_ones(
         assert together.losses(request)[:3] == pytest.approx(trained(base, request).losses(request)[:3], rel=1e-5)
 
 
-def test_a_trial_that_finds_no_memory_alone_fails_alone(
+def test_a_trial_that_is_too_large_by_itself_fails_alone(
     base: LoadedModel, tiny: BaseModelRef, limited: Callable[[Any], Limited]
 ) -> None:
-    """It says what to do; the others of its pack end as without it."""
+    """The failure says what to do; the others of its pack end as without it."""
     small = request_of(tiny, key="a")
     large = request_of(tiny, key="b", batch_size=7)
     limited(lambda members: "DefaultCPUAllocator: can't allocate memory" if max(map(len, members)) > 3 else None)
@@ -117,10 +117,10 @@ def test_a_trial_that_finds_no_memory_alone_fails_alone(
     assert together.losses(small) == pytest.approx(trained(base, small).losses(small), rel=1e-6)
 
 
-def test_an_unforeseen_error_ends_its_own_trial(
+def test_an_unexpected_error_ends_only_its_own_trial(
     base: LoadedModel, tiny: BaseModelRef, limited: Callable[[Any], Limited]
 ) -> None:
-    """The others continue, in passes as wide as before."""
+    """The others continue in passes of the same width."""
     requests = [request_of(tiny, key=key, seed=int(key, 16)) for key in "abcd"]
     broken = replace(requests[1], training=EXAMPLES[:1] * 7)
     form = limited(lambda members: "boom" if any(rows[0] == rows[-1] and len(rows) > 1 for rows in members) else None)
@@ -133,10 +133,10 @@ def test_an_unforeseen_error_ends_its_own_trial(
         assert together.losses(request) == pytest.approx(trained(base, request).losses(request), rel=1e-5)
 
 
-def test_what_fails_together_alone_is_computed_alone(
+def test_shares_that_fail_only_together_are_computed_one_by_one(
     base: LoadedModel, tiny: BaseModelRef, limited: Callable[[Any], Limited]
 ) -> None:
-    """An architecture that takes no packs after all costs one failed pass, not one a step."""
+    """An architecture that does not support packs after all costs one failed pass, not one per step."""
     requests = [request_of(tiny, key=key) for key in "ab"]
     requests[1] = replace(requests[1], seed=1)
     form = limited(lambda members: "shape mismatch" if len(members) > 1 else None)
@@ -145,8 +145,8 @@ def test_what_fails_together_alone_is_computed_alone(
     assert {one.state for one in together.outcomes.values()} == {JobState.SUCCEEDED}
 
 
-def test_a_nan_reaches_no_other_share(base: LoadedModel) -> None:
-    """Losses and gradients of the others are those without it; its own are not learned from."""
+def test_a_nan_does_not_reach_other_shares(base: LoadedModel) -> None:
+    """Losses and gradients of the others are the same as without it; the share itself gets no gradients."""
     rows = encode_examples(base.tokenizer, base.chat, EXAMPLES)[:3]
     adapters = [lora.fresh(base, TuningHyperparameters(adapter_rank=rank), seed=rank) for rank in (2, 4, 3)]
     for adapter in adapters:  # else B is zero, and A has no gradient

@@ -1,4 +1,4 @@
-"""Number formats, and what they leave as it is: adapters in float32, the results of float32, less memory."""
+"""Number formats of the frozen weights; gradient checkpointing and micro-batches, which do not change results."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ def losses(base: LoadedModel, tiny: BaseModelRef, folder: Path | None = None, **
     return [*observer.losses(request), *(each.loss for each in observer.validation[request.key])]
 
 
-def test_a_frozen_bf16_model_teaches_an_fp32_adapter(
+def test_a_frozen_bf16_model_trains_an_fp32_adapter(
     base: LoadedModel, in_bf16: LoadedModel, tiny: BaseModelRef, tmp_path: Path
 ) -> None:
-    """Losses are those of float32 within bfloat16's rounding; the adapter's file is float32."""
+    """Losses equal those of float32 up to bfloat16's rounding; the adapter's file is float32."""
     assert {weight.dtype for weight in in_bf16.network.parameters()} == {torch.bfloat16}
     found, exact = losses(in_bf16, tiny, tmp_path), losses(base, tiny)
     assert found[:3] == pytest.approx(exact[:3], rel=1e-2)
@@ -54,7 +54,7 @@ def test_a_frozen_bf16_model_teaches_an_fp32_adapter(
 
 
 def test_a_request_that_was_planned_for_another_format_is_refused(base: LoadedModel, tiny: BaseModelRef) -> None:
-    """Its key would name another result; one that names the engine's own format is taken."""
+    """Its key would identify another result; a request for the engine's own format is accepted."""
     request = replace(request_of(tiny), precision="bfloat16")
     with pytest.raises(
         BaseModelError, match=r"planned for a base model in bfloat16, .* float32 on cpu; set backend\.prec"
@@ -64,7 +64,7 @@ def test_a_request_that_was_planned_for_another_format_is_refused(base: LoadedMo
 
 
 def test_a_plan_knows_the_format_without_torch() -> None:
-    """What the config asks for, float32 for auto on this CPU, in the key's words."""
+    """The configured format, or float32 for `auto` on this CPU."""
     settings = {"fp32": "float32", "bf16": "bfloat16", "auto": "float32"}
     code = (
         "import sys; from tunerun.engine import precision; from tunerun.engine.settings import EngineSettings as S\n"
@@ -83,20 +83,20 @@ def test_a_plan_knows_the_format_without_torch() -> None:
     [((), "float32"), (((7, 5),), "float32"), (((8, 0),), "bfloat16"), (((9, 0), (7, 0)), "float32")],
 )
 def test_auto_is_bf16_where_every_gpu_has_it(capabilities: tuple[tuple[int, int], ...], expected: str) -> None:
-    """From compute capability 8.0 on; several workers take one GPU each."""
+    """From compute capability 8.0 on; the least capable GPU decides, because several workers use one each."""
     assert precision._format(EngineSettings(), capabilities) == expected
 
 
 def test_nodes_of_a_cluster_compute_what_was_planned_here() -> None:
-    """The format is stated, and a plan warns which it is."""
+    """The settings that are sent to them state the format, and a plan warns which one it is."""
     section = LocalSection.model_validate({"kind": "local", "device": "cpu", "workers": {"kind": "slurm"}})
     assert any("precision: auto is fp32 as on this machine" in text for text in capabilities_of(section).warnings)
     assert precision.stated(section.settings) == replace(section.settings, precision="fp32")
     assert not capabilities_of(section.model_copy(update={"precision": "bf16"})).warnings
 
 
-def test_settings_reach_the_engine_whole() -> None:
-    """They are one argument of its command line."""
+def test_settings_survive_the_command_line() -> None:
+    """They are passed to the engine as one JSON argument."""
     settings = EngineSettings("cuda", 3, "bf16", "4bit", 4, 2, gradient_checkpointing=True)
     assert EngineSettings.from_json(settings.to_json()) == settings
     section = LocalSection(kind="local", packing=4, micro_batch=2, gradient_checkpointing=True)
@@ -120,15 +120,15 @@ def test_four_bits_are_refused_where_they_cannot_be(settings: dict[str, Any], me
 
 
 def test_four_bits_need_cuda_and_a_package(tiny_folder: Path) -> None:
-    """Elsewhere loading says what to do; where the package is missing, the line that installs it."""
+    """On another device the error says what to do; without the package it has the line that installs it."""
     with pytest.raises(BaseModelError, match=r"4bit needs a CUDA device, and this is cpu; set backend\.quantization"):
         loading.load_quantised("a model", tiny_folder, CPU)
     with pytest.raises(MissingPackageError, match=r"needs .*bitsandbytes.*; pip install 'tunerun\[quantized\]'"):
         loading.load_quantised("a model", tiny_folder, torch.device("cuda"))
 
 
-def test_gradient_checkpointing_changes_no_number(base: LoadedModel, tiny: BaseModelRef, cache: Path) -> None:
-    """Losses are the same to the bit, and layers are computed twice."""
+def test_gradient_checkpointing_does_not_change_results(base: LoadedModel, tiny: BaseModelRef, cache: Path) -> None:
+    """Losses have the same bits, and layers are computed twice."""
     settings = EngineSettings(gradient_checkpointing=True)
     loaded = network.load(tiny, cache, network.choose_device("cpu"), settings)
     calls: list[int] = []
@@ -140,7 +140,7 @@ def test_gradient_checkpointing_changes_no_number(base: LoadedModel, tiny: BaseM
 
 
 def test_parts_of_a_batch_add_up_to_its_gradient(base: LoadedModel, tiny: BaseModelRef, cache: Path) -> None:
-    """A batch computed two rows at a time teaches what it teaches at once, also beside a trial of other batches."""
+    """A batch in parts of two rows has the gradients of the whole, also in a pack with a trial of another batch size."""
     loaded = network.load(tiny, cache, network.choose_device("cpu"), EngineSettings(micro_batch=2))
     requests = [request_of(tiny, key="a", batch_size=7), request_of(tiny, key="b", batch_size=3, max_grad_norm=0.5)]
     found, whole = Recording(), Recording()

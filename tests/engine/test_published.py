@@ -1,4 +1,4 @@
-"""The base models of conf/model/, with random weights of their real form, shrunk: tuned, asked, and loaded in PEFT."""
+"""The base models of conf/model/, shrunk and with random weights: tuned, called, and loaded with PEFT."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def tokenizer() -> Any:
 
 @pytest.mark.parametrize("name", [name for name in CONFIGS if name != "smollm2-135m"])
 def test_a_published_model_is_tuned_and_loaded_in_peft(name: str, tokenizer: Any, tmp_path: Path) -> None:
-    """Its layers and its chat format without thought are found, its loss falls, and PEFT gives the engine's answers."""
+    """Its layers and its chat format without reasoning are found, the loss falls, and PEFT gives the same answers."""
     family = next(family for family in TEMPLATES if name.startswith(family))
     tokenizer.chat_template = chat_templates.WITH_SYSTEM[TEMPLATES[family]]
     tokenizer.save_pretrained(tmp_path / "model")

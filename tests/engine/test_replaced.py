@@ -1,4 +1,4 @@
-"""A base model that is replaced, and a cache that is deleted, while a backend is at work."""
+"""A base model that is replaced, and a cache that is deleted, while a backend is in use."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def change(folder: Path) -> None:
 
 
 def test_base_model_that_is_replaced(backend: LocalBackend, tiny_folder: Path, tmp_path: Path) -> None:
-    """Neither training nor answers take another model's weights: one sentence says what it was and what it is."""
+    """Neither training nor answers use other weights: the error has the old and the new digest."""
     folder = Path(shutil.copytree(tiny_folder, tmp_path / "model"))
     model = tiny_model.model_of(folder)
     backend.prepare([model])
@@ -53,7 +53,7 @@ def test_base_model_that_is_replaced(backend: LocalBackend, tiny_folder: Path, t
 
 
 def test_cache_that_is_deleted(backend: LocalBackend, tiny_folder: Path, tmp_path: Path) -> None:
-    """What the cache held is made again when it is needed; the answers are the same."""
+    """The cache is filled again when it is needed; the answers are the same."""
     model = tiny_model.model_of(tiny_folder)
     backend.prepare([model])
     options = GenerateOptions(max_output_tokens=4)
@@ -63,8 +63,8 @@ def test_cache_that_is_deleted(backend: LocalBackend, tiny_folder: Path, tmp_pat
     assert backend.generate(model, ["1", "two"], options) == before
 
 
-def test_kernel_ends_the_engine_while_it_prepares(tiny_folder: Path) -> None:
-    """A base model that does not fit the memory is named, and the advice is not the batch size's."""
+def test_the_kernel_kills_the_engine_while_it_prepares_a_model(tiny_folder: Path) -> None:
+    """The error names the base model that does not fit into memory, and does not advise a smaller batch size."""
     killed = Failure(FailureKind.OUT_OF_MEMORY, "the engine's process was killed (signal 9); lower batch_size")
     error = engine_calls.call_error(messages.Prepare(tiny_model.model_of(tiny_folder)), killed)
     assert isinstance(error, BaseModelError)

@@ -1,4 +1,4 @@
-"""Resuming: a job whose process dies continues after its last whole epoch, with the bits that it would have had."""
+"""Resuming: a job whose process dies continues after its last complete epoch and ends with the same bits."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ EPOCHS = 4
 
 
 def requests_of(tiny: BaseModelRef, **settings: Any) -> list[TuningRequest]:
-    """Everything that one training run hands out: few epochs and many, the best, a mean, and checkpoints."""
+    """Requests of one training run: with fewer and more epochs, the best epoch, a mean, and checkpoints."""
     longest = request_of(tiny, key="a", epoch_count=EPOCHS, learning_rate=0.02, validation=HELD_OUT, **settings)
 
     def another(key: str, **changes: Any) -> TuningRequest:
@@ -44,7 +44,7 @@ def requests_of(tiny: BaseModelRef, **settings: Any) -> list[TuningRequest]:
 def train(
     base: LoadedModel, requests: list[TuningRequest], folder: Path | None, *, most: int = 1, steps: int | None = None
 ) -> Recording:
-    """Train to the end, or for some steps, after which the process is gone: nothing more is called."""
+    """Train to the end, or for some steps only, as if the process had died then."""
     observer = Recording()
     pack = Pack(base, observer, most=most, states=folder)
     pack.add(requests)
@@ -73,15 +73,15 @@ def assert_same(found: Recording, expected: Recording, request: TuningRequest) -
 
 @pytest.fixture(scope="module")
 def whole(base: LoadedModel, tiny: BaseModelRef) -> Recording:
-    """What a process gives that nothing stops."""
+    """The result of a process that is not interrupted."""
     return train(base, requests_of(tiny), None)
 
 
 @pytest.mark.parametrize("stopped_after", range(1, EPOCHS * STEPS))
-def test_a_job_continues_after_its_last_whole_epoch(
+def test_a_job_continues_after_its_last_complete_epoch(
     base: LoadedModel, tiny: BaseModelRef, tmp_path: Path, whole: Recording, stopped_after: int
 ) -> None:
-    """Whatever the step, uninterrupted and resumed have the same bits, and the whole curve comes once, in order."""
+    """Whatever the step of the interruption, the result has the same bits, and all snapshots are reported once, in order."""
     requests = requests_of(tiny)
     first = train(base, requests, tmp_path, steps=stopped_after)
     left = [request for request in requests if request.key not in first.outcomes]
@@ -93,16 +93,16 @@ def test_a_job_continues_after_its_last_whole_epoch(
 
 
 def test_a_schedule_and_clipping_continue(base: LoadedModel, tiny: BaseModelRef, tmp_path: Path) -> None:
-    """The learning rate and the gradient's norm at a step are those of the whole job."""
+    """The learning rate and the clipped gradient of each step are those of the uninterrupted job."""
     [request, *_others] = requests_of(tiny, schedule="cosine", warmup_fraction=0.2, max_grad_norm=0.5)
     train(base, [request], tmp_path, steps=STEPS + 1)
     assert_same(train(base, [request], tmp_path), train(base, [request], None), request)
 
 
-def test_one_of_several_continues_by_itself(
+def test_one_of_several_jobs_continues_alone(
     base: LoadedModel, tiny: BaseModelRef, tmp_path: Path, whole: Recording
 ) -> None:
-    """Jobs that come back one after another are one training run again, and begin where it was."""
+    """Jobs that are submitted again one after another continue as one training run."""
     longest, shorter, best, mean = requests_of(tiny)
     train(base, [longest, shorter, best, mean], tmp_path, steps=STEPS)
     observer = Recording()
@@ -122,7 +122,7 @@ def test_one_of_several_continues_by_itself(
 def test_a_paused_job_continues_at_its_step(
     base: LoadedModel, tiny: BaseModelRef, tmp_path: Path, whole: Recording
 ) -> None:
-    """What it has learned is kept in the middle of an epoch too; nothing is handed out."""
+    """Its state is saved in the middle of an epoch too, and no tuned model is written."""
     [longest, *_others] = requests_of(tiny)
     observer = Recording(cancel_after=STEPS + 2)
     observer.paused.add(longest.key)
@@ -141,7 +141,7 @@ def test_a_paused_job_continues_at_its_step(
 
 
 def test_a_cancelled_or_failed_job_leaves_no_state(base: LoadedModel, tiny: BaseModelRef, tmp_path: Path) -> None:
-    """Only a job that may continue needs it."""
+    """The saved state is removed, because no job will resume it."""
     [longest, *_others] = requests_of(tiny)
     pack = Pack(base, Recording(cancel_after=STEPS + 1), states=tmp_path)
     pack.add([longest])
@@ -178,7 +178,7 @@ def of_another_trial(folder: Path) -> None:
 def test_a_state_that_does_not_fit_is_ignored(
     base: LoadedModel, tiny: BaseModelRef, tmp_path: Path, whole: Recording, change: Any
 ) -> None:
-    """The job begins again."""
+    """The job starts from the beginning."""
     [longest, *_others] = requests_of(tiny)
     train(base, [longest], tmp_path, steps=STEPS)
     [folder] = tmp_path.iterdir()
@@ -190,16 +190,18 @@ def test_a_state_that_does_not_fit_is_ignored(
     assert observer.losses(longest) == whole.losses(longest)[:1]
 
 
-def test_a_state_is_of_its_training_run(base: LoadedModel, tiny: BaseModelRef, tmp_path: Path) -> None:
-    """Another seed, rate or example is another run, whatever its key is."""
+def test_a_state_belongs_to_one_training_run(base: LoadedModel, tiny: BaseModelRef, tmp_path: Path) -> None:
+    """A request with another seed, rate or example does not resume it, even with the same key."""
     [longest, *_others] = requests_of(tiny)
     train(base, [longest], tmp_path, steps=STEPS)
     for other in (replace(longest, seed=5), replace(longest, training=EXAMPLES[1:])):
         assert len(train(base, [other], tmp_path, steps=1).losses(other)) == 1
 
 
-def test_a_full_disk_ends_no_job(base: LoadedModel, tiny: BaseModelRef, tmp_path: Path, whole: Recording) -> None:
-    """Where no state can be kept, the job ends as without one, and each job's observer is notified once."""
+def test_a_full_disk_does_not_end_a_job(
+    base: LoadedModel, tiny: BaseModelRef, tmp_path: Path, whole: Recording
+) -> None:
+    """If no state can be written, the jobs end as without one, and each is reported once."""
     requests = requests_of(tiny)
     no_folder = tmp_path / "a file"
     no_folder.touch()
@@ -209,8 +211,8 @@ def test_a_full_disk_ends_no_job(base: LoadedModel, tiny: BaseModelRef, tmp_path
     assert sorted(found.without_state) == [(request.key, "Not a directory") for request in requests]
 
 
-def test_what_nothing_continues_is_removed(base: LoadedModel, tiny: BaseModelRef, tmp_path: Path) -> None:
-    """States of jobs that have ended, old ones, and what killed writers left; a job that may continue keeps its own."""
+def test_states_that_no_job_resumes_are_removed(base: LoadedModel, tiny: BaseModelRef, tmp_path: Path) -> None:
+    """States of ended jobs, old states and incomplete folders are removed; the state of an interrupted job is kept."""
     [ended, *_others] = requests_of(tiny)
     for request in (ended, replace(ended, key="e" * 64, seed=1), replace(ended, key="f" * 64, seed=2)):
         train(base, [request], tmp_path, steps=STEPS)

@@ -1,4 +1,4 @@
-"""Training: what is learned from, that it repeats to the bit, how it ends."""
+"""Training: the loss, reproducible bits, validation, and how jobs end."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def independent_loss(base: LoadedModel, examples: Sequence[Example]) -> float:
 def test_adapter_is_the_same_to_the_bit_in_a_fresh_process(
     base: LoadedModel, tiny: BaseModelRef, cache: Path, tmp_path: Path
 ) -> None:
-    """A job repeated after another one gives the bytes that a fresh process gives."""
+    """A job that runs after another one in the same process writes the same bytes as in a fresh process."""
     first = adapter_digest(base, request_of(tiny), tmp_path / "first")
     run(base, request_of(tiny, key="b", seed=5, adapter_rank=2, learning_rate=0.1))
     again = adapter_digest(base, request_of(tiny), tmp_path / "again")
@@ -82,7 +82,7 @@ def test_adapter_is_the_same_to_the_bit_in_a_fresh_process(
 
 
 def test_adapter_config_is_the_same_to_the_byte(base: LoadedModel, tiny: BaseModelRef, tmp_path: Path) -> None:
-    """PEFT's config names its layers in order, and no path of the cache."""
+    """PEFT's config lists the layers in order, and contains no path of the cache."""
     adapter_digest(base, request_of(tiny), tmp_path)
     config = json.loads((tmp_path / "tiny-a" / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == tiny.source
@@ -94,14 +94,14 @@ def test_adapter_config_is_the_same_to_the_byte(base: LoadedModel, tiny: BaseMod
     ]
 
 
-def test_seed_matters(base: LoadedModel, tiny: BaseModelRef, tmp_path: Path) -> None:
-    """Another seed gives another adapter."""
+def test_another_seed_gives_another_adapter(base: LoadedModel, tiny: BaseModelRef, tmp_path: Path) -> None:
+    """The order of examples and the initial weights depend on the seed."""
     one = adapter_digest(base, request_of(tiny, seed=1), tmp_path / "one")
     assert one != adapter_digest(base, request_of(tiny, seed=2), tmp_path / "two")
 
 
 def test_training_leaves_the_base_model_as_it_was(base: LoadedModel, tiny: BaseModelRef) -> None:
-    """After a job the network has the same parts with the same weights, and nothing of PEFT's."""
+    """After a job the network has the same modules with the same weights, without hooks or modules of PEFT."""
     before = {name: value.clone() for name, value in base.network.state_dict().items()}
     modules = [type(module) for module in base.network.modules()]
     run(base, request_of(tiny))
@@ -112,7 +112,7 @@ def test_training_leaves_the_base_model_as_it_was(base: LoadedModel, tiny: BaseM
 
 
 def test_fewer_epochs_are_a_prefix_of_more(base: LoadedModel, tiny: BaseModelRef) -> None:
-    """A job of 3 epochs is to the bit the first 3 epochs of a job of 5."""
+    """A job of 3 epochs has exactly the losses of the first 3 epochs of a job of 5."""
     short, long = request_of(tiny, epoch_count=3), request_of(tiny, key="b", epoch_count=5)
     observer = Recording()
     run(base, short, long, observer=observer)
@@ -121,7 +121,7 @@ def test_fewer_epochs_are_a_prefix_of_more(base: LoadedModel, tiny: BaseModelRef
 
 
 def test_snapshots_count_steps_and_epochs(base: LoadedModel, tiny: BaseModelRef) -> None:
-    """Seven examples in batches of three make three steps an epoch: the last, smaller batch is kept."""
+    """Seven examples in batches of three make three steps per epoch: the last, smaller batch is not dropped."""
     request, observer = request_of(tiny), Recording()
     run(base, request, observer=observer)
     assert [(one.step, one.epoch) for one in observer.snapshots[request.key]] == [
@@ -169,8 +169,8 @@ def test_training_learns(base: LoadedModel, tiny: BaseModelRef) -> None:
     assert outcome.metrics["tokens/train"] == 20 * sum(lengths)
 
 
-def test_no_validation_no_validation_loss(base: LoadedModel, tiny: BaseModelRef) -> None:
-    """Without held-out examples there is no validation loss."""
+def test_no_validation_loss_without_held_out_examples(base: LoadedModel, tiny: BaseModelRef) -> None:
+    """Neither the metrics nor the result contain one."""
     (outcome,) = run(base, request_of(tiny))
     assert sorted(outcome.metrics) == ["tokens/train", "train/peak_bytes", "train/seconds"]
 
@@ -180,7 +180,7 @@ def validation_of(observer: Recording, request: TuningRequest) -> list[float]:
 
 
 def test_the_validation_loss_is_measured_after_each_epoch(base: LoadedModel, tiny: BaseModelRef) -> None:
-    """Each epoch's is the one that a job of that many epochs ends with, to the bit; the last one is the metric."""
+    """After each epoch it equals the final loss of a job of that many epochs; the last one is the metric."""
     long, observer = request_of(tiny, epoch_count=4, validation=HELD_OUT), Recording()
     (outcome,) = run(base, long, observer=observer)
     assert [one.epoch for one in observer.validation[long.key]] == [1, 2, 3, 4]
@@ -191,8 +191,8 @@ def test_the_validation_loss_is_measured_after_each_epoch(base: LoadedModel, tin
     assert "train/kept_epoch" not in outcome.metrics
 
 
-def test_measuring_changes_nothing_of_the_training(base: LoadedModel, tiny: BaseModelRef, tmp_path: Path) -> None:
-    """Adapter and losses are to the bit those without held-out examples, and torch's own state stays."""
+def test_validation_does_not_change_the_training(base: LoadedModel, tiny: BaseModelRef, tmp_path: Path) -> None:
+    """Adapter and losses have the same bits as without held-out examples, and torch's global random state is unchanged."""
     alone, beside, state = Recording(folder=tmp_path / "a"), Recording(folder=tmp_path / "b"), torch.get_rng_state()
     run(base, request_of(tiny), observer=alone)
     run(base, request_of(tiny, validation=HELD_OUT), observer=beside)
@@ -203,7 +203,7 @@ def test_measuring_changes_nothing_of_the_training(base: LoadedModel, tiny: Base
 
 
 def test_the_best_epoch_is_kept(base: LoadedModel, tiny: BaseModelRef) -> None:
-    """The tuned model is to the bit that of a job of so many epochs; the steps are those of the whole job."""
+    """The tuned model has the bits of a job that ends with that epoch; the snapshots are those of the whole job."""
     last = request_of(tiny, epoch_count=8, learning_rate=0.01, validation=HELD_OUT)
     best = replace(last, key="b" * 64, hyperparameters=replace(last.hyperparameters, keep="best"))
     observer = Recording()
@@ -223,7 +223,7 @@ def test_the_best_epoch_is_kept(base: LoadedModel, tiny: BaseModelRef) -> None:
 
 
 def test_of_equal_epochs_the_earlier_one_is_kept(base: LoadedModel, tiny: BaseModelRef) -> None:
-    """Where nothing is learned, every epoch is as good as the first."""
+    """With almost no learning rate all epochs have the same loss."""
     request = request_of(tiny, epoch_count=3, learning_rate=1e-30, validation=HELD_OUT)
     request = replace(request, hyperparameters=replace(request.hyperparameters, keep="best"))
     observer = Recording()
@@ -233,7 +233,7 @@ def test_of_equal_epochs_the_earlier_one_is_kept(base: LoadedModel, tiny: BaseMo
 
 
 def test_the_best_epoch_needs_held_out_examples(base: LoadedModel, tiny: BaseModelRef) -> None:
-    """Without them no epoch is the best, and the job is refused."""
+    """`keep: best` without held-out examples is refused."""
     request = request_of(tiny)
     (outcome,) = run(base, replace(request, hyperparameters=replace(request.hyperparameters, keep="best")))
     assert outcome.failure is not None
@@ -251,7 +251,7 @@ def test_base_loss_is_measured_once(base: LoadedModel, tiny: BaseModelRef) -> No
 
 @pytest.mark.parametrize("learning_rate", [1e30, 1e38])
 def test_divergence_ends_the_job(base: LoadedModel, tiny: BaseModelRef, learning_rate: float) -> None:
-    """A loss that is not finite fails the job as DIVERGED and leaves no such snapshot."""
+    """A loss that is not finite fails the job as DIVERGED and is not reported as a snapshot."""
     request, observer = request_of(tiny, learning_rate=learning_rate), Recording()
     (outcome,) = run(base, request, observer=observer)
     assert outcome.failure is not None
@@ -260,8 +260,8 @@ def test_divergence_ends_the_job(base: LoadedModel, tiny: BaseModelRef, learning
     assert all(loss == loss and abs(loss) != float("inf") for loss in observer.losses(request))
 
 
-def test_failed_job_does_not_touch_the_next(base: LoadedModel, tiny: BaseModelRef, tmp_path: Path) -> None:
-    """A pack continues after a job that diverged, with the result it would have had alone."""
+def test_a_failed_job_does_not_affect_the_next(base: LoadedModel, tiny: BaseModelRef, tmp_path: Path) -> None:
+    """A job that is trained together with one that diverges has the same result as alone."""
     alone = adapter_digest(base, request_of(tiny), tmp_path / "alone")
     observer = Recording(folder=tmp_path / "pack")
     diverges = request_of(tiny, key="b", learning_rate=1e30)
@@ -280,7 +280,7 @@ def test_cancel_takes_effect_before_the_next_step(base: LoadedModel, tiny: BaseM
 
 
 def test_too_long_examples_are_invalid(base: LoadedModel, tiny: BaseModelRef) -> None:
-    """An example longer than the model's context fails the job, saying which and how long it is."""
+    """An example longer than the model's context fails the job; the message has its number and its length."""
     long = Example("1 " * tiny_model.CONTEXT_TOKENS, "2")
     (outcome,) = run(base, request_of(tiny, training=(EXAMPLES[0], long)))
     assert outcome.failure is not None
@@ -296,7 +296,7 @@ def test_no_examples_are_invalid(base: LoadedModel, tiny: BaseModelRef) -> None:
     assert outcome.failure.kind == FailureKind.INVALID
 
 
-def test_multiplier_is_the_learning_rate_it_stands_for(base: LoadedModel, tiny: BaseModelRef) -> None:
+def test_a_multiplier_trains_as_its_learning_rate(base: LoadedModel, tiny: BaseModelRef) -> None:
     """A multiplier of 10 trains as the learning rate 0.01."""
     observer = Recording()
     plain = request_of(tiny)

@@ -1,4 +1,4 @@
-"""A training run: what each of the trials that it serves is given is what it would have been given alone."""
+"""A training run that several trials share: each gets the result that it would have alone."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ def together(base: LoadedModel, tiny: BaseModelRef) -> Recording:
 
 
 @pytest.mark.parametrize("number", range(len(HANDED_OUT)), ids=list(HANDED_OUT))
-def test_a_trial_is_given_what_it_is_given_alone(
+def test_each_trial_has_the_result_that_it_has_alone(
     base: LoadedModel, tiny: BaseModelRef, together: Recording, number: int
 ) -> None:
-    """Adapter, curve, validation losses and metrics, to the bit; only time and memory differ."""
+    """Adapter, snapshots, validation losses and metrics have the same bits; only time and memory differ."""
     request = requests_of(tiny)[number]
     alone = train(base, [request])
     assert together.losses(request) == alone.losses(request)
@@ -69,7 +69,7 @@ def test_a_trial_is_given_what_it_is_given_alone(
 
 
 def test_the_reported_loss_is_that_of_the_adapter(base: LoadedModel, tiny: BaseModelRef, together: Recording) -> None:
-    """Whichever epochs it is made of."""
+    """Also for the best epoch and for means of several epochs."""
     rows = encode_examples(base.tokenizer, base.chat, HELD_OUT)
     learned = sum(row.learned for row in rows)
     for request in requests_of(tiny):
@@ -84,7 +84,7 @@ def test_the_reported_loss_is_that_of_the_adapter(base: LoadedModel, tiny: BaseM
 def test_a_mean_is_of_the_matrices_after_the_last_epochs(
     base: LoadedModel, tiny: BaseModelRef, together: Recording
 ) -> None:
-    """A and B are averaged each by itself, so the adapter keeps its rank."""
+    """A and B are averaged separately, so the adapter keeps its rank."""
     of_two = next(request for request in requests_of(tiny) if request.key[0] == "f")
     ends = [
         train(base, [replace(of_two, hyperparameters=replace(of_two.hyperparameters, epoch_count=n, average_last=1))])
@@ -95,16 +95,16 @@ def test_a_mean_is_of_the_matrices_after_the_last_epochs(
         assert torch.allclose(value, expected, rtol=1e-6, atol=1e-9)
 
 
-def test_all_are_one_training_run(tiny: BaseModelRef, together: Recording) -> None:
-    """The longest one has trained; the others say so, and share no pass with it."""
+def test_trials_name_the_longest_one_of_their_run(tiny: BaseModelRef, together: Recording) -> None:
+    """The shorter ones record its key as their training run; no trial is recorded as packed with another."""
     owner, *others = requests_of(tiny)
     assert together.finished[owner.key].training_run == ""
     assert {together.finished[other.key].training_run for other in others} == {owner.key}
     assert {together.finished[one.key].packed_with for one in (owner, *others)} == {()}
 
 
-def test_seconds_and_tokens_are_those_of_a_trials_own_epochs(tiny: BaseModelRef, together: Recording) -> None:
-    """So seconds per token, from which later runs are estimated, are those of the work, however many share it."""
+def test_seconds_and_tokens_are_those_of_the_trials_own_epochs(tiny: BaseModelRef, together: Recording) -> None:
+    """So seconds per token, from which later runs are estimated, do not depend on how many trials share a run."""
     by_epochs = sorted((one.hyperparameters.epoch_count, one.key) for one in requests_of(tiny))
     metrics = [together.outcomes[key].metrics for _epochs, key in by_epochs]
     tokens = [one["tokens/train"] for one in metrics]
@@ -113,8 +113,8 @@ def test_seconds_and_tokens_are_those_of_a_trials_own_epochs(tiny: BaseModelRef,
     assert seconds == sorted(seconds)
 
 
-def test_what_trials_have_in_common(tiny: BaseModelRef) -> None:
-    """At a constant rate everything but the epochs they are given; with a schedule the number of epochs too."""
+def test_which_trials_can_share_a_run(tiny: BaseModelRef) -> None:
+    """With a constant rate those that differ in their epochs only; with a schedule the number of epochs is equal too."""
     requests = requests_of(tiny)
     assert all(in_common(one) == in_common(other) for one, other in combinations(requests, 2))
     falling: tuple[dict[str, Any], ...] = ({"schedule": "linear"}, {"warmup_fraction": 0.1})
@@ -136,10 +136,10 @@ def test_what_trials_have_in_common(tiny: BaseModelRef) -> None:
         ({"epoch_count": 4, "keep": "best"}, False),
     ],
 )
-def test_a_trial_that_comes_later_misses_nothing(
+def test_a_trial_that_is_added_later_has_the_result_that_it_has_alone(
     base: LoadedModel, tiny: BaseModelRef, changes: dict[str, Any], is_taken: bool
 ) -> None:
-    """It joins the run where that can give it everything, else it has one of its own; it ends as alone either way."""
+    """It joins the active run if that kept everything it needs; otherwise it gets a run of its own."""
     first = request_of(tiny, key="a", epoch_count=3, validation=HELD_OUT)
     settings = replace(first.hyperparameters, **changes)
     later = replace(first, key="b" * 64, tuned_model_id="tiny-b", hyperparameters=settings)
@@ -164,8 +164,8 @@ def test_a_trial_that_comes_later_misses_nothing(
     }
 
 
-def test_a_cancelled_trial_leaves_its_run_to_the_others(base: LoadedModel, tiny: BaseModelRef) -> None:
-    """Even the longest one: what is left ends where it would have."""
+def test_a_cancelled_trial_does_not_end_its_run(base: LoadedModel, tiny: BaseModelRef) -> None:
+    """Even if it is the longest one, the others end as without it."""
 
     class CancelsTheLongest(Recording):
         def is_cancelled(self, request: TuningRequest) -> bool:
@@ -181,7 +181,7 @@ def test_a_cancelled_trial_leaves_its_run_to_the_others(base: LoadedModel, tiny:
 
 
 def test_a_trial_that_cannot_be_served_fails_alone(base: LoadedModel, tiny: BaseModelRef) -> None:
-    """A request that cannot be served fails by itself."""
+    """A request for the best epoch without held-out examples does not fail the others."""
     settings = TuningHyperparameters(epoch_count=1, batch_size=7)
     plain = replace(request_of(tiny, key="a", training=EXAMPLES), hyperparameters=settings)
     best = replace(plain, key="b" * 64, hyperparameters=replace(settings, keep="best"))

@@ -20,8 +20,6 @@ NOT_LEARNED = -100
 class EncodedExample:
     """The token ids of an example.
 
-    Prompt and target are tokenised separately: generation has no target, so its prompt has the same tokens only then.
-
     Attributes:
         prompt: everything before the last answer, with the chat format.
         target: the last answer and the token that ends it.
@@ -62,8 +60,6 @@ class EncodedExample:
 class Batch:
     """Examples as the rows of a batch, padded on the right.
 
-    Right padding needs no attention mask: attention is causal, and no real token comes after padding.
-
     Attributes:
         tokens: input ids, [rows, time]; the last token of the longest row is omitted, as nothing is predicted after it.
         labels: the token after each of the last `kept` positions, [rows, kept]; NOT_LEARNED where that token does not
@@ -97,6 +93,7 @@ def encode_examples(
         NoTurnsError: an example has a system message or earlier turns, and the chat format does not support them.
     """
     encoder = ChatEncoder(tokenizer, chat, turns)
+    # Separately, so that a prompt has the same tokens as in generation, where no target follows.
     prompts = encoder.conversations([example.input for example in examples])
     targets = encoder.targets([example.output for example in examples])
     return [
@@ -117,6 +114,7 @@ def collate(examples: Sequence[EncodedExample], pad_id: int, device: torch.devic
         pad_id: the token for padding; its choice changes no result.
         device: where to put the tensors.
     """
+    # Padded on the right, which needs no attention mask: attention is causal, and no real token comes after padding.
     time = max(len(example) for example in examples) - 1
     first = min(example.first for example in examples)
     tokens, labels = [], []

@@ -13,11 +13,6 @@ from tunerun.job import EpochLoss, TuningHyperparameters
 class EpochAdapters:
     """The adapters of earlier epochs that a run's requests need: to average over, or as the best epoch.
 
-    A mean averages the matrices A and the matrices B separately. That is an adapter of the same rank, and what the
-    literature calls averaging of weights (stochastic weight averaging, arXiv 1803.05407; model soups, arXiv
-    2203.05482). It is not the mean of the products B A, whose rank is the sum of the ranks. The reported validation
-    loss is measured with the averaged adapter itself.
-
     Args:
         adapter: the adapter in training.
         chosen: the hyperparameters of all requests.
@@ -43,7 +38,7 @@ class EpochAdapters:
 
     def end_epoch(self) -> None:
         """Keep a copy of the current adapter if any mean needs it."""
-        if self._most > 1:
+        if self._most > 1:  # a copy, because the next step changes the adapter in place
             self._last = [*self._last, self._adapter.copy()][-self._most :]
 
     def mean(self, epochs: int) -> LearningAdapter:
@@ -57,6 +52,9 @@ class EpochAdapters:
         """
         if epochs == 1:
             return self._adapter
+        # A and B are averaged separately. That is an adapter of the same rank, and what the literature calls averaging
+        # of weights (stochastic weight averaging, arXiv 1803.05407; model soups, arXiv 2203.05482). It is not the mean
+        # of the products B A, whose rank is the sum of the ranks.
         chosen = self._last[-epochs:]
         return self._adapter.like([torch.stack(values).mean(0) for values in zip(*chosen, strict=True)])
 
@@ -68,14 +66,13 @@ class EpochAdapters:
         """
         for epochs, loss in losses.items():
             self.losses[epochs].append(loss)
+        # Strictly less: of equal losses the earlier epoch is kept.
         if self._keeps_best and 1 in losses and (self.best is None or losses[1].loss < self.best.loss):
             self.best, self._best = losses[1], self._adapter.copy()
 
     def of(self, settings: TuningHyperparameters) -> LearningAdapter:
         """Return the adapter for a request with these settings whose last epoch has just ended."""
         return self._adapter.like(self._best) if settings.keeps_best else self.mean(settings.average_last)
-
-    # To resume from
 
     def state(self) -> dict[str, torch.Tensor]:
         """Return copies of the kept adapters as tensors by name, for `load_state`."""

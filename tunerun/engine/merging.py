@@ -50,9 +50,14 @@ class LoadedTunedModel:
 def load(folder: Path, cache: Path) -> LoadedTunedModel:
     """Read a tuned model's folder and load its base model.
 
+    Args:
+        folder: the tuned model's folder.
+        cache: the cache directory of base models.
+
     Raises:
         NotFoundError: the folder holds no tuned model, a changed one, or an adapter of another form than LoRA's.
-        BaseModelError: the base model cannot be found or loaded, was replaced, or lacks a layer of the adapter.
+        BaseModelError: the base model cannot be found or loaded, was replaced, or lacks a layer of the adapter; or the
+            chat format cannot be written as a chat template.
     """
     record = tuned_model.read(folder)
     if (problem := tuned_model.fault(folder)) is not None:
@@ -60,8 +65,20 @@ def load(folder: Path, cache: Path) -> LoadedTunedModel:
     base = network.load(record.base_model, cache, network.choose_device("cpu"))
     network.check_base(record, base)
     adapters.load(folder, base.network, base.device)  # refuses what PEFT would load in part, with a warning
+
     found = base_model.find(record.base_model, cache)
-    return LoadedTunedModel(folder, record, base, _tokenizer(record, base, found, cache), _precision(found))
+    what = f"the base model {record.base_model.name!r} ({found.origin})"
+    tokenizer = loading.load_tokenizer(what, prepared_model.prepare(record.base_model, cache))
+    tokenizer.chat_template = template_of(record.chat_format, record.earlier_turns or base.turns)
+    # An input with everything that a template could change: Jinja's braces, both quotes, a newline at the end.
+    text = "{{ x }} 'y' \"z\"\n"
+    turns = [{"role": "user", "content": text}]
+    written = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+    if written != record.chat_format.prompt(text):
+        raise BaseModelError(
+            f"{record.tuned_model}: its chat format cannot be written as a chat template; call it by `tunerun predict`"
+        )
+    return LoadedTunedModel(folder, record, base, tokenizer, _precision(found))
 
 
 def merge(tuned: LoadedTunedModel) -> Any:
@@ -79,23 +96,8 @@ def merge(tuned: LoadedTunedModel) -> Any:
         return adapted.merge_and_unload(safe_merge=True)
 
 
-def _tokenizer(record: TunedModelRecord, base: LoadedModel, found: FoundModel, cache: Path) -> Any:
-    """Return the base model's tokenizer with a chat template that writes the tuned model's chat format."""
-    folder = prepared_model.prepare(record.base_model, cache)
-    tokenizer = loading.load_tokenizer(f"the base model {record.base_model.name!r} ({found.origin})", folder)
-    tokenizer.chat_template = template_of(record.chat_format, record.earlier_turns or base.turns)
-    text = "{{ x }} 'y' \"z\"\n"
-    turns = [{"role": "user", "content": text}]
-    written = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
-    if written != record.chat_format.prompt(text):
-        raise BaseModelError(
-            f"{record.tuned_model}: its chat format cannot be written as a chat template; call it by `tunerun predict`"
-        )
-    return tokenizer
-
-
 def _precision(found: FoundModel) -> torch.dtype:
-    """Return what most of a base model's numbers are stored as."""
+    """Return the number format of most weights in a base model's files; float32 if they are quantised or unknown."""
     if found.path is None:
         return torch.float32
     if found.kind == "gguf":

@@ -140,10 +140,10 @@ class Passes:
         if mixes:  # a property of the architecture, so no later pass can hold several adapters either
             self._most = 1
         halves = [group[:middle], group[middle:]]
-        found = [one for half in halves for one in self._isolated(shares, half, learns=learns)]
-        if not lacks_memory and not any(isinstance(done, Exception) for _number, done in found):
+        results = [one for half in halves for one in self._isolated(shares, half, learns=learns)]
+        if not lacks_memory and not any(isinstance(computed, Exception) for _number, computed in results):
             self._most = min(self._most, middle)  # every half worked, so the failure came from sharing the pass
-        return found
+        return results
 
     def _pass(
         self, shares: Sequence[Share], group: Sequence[int], *, learns: bool

@@ -100,7 +100,7 @@ def write(folder: Path, state: TrainingState, tensors: Mapping[str, torch.Tensor
         save_file(kept, partial / TENSORS_FILE)
         written = replace(state, tensors=digest_of_file(partial / TENSORS_FILE))
         (partial / STATE_FILE).write_bytes(_STATE.dump_json(written))
-        remove(folder)
+        remove(folder)  # a rename cannot replace a folder that is not empty
         partial.rename(folder)
 
 

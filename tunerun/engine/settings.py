@@ -17,7 +17,7 @@ class EngineSettings:
         precision: of the frozen weights: `auto`, `fp32` or `bf16`; see the module `precision`.
         quantization: `none` or `4bit`.
         packing: how many trials share a pass: `auto`, `off`, or the largest number.
-        micro_batch: the most rows of a batch in one pass; None: all of them, as far as memory limits allow.
+        micro_batch: the most rows of a batch in one pass; None: all that the limits of a pass allow.
         gradient_checkpointing: whether activations inside layers are recomputed in the backward pass.
         engines: the number of processes on this machine that share its memory, this one included.
     """

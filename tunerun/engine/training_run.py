@@ -356,10 +356,10 @@ class TrainingRun:
 
     def _resume(self, folder: Path) -> None:
         """Restore the state that an earlier process saved, if it can serve every request."""
-        found = resuming.read(folder, self._base.device)
-        if found is None:
+        saved = resuming.read(folder, self._base.device)
+        if saved is None:
             return
-        state, tensors = found
+        state, tensors = saved
         fewest = min(request.hyperparameters.epoch_count for request in self.requests)
         is_known = all(
             key in state.requests and state.requests[key] >= keeps_epochs

@@ -130,10 +130,10 @@ def record_of(
 
     Args:
         request: the trial's.
-        base_identity: see `TunedModelRecord`, as the following ones.
+        base_identity: the digest or commit of the base model's weights.
         chat_format: the base model's.
         without_adapter: from `layers.without_adapter`.
-        earlier_turns: the base model's.
+        earlier_turns: the base model's chat format for a system message and earlier turns.
     """
     return TunedModelRecord(
         key=request.key,
@@ -167,6 +167,7 @@ def write(folder: Path, record: TunedModelRecord, finished: FinishedJob, save_ad
         written = replace(record, weights=digest_of_file(partial / WEIGHTS_FILE))
         (partial / RECORD_FILE).write_bytes(_RECORD.dump_json(written, indent=1))
         (partial / STATUS_FILE).write_bytes(_FINISHED.dump_json(finished))
+        # Before the rename: otherwise a power failure may leave the complete folder with empty files.
         for file in partial.iterdir():
             _sync(file)
         _sync(partial)
@@ -227,7 +228,7 @@ def receive(files: Mapping[str, bytes], folder: Path, key: str, checkpoint: Call
         raise ValueError("it belongs to another trial")
     if hashlib.sha256(files[WEIGHTS_FILE]).hexdigest() != record.weights:
         raise ValueError(f"the digest of {WEIGHTS_FILE} is not the one that it was written with")
-    last = max((each.epoch for each in finished.checkpoints), default=0)
+    last = max((each.epoch for each in finished.checkpoints), default=0)  # its checkpoint is the tuned model itself
     kept = tuple(
         replace(each, location=str(folder if each.epoch == last else checkpoint(each.epoch)))
         for each in finished.checkpoints
@@ -270,12 +271,12 @@ def fault(folder: Path, weights: str | None = None, cache: Path | None = None) -
         return f"{file} is missing"
     if weights is not None and recorded not in (None, weights):
         return f"{folder} holds another tuned model than the one that was made"
-    expected = weights or recorded
+    expected = weights or recorded  # None: format 1 recorded no digest, and the ledger has none
     try:
-        found = digest_of_file(file) if cache is None else file_digest.sha256(file, cache)
+        digest = digest_of_file(file) if cache is None else file_digest.sha256(file, cache)
     except OSError as error:
         return f"{file} cannot be read ({error.strerror})"
-    return None if expected in (None, found) else f"{file} has changed since it was made"
+    return None if expected in (None, digest) else f"{file} has changed since it was made"
 
 
 def read(folder: Path) -> TunedModelRecord:
@@ -286,6 +287,7 @@ def read(folder: Path) -> TunedModelRecord:
     """
     try:
         content = (folder / RECORD_FILE).read_bytes()
+        # Read before the record itself, whose other fields a newer version may have changed.
         version = _FORMAT.validate_json(content).format_version
         if version > FORMAT_VERSION:
             raise NotFoundError(

@@ -27,7 +27,7 @@ class Padded(Form):
         (rows,) = members
         batch = collate(rows, base.pad_id, base.device)
         inputs: dict[str, Any] = {"logits_to_keep": batch.kept} if base.keeps_logits else {}
-        if behind is not None:  # right padding needs no attention mask, with or without a cache; see `encoding.Batch`
+        if behind is not None:  # right padding needs no attention mask, with or without a cache; see `collate`
             inputs["past_key_values"] = behind.cache(len(rows))
         scores = logits(base.network, use_cache=behind is not None, input_ids=batch.tokens, **inputs)[:, -batch.kept :]
         losses = cross_entropy(scores.flatten(0, 1), batch.labels.flatten(), reduction="none")
