@@ -1,7 +1,7 @@
-"""`make clients`: other people's clients, installed in environments of their own, at a real `tunerun serve`.
+"""`make clients`: third-party clients, each in an environment of its own, against a real `tunerun serve`.
 
-The base model is the tests' tiny one, which learns the examples by heart in a second; so what a tuned model answers is
-known. Prints a table: what each client can do. Exits with 1 where one of them cannot do what it is listed for.
+The base model is the tests' tiny one, which learns the examples by heart in a second, so the answers of the tuned model
+are known. Prints a table of what each client can do. Exits with 1 if one of them fails at a listed check.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from tunerun.job import BaseModelRef
 
 HERE = Path(__file__).parent
 CONTEXT_TOKENS = 4096
-"""DSPy's prompts have some hundred tokens; the tiny model learns no positions, so any length will do."""
+"""DSPy's prompts have some hundred tokens; the tiny model does not learn positions, so any length works."""
 
 BASE, ALIAS = "tiny", "gpt-4o-mini-2024-07-18"
-"""LlamaIndex and DSPy's LiteLLM know models by OpenAI's names alone: `tunerun serve --model NAME=SOURCE`."""
+"""LlamaIndex and DSPy's LiteLLM accept OpenAI's model names only: `tunerun serve --model NAME=SOURCE`."""
 
 CHECKS = ("tune", "base", "tuned", "stream", "two turns")
 
@@ -61,7 +61,7 @@ CLIENTS = (
 
 
 def tuned_model(folder: Path, address: str, key: str) -> dict[str, str]:
-    """Tune the model that every client asks; what their scripts are given to find it."""
+    """Tune the model that all clients call, and return the environment variables for their scripts."""
     rows = folder / "train.jsonl"
     messages = [
         [{"role": "user", "content": one.text_input}, {"role": "assistant", "content": one.output}]
@@ -91,7 +91,7 @@ def tuned_model(folder: Path, address: str, key: str) -> dict[str, str]:
 
 
 def run(client: Client, environments: Path, given: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Run a client's script in its environment, which is made where it is not there yet; what it says."""
+    """Run a client's script in its environment, which is created if it does not exist; return the lines of its report."""
     home = environments / client.script.replace(".", "-")
     is_node = client.script.endswith(".mjs")
     made = home / "made"
@@ -129,7 +129,7 @@ def run(client: Client, environments: Path, given: Mapping[str, str]) -> list[di
 
 
 def make_python(home: Path, packages: Sequence[str]) -> None:
-    """Make a virtual environment with packages, by the `uv` of ours."""
+    """Create a virtual environment with packages, with the installed `uv`."""
     uv = Path(sys.executable).parent / "uv"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(home)], check=True)
     subprocess.run(
@@ -144,7 +144,7 @@ def make_node(home: Path, packages: Sequence[str]) -> None:
 
 
 def report(client: Client, said: Sequence[Mapping[str, Any]]) -> bool:
-    """Print a client's line of the table, and what did not work below it; whether all worked."""
+    """Print a client's line of the table and its failures; return whether all checks passed."""
     found = {str(one["check"]): one for one in said if "check" in one}
     versions = [str(one["version"]) for one in said if "version" in one]
     marks = [("yes" if found[name]["ok"] else "NO") if name in found else "" for name in CHECKS]
@@ -162,7 +162,7 @@ def say(line: str) -> None:
 
 
 def main() -> None:
-    """Run the clients that are named, or all of them."""
+    """Run the named clients, or all of them."""
     parser = argparse.ArgumentParser(prog="make clients", description=__doc__)
     known = {Path(one.script).stem.removeprefix("with_") for one in CLIENTS}
     parser.add_argument("names", nargs="*", help=f"of the clients ({', '.join(sorted(known))}); none: all")

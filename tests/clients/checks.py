@@ -1,4 +1,4 @@
-"""What a client's script says of itself: a line of JSON for each thing that it tried. Uses the standard library alone."""
+"""The report of a client's script: a line of JSON for each check. Uses the standard library only."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from importlib import metadata
 ADDRESS, KEY = os.environ["TUNERUN_ADDRESS"], os.environ["TUNERUN_KEY"]
 BASE_URL = f"{ADDRESS}/v1"
 BASE, ALIAS = os.environ["TUNERUN_BASE"], os.environ["TUNERUN_ALIAS"]
-"""The base model's name, and a name of OpenAI's own under which the same one is served."""
+"""The base model's name, and a name of OpenAI's under which the same model is served."""
 TUNED, TUNED_ID = os.environ["TUNERUN_TUNED"], os.environ["TUNERUN_TUNED_ID"]
-"""A tuned model that is there, in the words of both wires; it answers `QUESTION` with `ANSWER`."""
+"""The tuned model's names on both wires; it answers `QUESTION` with `ANSWER`."""
 TRAIN = os.environ["TUNERUN_TRAIN"]
 QUESTION, ANSWER = "twenty two", "twenty three"
 TWO_TURNS = [
@@ -26,7 +26,7 @@ TWO_TURNS = [
 
 @contextlib.contextmanager
 def check(name: str) -> Iterator[None]:
-    """Report whether what is inside works; what does not work stops nothing else."""
+    """Report whether the block runs without an error; an error does not stop the script."""
     try:
         yield
     except Exception as error:  # noqa: BLE001 - whatever a client raises is its answer
@@ -42,7 +42,7 @@ def say(name: str, why: str = "") -> None:
 
 
 def version(package: str) -> None:
-    """Report which version is tried."""
+    """Report the version of a package."""
     sys.stdout.write(json.dumps({"version": metadata.version(package)}) + "\n")
 
 

@@ -1,4 +1,4 @@
-"""The page "My library" in a real Chromium: what scripts add, what a keyboard reaches, what fits on a phone."""
+"""The page "My library" in a real Chromium: scripts, the keyboard, and a phone's screen."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrom
 
 @pytest.fixture
 def visitor(running: RunningService) -> Iterator[Visitor]:
-    """Whose key is typed into the browser; signed in over HTTP too, to look and to clear away."""
+    """The user whose key is typed into the browser; also signed in over HTTP, to check and to delete."""
     with visiting(running, "browser@localhost") as visitor:
         visitor.sign_in()
         yield visitor
@@ -35,7 +35,7 @@ def visitor(running: RunningService) -> Iterator[Visitor]:
 
 @pytest.fixture
 def page(driver: webdriver.Chrome, running: RunningService) -> Iterator[Browser]:
-    """The page, signed out; whatever a test does, the console stays quiet."""
+    """The page, signed out; a test must not cause messages in the console."""
     page = Browser(driver, running.address)
     page.be_wide(1280)
     page.open()
@@ -71,7 +71,7 @@ def steps(page: Browser, identifier: str) -> int:
 
 
 def drawn(page: Browser, identifier: str) -> object:
-    """How many points of the curve are not of the ground's colour."""
+    """Return how many pixels of the curve's canvas are drawn."""
     return page.script(
         f"const c = document.querySelector('#model-{identifier} canvas'); if (!c) return 0;"
         "const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;"
@@ -79,8 +79,8 @@ def drawn(page: Browser, identifier: str) -> object:
     )
 
 
-def test_from_a_file_to_an_answer(page: Browser, visitor: Visitor, tmp_path: Path) -> None:
-    """A file is sent, two columns are chosen, and the curve grows to its end in the same page, where one then asks."""
+def test_a_file_is_tuned_on_and_the_model_answers(page: Browser, visitor: Visitor, tmp_path: Path) -> None:
+    """Without loading the page again: the curve grows until the model can be tried."""
     sign_in(page, visitor)
     rows = [["note", one, two] for one, two in (("1", "2"), ("3", "4"), ("twenty two", "twenty three"), ("8", "9"))]
     send(page, tmp_path / "rows.csv", table(rows, ["note", "question", "answer"]))
@@ -117,8 +117,8 @@ def _key(visitor: Visitor, identifier: str) -> str:
     return row.key
 
 
-def test_cancelling_and_deleting(page: Browser, visitor: Visitor, tmp_path: Path) -> None:
-    """A job is cancelled and the model deleted by their buttons; deleting asks once more."""
+def test_a_job_is_cancelled_and_its_model_deleted(page: Browser, visitor: Visitor, tmp_path: Path) -> None:
+    """By their buttons; deleting has to be confirmed."""
     sign_in(page, visitor)
     send(page, tmp_path / "rows.csv", table())
     start(page, "long", epoch_count=FOREVER)
@@ -134,7 +134,7 @@ def test_cancelling_and_deleting(page: Browser, visitor: Visitor, tmp_path: Path
 
 
 def test_a_model_that_is_deleted_elsewhere_disappears(page: Browser, visitor: Visitor) -> None:
-    """A model that a program deletes while it is tuned disappears from the page by itself."""
+    """Also while it is tuned, and without loading the page again."""
     visitor.start(identifier="brief", epoch_count=FOREVER)
     sign_in(page, visitor)
     page.one("#model-brief[data-state=CREATING]")
@@ -161,8 +161,8 @@ def test_two_models_in_one_chart_and_a_program_in_the_clipboard(page: Browser, v
     visitor.delete("one", "other")
 
 
-def test_by_keyboard_alone(page: Browser, visitor: Visitor, tmp_path: Path) -> None:
-    """Everything from signing in to an answer is reached with Tab, and the focus is seen and survives a new state."""
+def test_everything_is_reached_with_the_keyboard(page: Browser, visitor: Visitor, tmp_path: Path) -> None:
+    """With Tab, from signing in to an answer; the focus is visible, and remains when a state changes."""
     assert page.focused() == "key"
     page.keys(visitor.secret, Keys.ENTER)
     page.one("#file")
@@ -205,8 +205,8 @@ def test_by_keyboard_alone(page: Browser, visitor: Visitor, tmp_path: Path) -> N
     visitor.delete("typed")
 
 
-def test_a_phone(page: Browser, visitor: Visitor, tmp_path: Path) -> None:
-    """At 360 pixels no page is wider than the window, however long its words; wide tables scroll in their box."""
+def test_pages_fit_on_a_phone(page: Browser, visitor: Visitor, tmp_path: Path) -> None:
+    """No page is wider than 360 pixels, however long its words; wide tables scroll in their box."""
     page.be_wide(PHONE)
     page.open()
     assert page.overflow() == 0
@@ -230,7 +230,7 @@ def test_a_phone(page: Browser, visitor: Visitor, tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_too_large_is_not_sent(page: Browser, visitor: Visitor, tmp_path: Path) -> None:
-    """The browser itself refuses a file over the limit, and takes another one."""
+    """The browser refuses a file over the limit, and accepts another one."""
     sign_in(page, visitor)
     large = tmp_path / "large.csv"
     large.write_bytes(b"a,b\n" * 2**20 + b"1")
@@ -240,20 +240,20 @@ def test_a_file_that_is_too_large_is_not_sent(page: Browser, visitor: Visitor, t
     send(page, tmp_path / "rows.csv", table())
 
 
-def test_a_session_that_ends_is_said(page: Browser, visitor: Visitor) -> None:
-    """A page that is open when its session ends says so, and leaves what it shows."""
+def test_the_end_of_a_session_is_shown(page: Browser, visitor: Visitor) -> None:
+    """An open page keeps what it shows, with a message."""
     visitor.start(identifier="open", epoch_count=FOREVER)
     sign_in(page, visitor)
     page.one("#model-open[data-state=CREATING]")
     page.driver.delete_all_cookies()
-    page.until(lambda: "You are signed out" in page.text("#connection"), "it is said")
+    page.until(lambda: "You are signed out" in page.text("#connection"), "the message is shown")
     assert page.is_there("#model-open")
     assert len(page.complaints()) == 1  # of the answer 401
     visitor.delete("open")
 
 
-def test_light_and_dark(page: Browser, visitor: Visitor) -> None:
-    """The page has the system's colours."""
+def test_the_page_follows_the_systems_colour_scheme(page: Browser, visitor: Visitor) -> None:
+    """Light or dark."""
 
     def ground() -> str:
         return page.one("body").value_of_css_property("background-color")

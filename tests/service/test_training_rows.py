@@ -1,4 +1,4 @@
-"""Examples of a tuned model on the page: conversations, and what the data checks say."""
+"""The examples of a tuned model on the page: conversations, and findings of the data checks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from tunerun.service.page.training_rows import MOST_CHECKED, PER_PAGE, CheckedEx
 
 
 def test_conversations_are_checked_turn_by_turn() -> None:
-    """Findings name the row and the message, also of an earlier turn; examples of one key are looked at once."""
+    """Findings name the row and the message, also of earlier turns; the examples of a key are checked once."""
     talk = Example("3", "4", "Count.", (Turn("1", " 2"),))
     checked = CheckedExamples()
     found = checked.findings("key", [Example("5", "6"), talk])
@@ -17,12 +17,12 @@ def test_conversations_are_checked_turn_by_turn() -> None:
 
 
 def test_too_many_examples_are_not_checked() -> None:
-    """A page is not kept waiting by the checks of a very large set."""
+    """The checks of a very large set would delay the page."""
     assert CheckedExamples().findings("key", [Example("1", "2")] * (MOST_CHECKED + 1)) is None
 
 
 def test_pages_of_examples() -> None:
-    """Every example is on one page; there is always a page."""
+    """Every example is on one page; without examples there is one page."""
     examples = [Example(str(number), "") for number in range(2 * PER_PAGE + 1)]
     pages = [page_of(examples, number) for number in (1, 2, 3)]
     assert [one for page in pages for one in page.shown] == examples

@@ -1,4 +1,4 @@
-"""Files that are sent to the page."""
+"""Files that are uploaded to the page."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from tunerun.service.page.uploads import MAX_FILE_BYTES, SHOWN_CHARACTERS, SHOWN
         (None, "file"),
     ],
 )
-def test_names_of_files(given: str | None, shown: str) -> None:
-    """Folders, what cannot be shown, and what is too long are left away; the ending stays."""
+def test_file_names_are_cleaned(given: str | None, shown: str) -> None:
+    """Folders and control characters are removed, and long names are shortened before their ending."""
     assert file_name(given) == shown
 
 
@@ -36,13 +36,13 @@ def test_names_of_files(given: str | None, shown: str) -> None:
         ("answer,text_input", ("text_input", "answer")),
     ],
 )
-def test_likely_columns(header: str, likely: tuple[str, str]) -> None:
-    """Columns with the API's names are chosen, else the first ones that are left."""
+def test_the_columns_of_input_and_output_are_guessed(header: str, likely: tuple[str, str]) -> None:
+    """By the API's names, otherwise by position."""
     assert read_table("a.csv", f"{header}\n{header}\n".encode()).likely() == likely
 
 
 def test_cells_become_texts() -> None:
-    """Numbers are written as a template writes them, lists as JSON, and what is missing is empty."""
+    """Numbers as a template prints them, lists as JSON, and missing cells as empty texts."""
     rows = [{"a": 1, "b": [1, "ü"]}, {"a": None, "c": True}]
     table = read_table("a.json", json.dumps(rows).encode())
     assert table.columns == ("a", "b", "c")
@@ -51,8 +51,8 @@ def test_cells_become_texts() -> None:
     assert (first.text_input, first.output, second.text_input, second.output) == ("1", "", "", "true")
 
 
-def test_conversations_are_examples() -> None:
-    """A conversation of one question and one answer gives the columns text_input and output."""
+def test_conversations_become_examples() -> None:
+    """A conversation of one question and one answer has the columns text_input and output."""
     turns = [{"role": "user", "content": "two"}, {"role": "assistant", "content": "three"}]
     table = read_table("a.jsonl", json.dumps({"messages": turns}).encode())
     assert table.likely() == ("text_input", "output")
@@ -69,8 +69,8 @@ def test_conversations_are_examples() -> None:
         ([{"role": "user", "content": "one"}, {"role": "assistant", "content": "two"}], "has several turns"),
     ],
 )
-def test_what_is_before_the_last_turn_is_not_dropped(before: list[dict[str, str]], words: str) -> None:
-    """The form makes pairs of texts, so that conversations are refused with the way that takes them."""
+def test_longer_conversations_are_refused(before: list[dict[str, str]], words: str) -> None:
+    """The form makes pairs of texts; the error names commands that accept conversations."""
     turns = [*before, {"role": "user", "content": "two"}, {"role": "assistant", "content": "three"}]
     with pytest.raises(
         DatasetError, match=rf"^a\.jsonl:1: {words}, and this form takes one input and its output; tune"
@@ -79,7 +79,7 @@ def test_what_is_before_the_last_turn_is_not_dropped(before: list[dict[str, str]
 
 
 def test_long_and_wide_files_are_shown_in_part() -> None:
-    """The first rows and columns are shown, and of long cells the beginning; all of them can be chosen."""
+    """The first rows and columns, and the beginning of long cells; every column can be chosen."""
     header = ",".join(f"c{number}" for number in range(50))
     row = ",".join(["x" * 300] * 50)
     table = read_table("a.csv", "\n".join([header] + [row] * 20).encode())
@@ -99,7 +99,7 @@ def test_long_and_wide_files_are_shown_in_part() -> None:
     ],
 )
 def test_a_table_that_may_lack_a_header_is_noticed(content: str, may_lack: bool) -> None:
-    """By names that are numbers, sentences or cells of their column; taken as a row, the line is the first one."""
+    """By names that are numbers, sentences or cells of their column; the line can be read as a row instead."""
     assert read_table("a.csv", content.encode()).may_lack_a_header == may_lack
     table = read_table("a.csv", content.encode(), has_header=False)
     assert table.columns == ("column 1", "column 2")
@@ -121,7 +121,7 @@ def test_a_table_that_may_lack_a_header_is_noticed(content: str, may_lack: bool)
         ("a.csv", b"a,b\n" * (MAX_FILE_BYTES // 4 + 1), r"^a\.csv: is over the limit of 4,194,304 bytes"),
     ],
 )
-def test_bad_files(name: str, content: bytes, message: str) -> None:
-    """What is wrong with a file is reported with its name and the line."""
+def test_invalid_files_are_refused(name: str, content: bytes, message: str) -> None:
+    """The error names the file and the line."""
     with pytest.raises(DatasetError, match=message):
         read_table(name, content)

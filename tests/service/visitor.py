@@ -23,14 +23,14 @@ FOREVER = "1000000"
 
 
 def table(rows: Sequence[Sequence[str]] = (), header: Sequence[str] = ("text_input", "output")) -> str:
-    """A CSV file; the tiny model's examples unless rows are given."""
+    """Return a CSV file of some rows; empty: the tiny model's examples."""
     text = io.StringIO()
     csv.writer(text).writerows([header, *(rows or [(one.text_input, one.output) for one in EXAMPLES])])
     return text.getvalue()
 
 
 class Visitor:
-    """Calls as a browser does; `key` is what signs in, and is not sent otherwise."""
+    """Calls as a browser does; its key is sent only to sign in."""
 
     def __init__(self, running: RunningService, secret: str, owner: str) -> None:
         self.service = running.service
@@ -53,7 +53,7 @@ class Visitor:
         return self.http.post("/files", files={"file": (name, content)})
 
     def start(self, content: str | None = None, **typed: str) -> httpx.Response:
-        """Send a file, and start a job with it."""
+        """Upload a file, and start a job with it."""
         shown = self.send(table() if content is None else content)
         assert shown.status_code == 200, text_of(shown)
         return self.submit(shown, **typed)
@@ -64,7 +64,7 @@ class Visitor:
         return self.http.post(f"{shown.url.path}/tune".replace("/tune/tune", "/tune"), data=form | typed)
 
     def tuned(self, identifier: str, **typed: str) -> None:
-        """Make a tuned model, and wait for it."""
+        """Create a tuned model, and wait for it."""
         settings = {"epoch_count": "2", "batch_size": "3", "learning_rate": "0.01"} | typed
         response = self.start(identifier=identifier, **settings)
         assert response.status_code == 200, text_of(response)
@@ -79,7 +79,7 @@ class Visitor:
         )
 
     def under_way(self, identifier: str) -> None:
-        """Return when its job has taken a step."""
+        """Wait until its job has taken a step."""
         wait_until(
             lambda: self.http.get("/progress").json()[identifier]["steps"] > 0, f"tunedModels/{identifier} takes a step"
         )
@@ -100,5 +100,5 @@ def visiting(running: RunningService, owner: str, scopes: Sequence[str] = (TUNIN
 
 
 def text_of(response: httpx.Response) -> str:
-    """What is read on a page: without tags, and with single spaces."""
+    """Return the text of a page, without tags and with single spaces."""
     return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", response.text)).split())

@@ -1,4 +1,4 @@
-"""What is recorded of each operation of the wire: that its answer is the SDK's type, and which of its fields it has."""
+"""Records for each operation of the wire that its response has the SDK's type, and which fields it has."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ TYPES: dict[str, type[BaseModel] | None] = {
     "completions.create": Completion,
     "completions.create (stream)": Completion,
 }
-"""Operation of the SDK -> the type of what it answers, or of an item of it; None: bytes."""
+"""Operation of the SDK -> the type of its response, or of an item of it; None: bytes."""
 
 Answer = TypeVar("Answer")
 
 
 class Conformance:
-    """Answers of the operations, each checked as it is recorded."""
+    """Responses of the operations, each checked as it is recorded."""
 
     def __init__(self) -> None:
         self._fields: dict[str, set[str]] = {}
 
     def of(self, operation: str, answer: Answer) -> Answer:
-        """Record an answer, or an item of a list; it has to be the SDK's type, and without a field unknown to it."""
+        """Record a response, or an item of a list; it must have the SDK's type and no other fields."""
         type_ = TYPES[operation]
         found = self._fields.setdefault(operation, set())
         if type_ is not None:
@@ -58,12 +58,12 @@ class Conformance:
 
     @property
     def missing(self) -> set[str]:
-        """The operations of which no answer was recorded."""
+        """The operations without a recorded response."""
         return TYPES.keys() - self._fields.keys()
 
     def table(self) -> str:
-        """Each operation with how many fields of its type it has, and which it never has."""
-        lines = [f"{'operation':38} {'fields':>7}  never there"]
+        """Return a table of the operations with the number of their type's fields that occurred, and the others."""
+        lines = [f"{'operation':38} {'fields':>7}  missing"]
         for operation, type_ in TYPES.items():
             have: set[str] = self._fields.get(operation, set())
             all_: dict[str, Any] = {} if type_ is None else type_.model_fields

@@ -1,4 +1,4 @@
-"""OpenAI's own client against the service of all tests, and a file to train on."""
+"""OpenAI's own client of the shared service, and a training file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.service.openai.training import jsonl
 
 @pytest.fixture
 def sdk(running: RunningService) -> Iterator[OpenAI]:
-    """The client in its strict mode, which validates each answer; what it has made is deleted at the end."""
+    """The client in its strict mode, which validates each response; all that it creates is deleted at the end."""
     with client_of(running, running.key.secret) as client:
         yield client
         for row in running.service.library.newest(running.key, 1000):
@@ -25,19 +25,19 @@ def sdk(running: RunningService) -> Iterator[OpenAI]:
 
 @pytest.fixture
 def lenient(running: RunningService, sdk: OpenAI) -> Iterator[OpenAI]:
-    """The client as users have it, which passes on states that it does not know."""
+    """The client in its default mode, which accepts unknown states."""
     with client_of(running, sdk.api_key, strict=False) as client:
         yield client
 
 
 @pytest.fixture
 def training_file(sdk: OpenAI) -> str:
-    """The id of a file of seven rows."""
+    """The id of a file with seven rows."""
     return sdk.files.create(file=("train.jsonl", jsonl()), purpose="fine-tune").id
 
 
 def client_of(running: RunningService, secret: str, *, strict: bool = True, retries: int = 0) -> OpenAI:
-    """A client of the service; one that does not look at the environment's proxies."""
+    """Return a client of the service that ignores the environment's proxies."""
     return OpenAI(
         base_url=f"{running.address}/v1",
         api_key=secret,

@@ -1,4 +1,4 @@
-"""A tuned model's row, its curve and its epochs, as the state holds them, for tests of what is made of them."""
+"""The row, the curve and the epochs of a tuned model, as the state stores them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TOTAL, PER_EPOCH = 6, 2
 
 
 def row(**values: Any) -> TunedModelRow:
-    """A row of a job of three epochs of two steps, that has succeeded unless its values say otherwise."""
+    """Return the row of a job of three epochs of two steps; it has succeeded unless `values` say otherwise."""
     own: dict[str, Any] = {
         "number": 1, "id": "router-1", "key": KEY, "folder": "router-1-0123", "display_name": "", "description": "",
         "base_model": "tiny", "source": None, "source_folder": None, "temperature": None, "top_p": None, "top_k": None,
@@ -28,7 +28,7 @@ def row(**values: Any) -> TunedModelRow:
 
 
 def running(**values: Any) -> TunedModelRow:
-    """The same while it is tuned."""
+    """Return the row of the same job while it trains."""
     return row(**{"state": ModelState.CREATING, "completed_at": None, "can_answer": False} | values)
 
 
@@ -37,5 +37,5 @@ EPOCHS = [EpochRow(KEY, e, e * PER_EPOCH, 0.5 / e, f"epoch-{e}", CREATED + 1.5 +
 
 
 def steps(before: int, size: int) -> list[Snapshot]:
-    """The newest steps before one, as the state finds them."""
+    """Return the newest steps before one, as the state does."""
     return [one for one in reversed(CURVE) if one.step < before][:size]

@@ -1,4 +1,4 @@
-"""What the SDK's own types say of a document: that it is one of them, in strict mode, and which fields they do not know."""
+"""Validates JSON by the SDK's own types, as its strict mode does, and finds fields that they do not have."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ Type = TypeVar("Type", bound=BaseModel)
 
 
 def parsed(type_: type[Type], document: dict[str, Any]) -> Type:
-    """A document as a type of the SDK, validated as its strict mode does; fails on a field that the type has not."""
+    """Return a document as a type of the SDK; fails if it is invalid or has a field that the type does not have."""
     found = type_.model_validate(json.loads(json.dumps(document, allow_nan=False)), strict=False)
     assert unknown(found) == []
     return found
 
 
 def unknown(value: object, path: str = "") -> list[str]:
-    """The paths of what the types of the SDK do not know."""
+    """Return the paths of the fields that the types of the SDK do not have."""
     if isinstance(value, BaseModel):
         found = [f"{path}.{name}" for name in value.model_extra or {}]
         for name in value.model_fields_set & type(value).model_fields.keys():

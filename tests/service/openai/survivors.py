@@ -1,4 +1,4 @@
-"""Files and jobs of the OpenAI wire in every state, as they are before a service is killed and after its next start."""
+"""Files and jobs of the OpenAI wire in every state, before a service is killed and after its restart."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SETTLED = ("succeeded", "failed", "cancelled")
 
 
 class Survivors:
-    """What one service has; each is made by `settle` and `wait_in_queue`, and looked at again by `check`."""
+    """Files and jobs of one service: created by `settle` and `wait_in_queue`, and checked after the restart by `check`."""
 
     def __init__(self) -> None:
         self._ids: dict[str, str] = {}
@@ -23,7 +23,7 @@ class Survivors:
         self._file = ""
 
     def settle(self, client: OpenAI) -> None:
-        """A file, and jobs that have succeeded, failed, been cancelled and been paused."""
+        """Create a file, and jobs that have succeeded, failed, been cancelled and been paused."""
         self._file = client.files.create(file=("train.jsonl", jsonl()), purpose="fine-tune").id
         self._ids["cancelled"] = self._create(client, n_epochs=LONG)
         underway(client, self._ids["cancelled"])
@@ -38,7 +38,7 @@ class Survivors:
         client.fine_tuning.jobs.pause(self._ids["paused"])
 
     def wait_in_queue(self, client: OpenAI) -> None:
-        """A job that waits behind others, and an upload that has not ended."""
+        """Create a queued job, and an upload that is not complete."""
         self._ids["queued"] = self._create(client)
         assert client.fine_tuning.jobs.retrieve(self._ids["queued"]).status == "queued"
         place = urlsplit(str(client.base_url))
@@ -49,7 +49,7 @@ class Survivors:
             half.sendall((head + form + body).encode())
 
     def check(self, client: OpenAI, state: Path) -> None:
-        """What had ended is the same; what was paused or queued ends now; what was half an upload is gone."""
+        """Check that finished jobs are unchanged, paused and queued ones can finish, and the incomplete upload is gone."""
         assert self._all(client) == self._settled
         assert str(client.fine_tuning.jobs.retrieve(self._ids["paused"]).status) == "paused"
         client.fine_tuning.jobs.resume(self._ids["paused"])
@@ -68,7 +68,7 @@ class Survivors:
         return created(client, self._file, method=hyperparameters(**values)).id
 
     def _all(self, client: OpenAI) -> dict[str, Any]:
-        """The wire's documents of the files and of the jobs that have ended."""
+        """Return the JSON of the files and of the finished jobs."""
         jobs = client.fine_tuning.jobs
         result = jobs.retrieve(self._ids["succeeded"]).result_files[0]
         return {

@@ -1,4 +1,4 @@
-"""The OpenAI wire against bad intentions: uploads, bodies that take long to read, names, and what is of others."""
+"""The OpenAI wire under attack: uploads, bodies that are slow to parse, names, and data of other users."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def http(running: RunningService) -> Iterator[httpx.Client]:
 
 
 def head(running: RunningService, *lines: bytes, secret: str | None = None) -> bytes:
-    """The beginning of an upload; its body is to follow."""
+    """Return the request line and the headers of an upload."""
     key = (secret or running.key.secret).encode()
     own = (b"POST /v1/files HTTP/1.1", b"Host: localhost", b"Authorization: Bearer " + key)
     return b"\r\n".join([*own, b"Content-Type: multipart/form-data; boundary=b", *lines, b"", b""])
@@ -54,7 +54,7 @@ def connected(running: RunningService) -> Iterator[socket.socket]:
 
 
 def answer_of(raw: socket.socket) -> tuple[int, Any]:
-    """The status and the error that a connection is answered, up to the end of its JSON."""
+    """Read the status and the error of a response, up to the end of its JSON."""
     received = b""
     while chunk := raw.recv(65_536):
         received += chunk
@@ -82,10 +82,10 @@ def kept(running: RunningService) -> list[str]:
         b"",
     ],
 )  # fmt: skip
-def test_a_form_that_is_a_bomb_or_cut_off_leaves_nothing(
+def test_an_oversized_or_truncated_form_leaves_nothing(
     running: RunningService, http: httpx.Client, body: bytes
 ) -> None:
-    """Too many parts, headers or files, headers and fields that are too long, another boundary, no end."""
+    """Too many parts, headers or files; headers or fields that are too long; another boundary; no end."""
     before = kept(running)
     kind = {"content-type": "multipart/form-data; boundary=b"}
     answer = http.post("/v1/files", content=body, headers=kind)
@@ -94,8 +94,8 @@ def test_a_form_that_is_a_bomb_or_cut_off_leaves_nothing(
     assert kept(running) == before
 
 
-def test_a_length_over_the_limit_is_refused_before_it_is_sent(running: RunningService) -> None:
-    """A caller without a key is refused as early."""
+def test_a_length_over_the_limit_is_refused_before_the_body_is_sent(running: RunningService) -> None:
+    """So is an upload with an invalid key."""
     with connected(running) as raw:
         raw.sendall(head(running, f"Content-Length: {2 * MAX_FILE_BYTES}".encode()))
         status, error = answer_of(raw)
@@ -106,10 +106,10 @@ def test_a_length_over_the_limit_is_refused_before_it_is_sent(running: RunningSe
     assert (status, error["code"]) == (401, "invalid_api_key")
 
 
-def test_an_upload_that_is_left_is_gone_and_no_error_of_the_service(
+def test_an_upload_that_is_not_completed_leaves_nothing(
     running: RunningService, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Its length was a lie, or its client has gone: nothing stays on the disk, and the log has no traceback."""
+    """Its client has disconnected: nothing remains on the disk, and the log has no error."""
     before = kept(running)
     with caplog.at_level(logging.ERROR, "tunerun.service"):
         for length in (b"Content-Length: 100000", b"Transfer-Encoding: chunked"):
@@ -117,13 +117,13 @@ def test_an_upload_that_is_left_is_gone_and_no_error_of_the_service(
                 start = PURPOSE + FILE + jsonl()
                 chunk = b"%x\r\n%s\r\n" % (len(start), start)
                 raw.sendall(head(running, length) + (chunk if b"chunked" in length else start))
-                wait_until(lambda: kept(running) != before, "the file begins")
-            wait_until(lambda: kept(running) == before, "nothing of it is left")
+                wait_until(lambda: kept(running) != before, "the file is being written")
+            wait_until(lambda: kept(running) == before, "the file is removed")
     assert not caplog.records
 
 
-def test_an_upload_that_comes_too_slowly_is_ended(settings: Settings, tmp_path: Path) -> None:
-    """No connection is held for longer than bytes come; what has come is removed."""
+def test_an_upload_that_is_too_slow_is_ended(settings: Settings, tmp_path: Path) -> None:
+    """It does not hold its connection, and what has arrived is removed."""
     own = replace(settings, state=tmp_path / "state")
     with RunningService(own, body_timeout_s=0.2) as running, connected(running) as raw:
         raw.sendall(head(running, b"Content-Length: 100000") + PURPOSE + FILE)
@@ -151,8 +151,8 @@ def test_an_upload_that_comes_too_slowly_is_ended(settings: Settings, tmp_path: 
         ("/v1/fine_tuning/jobs", '{"model": "tiny", "training_file": "x", "seed": %s}' % ("9" * 5000)),
     ],
 )  # fmt: skip
-def test_a_body_that_is_malformed_is_refused_at_once(http: httpx.Client, path: str, text: str) -> None:
-    """Nested deeply, a name twice among 200,000, half characters, numbers without end: 400 or 404, never a 5xx."""
+def test_a_malformed_body_is_refused_quickly(http: httpx.Client, path: str, text: str) -> None:
+    """Deep nesting, a repeated name among 200,000, unpaired surrogates, endless numbers: 400 or 404, never a 5xx."""
     answer = http.post(path, content=text.encode(), headers={"content-type": "application/json"}, timeout=10)
     assert answer.status_code in (400, 404), answer.text
     assert answer.json()["error"]["message"]
@@ -163,8 +163,8 @@ def test_a_body_that_is_malformed_is_refused_at_once(http: httpx.Client, path: s
     ["..%2f..%2fkeys.json", "%252e%252e%252f", "org%2Fname", "ft:tiny:tunerun::../../aa", "ft:::::", "%00", "%ff",
      "tunedModels%2f..", "a" * 5_000, "ft:tiny:tunerun::00000000:ckpt-step-99999999999", "%0d%0aset-cookie:x"],
 )  # fmt: skip
-def test_no_name_leads_out_of_its_folder(http: httpx.Client, name: str) -> None:
-    """A model, file or job of an odd name is not there, in the wire's envelope, and no header is made of it."""
+def test_no_name_is_used_as_a_path(http: httpx.Client, name: str) -> None:
+    """Odd names of models, files and jobs are not found, and cannot add a header to the response."""
     for path in (
         f"/v1/models/{name}",
         f"/v1/files/{name}",
@@ -179,15 +179,15 @@ def test_no_name_leads_out_of_its_folder(http: httpx.Client, name: str) -> None:
     assert http.post("/v1/chat/completions", json=asked).status_code == 404
 
 
-def test_half_a_character_in_a_row_is_refused_with_its_line(sdk: OpenAI) -> None:
-    """Else no job could be made of the file."""
+def test_an_unpaired_surrogate_in_a_row_is_refused_with_its_line(sdk: OpenAI) -> None:
+    """A job could not store it."""
     row = f'{{"messages": [{{"role": "user", "content": "{HALF}"}}, {{"role": "assistant", "content": "1"}}]}}'
     with pytest.raises(BadRequestError, match=r"a\.jsonl:8"):
         sdk.files.create(file=("a.jsonl", jsonl() + row.encode()), purpose="fine-tune")
 
 
-def test_nothing_of_another_owner_is_there(running: RunningService, sdk: OpenAI, training_file: str) -> None:
-    """Files, jobs, events, checkpoints, results and models answer 404 as if they were not; lists are empty."""
+def test_data_of_other_users_is_not_found(running: RunningService, sdk: OpenAI, training_file: str) -> None:
+    """Files, jobs, events, checkpoints, results and models of others are 404, and lists do not have them."""
     job = ended(sdk, created(sdk, training_file, suffix="mine").id)
     model = job.fine_tuned_model
     assert model is not None
@@ -224,8 +224,8 @@ def _options(method: str, path: str) -> Any:
     return FinalRequestOptions.construct(method=method.lower(), url=path)
 
 
-def test_what_a_client_sends_makes_no_header(http: httpx.Client) -> None:
-    """Names of ignored fields, metadata and suffixes with line breaks stay in the body, or lose them."""
+def test_values_of_a_request_cannot_add_headers(http: httpx.Client) -> None:
+    """Line breaks in names of fields and models do not reach the response's headers."""
     asked = {"model": "tiny", "messages": [], "x\r\nset-cookie: a=b": 1}
     answer = http.post("/v1/chat/completions", json=asked)
     assert "set-cookie" not in answer.headers
@@ -235,8 +235,8 @@ def test_what_a_client_sends_makes_no_header(http: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize("names", [("Authorization: Bearer a", "api-key: b"), ("api-key: a", "api-key: b")])
-def test_two_keys_are_refused(running: RunningService, names: tuple[str, str]) -> None:
-    """A proxy in front may have taken the other one."""
+def test_two_different_keys_are_refused(running: RunningService, names: tuple[str, str]) -> None:
+    """A proxy may have checked the other one."""
     with connected(running) as raw:
         lines = ["GET /v1/models HTTP/1.1", "Host: localhost", *names, "", ""]
         raw.sendall("\r\n".join(lines).encode())

@@ -1,4 +1,4 @@
-"""Chat completions and legacy completions, asked with OpenAI's own client, which validates every answer strictly."""
+"""Chat and legacy completions through OpenAI's own client, which validates every response strictly."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ USER: list[Any] = [{"role": "user", "content": "ninety nine"}]
 
 @pytest.fixture(scope="module")
 def sdk(running: RunningService) -> Iterator[OpenAI]:
-    """The client in its strict mode; nothing of what a module has made is deleted between its tests."""
+    """The client in its strict mode; nothing is deleted between the tests of this module."""
     with client_of(running, running.key.secret) as client:
         yield client
 
 
 @pytest.fixture(scope="module")
 def tuned(running: RunningService) -> Iterator[str]:
-    """A tuned model's name on this wire, which the Gemini wire has made."""
+    """The name on this wire of a model that was tuned over the Gemini wire."""
     with Client(running.address, running.key.secret) as client:
         client.tuned("chatty", epochCount=60, batchSize=7)
         row = running.service.state.tuned_model("chatty")
@@ -39,7 +39,7 @@ def tuned(running: RunningService) -> Iterator[str]:
 
 
 def refused(sdk: OpenAI, **fields: Any) -> openai.BadRequestError:
-    """The error of a request that is refused; it names no field but in `param`."""
+    """Return the error of an invalid request."""
     asked = {"model": "tiny", "messages": USER} | fields
     with pytest.raises(openai.BadRequestError) as caught:
         sdk.chat.completions.create(**asked)
@@ -48,7 +48,7 @@ def refused(sdk: OpenAI, **fields: Any) -> openai.BadRequestError:
 
 
 def test_a_tuned_model_answers_by_both_of_its_names(sdk: OpenAI, tuned: str) -> None:
-    """Greedily by default, as it has learned; with its usage, and the name that was asked."""
+    """Greedily by default; the response has the name of the request, and the token counts."""
     for name in (tuned, "tunedModels/chatty"):
         answer = sdk.chat.completions.create(model=name, messages=USER)
         (choice,) = answer.choices
@@ -60,7 +60,7 @@ def test_a_tuned_model_answers_by_both_of_its_names(sdk: OpenAI, tuned: str) -> 
 
 
 def test_a_conversation_may_have_a_system_message_earlier_turns_and_parts(sdk: OpenAI) -> None:
-    """Text parts are joined, and so are messages of one role, as in training; a prompt has all earlier turns."""
+    """Text parts are joined, and so are consecutive messages of one role; the prompt contains all earlier turns."""
     said: list[Any] = [
         {"role": "user", "content": [{"type": "text", "text": "ninety "}, {"type": "text", "text": "nine"}]}
     ]
@@ -81,8 +81,8 @@ def test_a_conversation_may_have_a_system_message_earlier_turns_and_parts(sdk: O
     assert more.usage.prompt_tokens > short.usage.prompt_tokens
 
 
-def test_several_answers_have_seeds_that_follow_each_other(sdk: OpenAI) -> None:
-    """Answer i is the one of seed + i; with the same seed they are the same again, with nulls as if they were absent."""
+def test_several_answers_have_consecutive_seeds(sdk: OpenAI) -> None:
+    """Answer i has seed + i, so it equals the answer to a request with that seed; nulls count as absent."""
     asked: dict[str, Any] = {"model": "tiny", "messages": USER, "temperature": 1.7, "max_tokens": 6}
     nulls: dict[str, Any] = {"stop": None, "user": None, "response_format": None}
     three = sdk.chat.completions.create(**asked, **nulls, n=3, seed=5)
@@ -92,8 +92,8 @@ def test_several_answers_have_seeds_that_follow_each_other(sdk: OpenAI) -> None:
     assert one.choices[0].message.content == three.choices[1].message.content
 
 
-def test_a_stream_is_the_answer(sdk: OpenAI, tuned: str) -> None:
-    """Raw and by the helper; each answer's role first and its reason last, the usage where it is asked for."""
+def test_a_stream_adds_up_to_the_answer(sdk: OpenAI, tuned: str) -> None:
+    """Each answer's role comes first and its finish reason last; the usage follows if the request asks for it."""
     asked: dict[str, Any] = {"model": tuned, "messages": USER, "logprobs": True, "top_logprobs": 2}
     chunks: list[ChatCompletionChunk] = list(
         sdk.chat.completions.create(**asked, n=2, stream=True, stream_options={"include_usage": True})
@@ -115,15 +115,15 @@ def test_a_stream_is_the_answer(sdk: OpenAI, tuned: str) -> None:
 
 
 class Label(BaseModel):
-    """What an answer has to be."""
+    """The schema of an answer."""
 
     model_config = ConfigDict(extra="forbid")
     label: Literal["seven", "eight"]
     sure: bool
 
 
-def test_an_answer_satisfies_the_schema_that_was_asked_for(sdk: OpenAI, tuned: str) -> None:
-    """As the client's `parse` sends it, for base and tuned models; any object where only JSON is asked for."""
+def test_an_answer_conforms_to_the_schema_of_its_request(sdk: OpenAI, tuned: str) -> None:
+    """As the client's `parse` sends it, for base and tuned models; `json_object` allows any object."""
     for model in ("tiny", tuned):
         parsed = sdk.chat.completions.parse(model=model, messages=USER, response_format=Label)
         assert isinstance(parsed.choices[0].message.parsed, Label)
@@ -137,8 +137,8 @@ def test_an_answer_satisfies_the_schema_that_was_asked_for(sdk: OpenAI, tuned: s
     assert str(answer.choices[0].message.content).startswith("{")
 
 
-def test_what_is_not_there_is_refused_with_its_field(sdk: OpenAI) -> None:
-    """Tools, penalties and other forms; what changes no answer is ignored, and what is not known is named."""
+def test_unsupported_fields_are_refused_by_name(sdk: OpenAI) -> None:
+    """Fields that cannot change an answer are ignored; unknown fields are listed in a header."""
     tool = {"type": "function", "function": {"name": "f", "parameters": {}}}
     image = [{"type": "image_url", "image_url": {"url": "data:,"}}]
     wrong: list[tuple[str, dict[str, Any]]] = [
@@ -179,8 +179,8 @@ def test_what_is_not_there_is_refused_with_its_field(sdk: OpenAI) -> None:
     assert (caught.value.code, caught.value.param) == ("model_not_found", "model")
 
 
-def test_legacy_completions_have_their_own_form(sdk: OpenAI, tuned: str) -> None:
-    """Each prompt is one message of the user; logprobs come in four lists, and a stream ends with its reason."""
+def test_legacy_completions_have_their_own_format(sdk: OpenAI, tuned: str) -> None:
+    """Each prompt is one message of the user; logprobs are four lists; other fields are refused by name."""
     answer = sdk.completions.create(model=tuned, prompt="ninety nine", logprobs=1)
     (choice,) = answer.choices
     assert choice.text == "one hundred"
@@ -195,23 +195,23 @@ def test_legacy_completions_have_their_own_form(sdk: OpenAI, tuned: str) -> None
         assert caught.value.param == next(iter(fields))
 
 
-def test_a_stream_of_legacy_completions_is_the_text(running: RunningService, sdk: OpenAI, tuned: str) -> None:
-    """Parts have no reason yet, as OpenAI's; the client's own type of a part has no place for that."""
+def test_a_stream_of_legacy_completions_adds_up_to_the_text(running: RunningService, sdk: OpenAI, tuned: str) -> None:
+    """Parts before the last have no finish reason, as at OpenAI, which the client's strict mode rejects."""
     with client_of(running, running.key.secret, strict=False) as lenient:
         chunks = list(lenient.completions.create(model=tuned, prompt="ninety nine", stream=True))
     assert "".join(chunk.choices[0].text for chunk in chunks) == "one hundred"
     assert chunks[-1].choices[0].finish_reason == "stop"
 
 
-def test_paths_of_openai_that_are_not_here_say_what_to_do(running: RunningService) -> None:
-    """In OpenAI's envelope, as JSON and with a request id; without `/v1`, with another method, and without a key."""
+def test_errors_of_unsupported_paths_say_what_to_do(running: RunningService) -> None:
+    """In OpenAI's envelope, also for paths without `/v1`, other methods, and requests without a valid key."""
     bearer = {"authorization": f"Bearer {running.key.secret}"}
     requests: list[tuple[str, str, dict[str, Any]]] = [
         ("POST", "/chat/completions", {"json": {}}),
         ("POST", "/v1/responses", {"json": {"model": "tiny", "input": "1"}}),
         ("GET", "/v1/chat/completions", {}),
         ("GET", "/v1/nothing", {}),
-        ("POST", "/v1/completions", {"headers": {"authorization": "Bearer nobody"}}),
+        ("POST", "/v1/completions", {"headers": {"authorization": "Bearer wrong"}}),
         ("POST", "/openai/deployments/tiny/chat/completions?api-version=1", {"content": b"[1"}),
         ("POST", "/v1/uploads", {"json": {"filename": "a", "bytes": 1}}),
         ("POST", "/v1/uploads/upload_1/complete", {"json": {}}),
@@ -231,8 +231,8 @@ def test_paths_of_openai_that_are_not_here_say_what_to_do(running: RunningServic
     assert found["/v1/completions"].json()["error"]["code"] == "invalid_api_key"
 
 
-def test_azures_client_asks_by_deployment(running: RunningService, tuned: str) -> None:
-    """Its path and its key are Azure's; the model is the one that the body names."""
+def test_azures_client_calls_a_deployment(running: RunningService, tuned: str) -> None:
+    """Path and key are Azure's; the body names the model."""
     with openai.AzureOpenAI(
         azure_endpoint=running.address, api_key=running.key.secret, api_version="2024-10-21"
     ) as azure:

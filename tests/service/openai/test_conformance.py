@@ -1,4 +1,4 @@
-"""Every operation of the wire through OpenAI's own client in strict mode: goal 100 %, and no field it does not know."""
+"""Every operation of the wire through OpenAI's own client in strict mode, without unknown fields."""
 
 from __future__ import annotations
 
@@ -11,20 +11,22 @@ from tests.service.openai.conformance import JOBS, Conformance
 from tests.service.openai.training import LONG, created, ended, hyperparameters, jsonl, underway
 
 
-def test_every_operation_is_the_sdks(sdk: OpenAI, lenient: OpenAI, capsys: pytest.CaptureFixture[str]) -> None:
-    """Files, jobs, models, and answers; the table of operations and fields is printed."""
+def test_every_operation_returns_the_sdks_type(
+    sdk: OpenAI, lenient: OpenAI, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Files, jobs, models and completions; prints the table of operations and fields."""
     seen = Conformance()
     model = _jobs(sdk, lenient, seen)
     for name in ("tiny", model, f"{model}:ckpt-step-3"):
         _answers(sdk, lenient, seen, name)
     _models(sdk, seen, model)
     with capsys.disabled():
-        print(f"\n{seen.table()}")  # noqa: T201 - it is there to be read
+        print(f"\n{seen.table()}")  # noqa: T201 - to be read
     assert not seen.missing
 
 
 def _jobs(sdk: OpenAI, lenient: OpenAI, seen: Conformance) -> str:
-    """Files and jobs; returns the tuned model's name."""
+    """Call the operations on files and jobs; returns the tuned model's name."""
     jobs = sdk.fine_tuning.jobs
     training = seen.of("files.create", sdk.files.create(file=("train.jsonl", jsonl()), purpose="fine-tune"))
     held_out = sdk.files.create(
@@ -58,7 +60,7 @@ def _jobs(sdk: OpenAI, lenient: OpenAI, seen: Conformance) -> str:
 
 
 def _answers(sdk: OpenAI, lenient: OpenAI, seen: Conformance, model: str) -> None:
-    """Answers with everything that they can have."""
+    """Call completions with every optional part of a response."""
     said: Any = [{"role": "user", "content": "1"}]
     asked: dict[str, Any] = {"model": model, "max_tokens": 4}
     with_usage: Any = {"stream": True, "stream_options": {"include_usage": True}}

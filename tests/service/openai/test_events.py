@@ -1,4 +1,4 @@
-"""Events, checkpoints and results are worked out of a job's row, its curve and its epochs."""
+"""Events, checkpoints and results are derived from a job's row, its curve and its epochs."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from tunerun.service.openai.checkpoints import step_metrics
 
 
 def of(job: TunedModelRow, epochs: list[EpochRow] | None = None, size: int = 100) -> list[FineTuningJobEvent]:
-    """All events of a job, the oldest first."""
+    """Return all events of a job, oldest first."""
     found = events.newest(job, EPOCHS if epochs is None else epochs, steps, events.AFTER_ALL, size)
     return [parsed(FineTuningJobEvent, event.json(job)) for event in reversed(found)]
 
 
 def test_a_finished_jobs_events_are_in_openais_words() -> None:
-    """From creation to the end, with a step's losses as data and each epoch's checkpoint."""
+    """From creation to the end, with the losses of each step and the checkpoint of each epoch."""
     found = of(row())
     assert [event.message for event in found if event.type == "message"] == [
         "Created fine-tuning job: ftjob-0123456789abcdef01234567",
@@ -50,8 +50,8 @@ def test_a_finished_jobs_events_are_in_openais_words() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7])
-def test_pages_of_events_hold_each_once(size: int) -> None:
-    """The newest first, continued after the last id of a page."""
+def test_pages_contain_each_event_once(size: int) -> None:
+    """Newest first; the next page starts after the last id."""
     whole, found, place = [event.id for event in of(row())][::-1], [], events.AFTER_ALL
     while page := events.newest(row(), EPOCHS, steps, place, size):
         assert len(page) <= size
@@ -62,15 +62,15 @@ def test_pages_of_events_hold_each_once(size: int) -> None:
 
 
 def test_an_epochs_last_step_waits_for_its_loss() -> None:
-    """A step that was shown without its validation loss would never be read again."""
+    """A client does not read a step again that it has read without its validation loss."""
     shown = of(running(), EPOCHS[:1])
     assert [event.data["step"] for event in shown if event.type == "metrics"] == [1, 2, 3]  # type: ignore[index]
     shown = of(running(keeps_epochs=False, notes={}), [])
     assert [event.data["step"] for event in shown if event.type == "metrics"] == [1, 2, 3, 4, 5, 6]  # type: ignore[index]
 
 
-def test_how_a_job_ended_is_the_last_event() -> None:
-    """A warning where it was cancelled, an error where it has failed; nothing while it runs."""
+def test_the_last_event_says_how_a_job_ended() -> None:
+    """A warning if it was cancelled, an error if it has failed; a running job does not have one."""
     failed = row(state=ModelState.FAILED, error_code=13, error_message="diverged: the loss is NaN")
     assert (of(failed)[-1].level, of(failed)[-1].message) == ("error", "The job failed: diverged: the loss is NaN")
     cancelled = row(state=ModelState.FAILED, error_code=Code.CANCELLED.number, error_message="cancelled")
@@ -81,16 +81,16 @@ def test_how_a_job_ended_is_the_last_event() -> None:
     assert len(of(running(started_at=None), [], 3)) == 3
 
 
-def test_ids_of_other_jobs_are_no_places() -> None:
-    """Nor is any other text."""
+def test_an_event_id_belongs_to_one_job() -> None:
+    """Ids of other jobs and other texts are not read."""
     identifier = of(row())[0].id
     assert events.read_id(row(), identifier) is not None
     assert events.read_id(row(key="f" * 64), identifier) is None
     assert events.read_id(row(), "ftevent-x") is None
 
 
-def test_checkpoints_are_the_sdks_and_the_last_is_the_model() -> None:
-    """While the job runs, each has a name of its own."""
+def test_checkpoints_have_the_sdks_type() -> None:
+    """The last one of a finished job has the name of the model; while the job runs, each has its own."""
     found = [parsed(FineTuningJobCheckpoint, checkpoints.checkpoint(row(), e, CURVE[e.step - 1])) for e in EPOCHS]
     name = "ft:tiny:tunerun:router:01234567"
     assert [one.fine_tuned_model_checkpoint for one in found] == [
@@ -104,8 +104,8 @@ def test_checkpoints_are_the_sdks_and_the_last_is_the_model() -> None:
     assert last["fine_tuning_job_id"] == f"ftjob-{KEY[:24]}"
 
 
-def test_the_result_is_a_csv_of_openais_columns() -> None:
-    """A row for each step, numbers as they were measured, empty where nothing was."""
+def test_the_result_file_has_openais_columns() -> None:
+    """A row for each step, with unrounded numbers; cells of values that were not measured are empty."""
     assert step_metrics(CURVE[:3], EPOCHS).decode().splitlines() == [
         "step,train_loss,train_accuracy,valid_loss,valid_mean_token_accuracy",
         "1,1.0,,,",

@@ -1,14 +1,11 @@
-"""Files on the wire: sent in any form that clients use, bounded, checked, listed, and gone when they are deleted."""
+"""Files of the wire: uploads in every form that clients send, limits, checks, lists and deletion."""
 
 from __future__ import annotations
 
 import asyncio
 import io
-import json
-import socket
 from collections.abc import Iterator
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -16,12 +13,10 @@ from openai import BadRequestError, NotFoundError, OpenAI
 from starlette.requests import Request
 
 from tests.rigs.running_service import RunningService
-from tests.service.openai.conftest import client_of
 from tests.service.openai.training import jsonl, messages
 from tunerun.job import Example
 from tunerun.service.core.problems import ServiceError
 from tunerun.service.openai.form import MAX_PARTS, read_form
-from tunerun.testing.waiting import wait_until
 
 BOUNDARY = "xYzZY"
 
@@ -39,14 +34,14 @@ PURPOSE = part("purpose", b"fine-tune")
 
 @pytest.fixture
 def http(running: RunningService, sdk: OpenAI) -> Iterator[httpx.Client]:
-    """Requests as they are written by hand; `sdk` deletes what they leave."""
+    """A plain client; `sdk` deletes the files that it creates."""
     headers = {"authorization": f"Bearer {sdk.api_key}", "content-type": f"multipart/form-data; boundary={BOUNDARY}"}
     with httpx.Client(base_url=f"{running.address}/v1", headers=headers, trust_env=False, timeout=60) as client:
         yield client
 
 
 def sent(http: httpx.Client, *parts: bytes) -> httpx.Response:
-    """A form sent in pieces of a few bytes, without its length, as Node sends a stream."""
+    """Send a form in pieces of a few bytes, without its length, as Node sends a stream."""
 
     def pieces() -> Iterator[bytes]:
         whole = b"".join(parts)
@@ -57,8 +52,8 @@ def sent(http: httpx.Client, *parts: bytes) -> httpx.Response:
 
 
 @pytest.mark.parametrize("file_first", [True, False])
-def test_a_file_comes_in_pieces_and_in_any_order(http: httpx.Client, sdk: OpenAI, *, file_first: bool) -> None:
-    """Node sends the file before its purpose, chunked and without a length; its bytes are those that were sent."""
+def test_a_form_may_arrive_in_pieces_and_in_any_order(http: httpx.Client, sdk: OpenAI, *, file_first: bool) -> None:
+    """Node sends the file before its purpose, chunked and without a length."""
     file = part("file", jsonl(), "träin.jsonl")
     response = sent(http, *([file, PURPOSE] if file_first else [PURPOSE, file]), END)
     assert response.status_code == 200, response.text
@@ -83,32 +78,16 @@ def test_a_file_comes_in_pieces_and_in_any_order(http: httpx.Client, sdk: OpenAI
         ((b"no form at all",), "file"),
     ],
 )
-def test_a_wrong_form_is_refused_and_leaves_nothing(
+def test_an_invalid_form_is_refused_and_leaves_nothing(
     http: httpx.Client, running: RunningService, parts: tuple[bytes, ...], param: str
 ) -> None:
-    """The part or the field is named, and no file is on the disk."""
+    """The error names the part or field, and no file is left on the disk."""
     before = {path.name for path in (running.state / "files").iterdir()}
     response = sent(http, *parts)
     assert response.status_code == 400, response.text
     error = response.json()["error"]
     assert (error["type"], error["param"]) == ("invalid_request_error", param)
     assert {path.name for path in (running.state / "files").iterdir()} == before
-
-
-def test_a_client_that_hangs_up_leaves_nothing(
-    running: RunningService, sdk: OpenAI, caplog: pytest.LogCaptureFixture
-) -> None:
-    """What had arrived is removed, and the service reports no error of its own."""
-    place = urlsplit(running.address)
-    body = PURPOSE + part("file", jsonl(), "a")
-    head = f"POST /v1/files HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {sdk.api_key}\r\n"
-    form = f"Content-Type: multipart/form-data; boundary={BOUNDARY}\r\nContent-Length: 100000\r\n\r\n"
-    folder = running.state / "files"
-    with socket.create_connection((place.hostname, place.port)) as half:
-        half.sendall((head + form).encode() + body)
-        wait_until(lambda: any(folder.iterdir()), "the file is being written")
-    wait_until(lambda: not any(folder.iterdir()), "what had come is gone")
-    assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
 def test_a_file_over_the_limit_is_refused_as_it_arrives() -> None:
@@ -125,8 +104,8 @@ def test_a_file_over_the_limit_is_refused_as_it_arrives() -> None:
     assert [*refused.value.fields] == ["file"]
 
 
-def test_wrong_rows_are_named_by_their_lines(sdk: OpenAI) -> None:
-    """At most twenty of them, in OpenAI's envelope; nothing is kept."""
+def test_invalid_rows_are_named_by_their_lines(sdk: OpenAI) -> None:
+    """At most twenty of them; the file is not kept."""
     good = messages(Example("1", "2"))
     rows = [good, "{broken", {"prompt": "1", "completion": "2"}, good, [1], {"messages": [{"role": "robot"}]}]
     with pytest.raises(BadRequestError, match=r"train\.jsonl:2: ") as refused:
@@ -149,26 +128,26 @@ def test_wrong_rows_are_named_by_their_lines(sdk: OpenAI) -> None:
         (b"[]", ":1: the row is a list"),
     ],
 )
-def test_what_is_no_file_of_rows_is_refused(sdk: OpenAI, content: bytes, words: str) -> None:
-    """Blank files, other encodings and other formats, which the message names."""
+def test_a_file_without_rows_is_refused(sdk: OpenAI, content: bytes, words: str) -> None:
+    """Also files in other encodings and formats, which the message names."""
     with pytest.raises(BadRequestError, match=words):
         sdk.files.create(file=("a.jsonl", content), purpose="fine-tune")
 
 
 def test_a_byte_order_mark_and_blank_lines_are_accepted(sdk: OpenAI) -> None:
-    """Azure asks for the first, editors leave the second; a name needs no ending."""
+    """Azure requires the first, and editors leave the second; the file name does not need an ending."""
     file = sdk.files.create(file=b"\xef\xbb\xbf" + jsonl() + b"\n\n", purpose="fine-tune")
     assert (file.filename, file.status, file.expires_at) == ("upload", "processed", None)
 
 
-def test_a_file_of_another_purpose_is_not_read(sdk: OpenAI) -> None:
-    """Its bytes are kept as they are."""
+def test_a_file_of_another_purpose_is_not_checked(sdk: OpenAI) -> None:
+    """Its bytes are stored unchanged."""
     file = sdk.files.create(file=("a.png", b"\x89PNG\x00"), purpose="vision")
     assert sdk.files.content(file.id).read() == b"\x89PNG\x00"
 
 
 def test_files_are_listed_newest_first_in_pages(sdk: OpenAI) -> None:
-    """Auto-paging of one at a time sees each once; order and purpose hold."""
+    """Auto-paging returns each file once, in the requested order and of the requested purpose."""
     made = [sdk.files.create(file=(f"{n}.bin", b"x"), purpose=p).id for n, p in enumerate(["batch", "vision", "batch"])]  # type: ignore[arg-type]
     assert [file.id for file in sdk.files.list(limit=1)] == made[::-1]
     assert [file.id for file in sdk.files.list(limit=1, order="asc", purpose="batch")] == [made[0], made[2]]
@@ -180,8 +159,8 @@ def test_files_are_listed_newest_first_in_pages(sdk: OpenAI) -> None:
         sdk.files.list(limit=0)
 
 
-def test_a_file_goes_when_it_is_deleted_or_its_time_is_over(sdk: OpenAI, running: RunningService) -> None:
-    """It is no longer found, and its bytes are gone."""
+def test_a_deleted_or_expired_file_is_not_found(sdk: OpenAI, running: RunningService) -> None:
+    """Its bytes are removed as well."""
     lasting = {"anchor": "created_at", "seconds": 3600}
     one = sdk.files.create(file=("a.bin", b"x"), purpose="batch")
     other = sdk.files.create(file=("a.bin", b"x"), purpose="batch", expires_after=lasting)  # type: ignore[arg-type]
@@ -196,39 +175,15 @@ def test_a_file_goes_when_it_is_deleted_or_its_time_is_over(sdk: OpenAI, running
 
 
 @pytest.mark.parametrize("seconds", ["1", "99999999999999", "x", ""])
-def test_a_life_that_is_too_short_or_too_long_is_refused(http: httpx.Client, seconds: str) -> None:
-    """Within what the SDK documents."""
+def test_an_invalid_expiry_is_refused(http: httpx.Client, seconds: str) -> None:
+    """The limits are those of the SDK's documentation."""
     fields = part("expires_after[anchor]", b"created_at"), part("expires_after[seconds]", seconds.encode())
     response = sent(http, PURPOSE, *fields, part("file", jsonl(), "a"), END)
     assert (response.status_code, response.json()["error"]["param"]) == (400, "expires_after.seconds")
 
 
-def test_a_files_name_is_only_shown(sdk: OpenAI, running: RunningService) -> None:
-    """Folders in it are dropped, and it is never used as a path."""
+def test_a_file_name_is_not_used_as_a_path(sdk: OpenAI, running: RunningService) -> None:
+    """Its folders are dropped, and the file is stored under its id."""
     file = sdk.files.create(file=("../../etc/passwd", b"x"), purpose="batch")
     assert file.filename == "passwd"
     assert (running.state / "files" / file.id).read_bytes() == b"x"
-
-
-def test_files_of_others_are_not_there(sdk: OpenAI, running: RunningService) -> None:
-    """Neither listed, read, deleted, nor trained on; a key without the scope opens none."""
-    file = sdk.files.create(file=("a.jsonl", jsonl()), purpose="fine-tune")
-    key = running.service.keys.add("other@localhost", running.key.scopes)
-    with client_of(running, key.secret) as other:
-        assert not other.files.list().data
-        for ask in (other.files.retrieve, other.files.content, other.files.delete):
-            with pytest.raises(NotFoundError):
-                ask(file.id)
-        with pytest.raises(BadRequestError, match="training_file"):
-            other.fine_tuning.jobs.create(model="tiny", training_file=file.id)
-    running.service.keys.revoke(key.id)
-
-
-def test_the_answer_is_json_with_a_request_id(http: httpx.Client) -> None:
-    """Of successes and of refusals."""
-    responses: list[httpx.Response] = [sent(http, PURPOSE, part("file", jsonl(), "a"), END), sent(http, END)]
-    found: list[dict[str, Any]] = [json.loads(response.text) for response in responses]
-    assert "id" in found[0]
-    assert "error" in found[1]
-    assert all(response.headers["x-request-id"] for response in responses)
-    assert all(response.headers["content-type"] == "application/json" for response in responses)

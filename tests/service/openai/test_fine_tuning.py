@@ -1,4 +1,4 @@
-"""Fine-tuning jobs on the wire: what can be asked for, how they end, and what happens to them under way."""
+"""Fine-tuning jobs of the wire: requests, results, pausing, cancelling and deletion."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from tunerun.job import Example
 from tunerun.service.openai.method import IGNORED_HEADER
 
 
-def test_a_job_trains_and_leaves_a_model_its_checkpoints_and_its_curve(sdk: OpenAI, training_file: str) -> None:
-    """The road of docs/serve.md: upload, create, watch, and read what came of it; the file may be deleted meanwhile."""
+def test_a_job_creates_a_model_with_checkpoints_and_a_curve(sdk: OpenAI, training_file: str) -> None:
+    """As in docs/serve.md: upload, create, watch, and read the results; the file may be deleted meanwhile."""
     jobs = sdk.fine_tuning.jobs
     job = created(sdk, training_file, validation_file=training_file, suffix="My Router", seed=5)
     sdk.files.delete(training_file)
@@ -48,8 +48,8 @@ def test_a_job_trains_and_leaves_a_model_its_checkpoints_and_its_curve(sdk: Open
         sdk.files.delete(job.result_files[0])
 
 
-def test_the_older_form_and_auto_are_resolved_in_the_job(sdk: OpenAI, training_file: str) -> None:
-    """LiteLLM, DSPy and Kiln send hyperparameters at the top level, also empty; seven rows are seen 14 times."""
+def test_older_requests_and_auto_are_resolved_in_the_job(sdk: OpenAI, training_file: str) -> None:
+    """LiteLLM, DSPy and Kiln send hyperparameters at the top level, also empty; `auto` is 14 epochs of seven rows."""
     asked: list[dict[str, Any]] = [
         {"hyperparameters": {}},
         {"hyperparameters": {"n_epochs": "auto", "batch_size": "auto"}},
@@ -93,10 +93,10 @@ def test_the_older_form_and_auto_are_resolved_in_the_job(sdk: OpenAI, training_f
         ),
     ],
 )
-def test_what_cannot_be_trained_is_refused_with_its_field(
+def test_an_invalid_request_is_refused_with_its_field(
     sdk: OpenAI, training_file: str, asked: dict[str, Any], param: str
 ) -> None:
-    """As a 400, which no client repeats, and no job is made."""
+    """As a 400, which clients do not retry; no job is created."""
     with pytest.raises(BadRequestError) as refused:
         sdk.fine_tuning.jobs.create(**{"model": "tiny", "training_file": training_file} | asked)
     assert refused.value.param == param
@@ -105,15 +105,15 @@ def test_what_cannot_be_trained_is_refused_with_its_field(
 
 
 def test_a_file_of_another_purpose_is_not_trained_on(sdk: OpenAI) -> None:
-    """The message says with which purpose to send it."""
+    """The message names the purpose that is required."""
     file = sdk.files.create(file=("a.jsonl", jsonl()), purpose="batch")
     with pytest.raises(BadRequestError, match="send it with purpose 'fine-tune'") as refused:
         created(sdk, file.id)
     assert refused.value.param == "training_file"
 
 
-def test_a_row_that_the_base_model_cannot_read_is_named(sdk: OpenAI) -> None:
-    """Before the job begins, by its place among the rows."""
+def test_a_row_that_exceeds_the_context_is_named(sdk: OpenAI) -> None:
+    """Before the job starts, by its position in the file."""
     rows = [messages(Example("1", "2")), messages(Example("long " * 200, "2"))]
     file = sdk.files.create(file=("a.jsonl", jsonl(rows)), purpose="fine-tune")
     with pytest.raises(BadRequestError, match="limit of models/tiny is 128") as refused:
@@ -121,8 +121,8 @@ def test_a_row_that_the_base_model_cannot_read_is_named(sdk: OpenAI) -> None:
     assert refused.value.param == "training_file[1]"
 
 
-def test_unknown_fields_are_ignored_and_named(running: RunningService, sdk: OpenAI, training_file: str) -> None:
-    """As a newer client sends them, at any depth."""
+def test_unknown_fields_are_ignored_and_listed(running: RunningService, sdk: OpenAI, training_file: str) -> None:
+    """At any depth: newer clients send them."""
     asked = {
         "model": "tiny", "training_file": training_file, "priority": "high",
         "method": {"type": "supervised", "supervised": {"hyperparameters": {"rank": 4}}},
@@ -134,10 +134,8 @@ def test_unknown_fields_are_ignored_and_named(running: RunningService, sdk: Open
     assert response.headers[IGNORED_HEADER].split(", ") == ["priority", "hyperparameters.rank"]
 
 
-def test_the_sdks_own_repeat_of_a_create_is_the_same_job(
-    running: RunningService, sdk: OpenAI, training_file: str
-) -> None:
-    """It says so itself; a second request of the user is a second job, and so is a repeat with another body."""
+def test_a_retry_of_the_sdk_returns_the_same_job(running: RunningService, sdk: OpenAI, training_file: str) -> None:
+    """The SDK marks retries; another request is another job, and so is a retry with another body."""
     headers = {"authorization": f"Bearer {sdk.api_key}"}
 
     def create(count: int, suffix: str = "a") -> str:
@@ -158,7 +156,7 @@ def test_the_sdks_own_repeat_of_a_create_is_the_same_job(
 def test_jobs_are_listed_newest_first_and_filtered_by_metadata(
     sdk: OpenAI, training_file: str, running: RunningService
 ) -> None:
-    """One at a time as well as in one page; names of metadata may hold anything; null wants jobs without."""
+    """Also one at a time; keys may contain any characters; null selects jobs without metadata."""
     odd = {'a b"[]': "c/d&"}
     words: list[Any] = [{"team": "a"}, {"team": "b"}, odd, None, {"team": "a", "x": ""}]
     made = [created(sdk, training_file, metadata=one).id for one in words]
@@ -171,13 +169,13 @@ def test_jobs_are_listed_newest_first_and_filtered_by_metadata(
     assert jobs.list(limit=5).has_more is False
     with pytest.raises(BadRequestError, match="after: "):
         jobs.list(after="ftjob-none")
-    with Client(running.address, sdk.api_key) as gemini:  # the other wire's models are no jobs of this one
+    with Client(running.address, sdk.api_key) as gemini:  # models of the Gemini wire are not jobs
         gemini.tuned("other-wire")
     assert [job.id for job in jobs.list()] == made[::-1]
 
 
-def test_a_running_job_is_cancelled_at_once_and_a_finished_one_not(sdk: OpenAI, training_file: str) -> None:
-    """The next one begins; a second cancel is answered alike, and that of a finished job with a 400."""
+def test_a_job_is_cancelled_unless_it_has_finished(sdk: OpenAI, training_file: str) -> None:
+    """The next job starts; cancelling again changes nothing; a finished job is refused with a 400."""
     jobs = sdk.fine_tuning.jobs
     job = created(sdk, training_file, method=hyperparameters(n_epochs=LONG))
     underway(sdk, job.id)
@@ -200,7 +198,7 @@ def test_a_running_job_is_cancelled_at_once_and_a_finished_one_not(sdk: OpenAI, 
 
 
 def test_a_failed_job_says_why(sdk: OpenAI, training_file: str) -> None:
-    """In its error and in its last event; it has no model."""
+    """In its error and in its last event; it does not have a model."""
     job = ended(sdk, created(sdk, training_file, method=hyperparameters(n_epochs=50, learning_rate_multiplier=1e12)).id)
     assert job.status == "failed"
     assert job.error is not None
@@ -210,7 +208,7 @@ def test_a_failed_job_says_why(sdk: OpenAI, training_file: str) -> None:
 
 
 def test_a_paused_job_waits_until_it_is_resumed(sdk: OpenAI, lenient: OpenAI, training_file: str) -> None:
-    """Others are tuned meanwhile; what cannot be paused or resumed is a 400."""
+    """Other jobs are tuned meanwhile; a job in another state is refused with a 400."""
     job = created(sdk, training_file, method=hyperparameters(n_epochs=LONG))
     underway(sdk, job.id)
     with pytest.raises(BadRequestError, match="cannot be resumed"):
@@ -225,8 +223,8 @@ def test_a_paused_job_waits_until_it_is_resumed(sdk: OpenAI, lenient: OpenAI, tr
     assert sdk.fine_tuning.jobs.cancel(job.id).status == "cancelled"
 
 
-def test_a_tuned_model_is_continued(sdk: OpenAI, training_file: str) -> None:
-    """By either of its names; a checkpoint cannot be."""
+def test_a_job_may_continue_a_tuned_model(sdk: OpenAI, training_file: str) -> None:
+    """It cannot continue a checkpoint."""
     first = ended(sdk, created(sdk, training_file, suffix="first").id)
     assert first.fine_tuned_model is not None
     second = created(sdk, training_file, model=first.fine_tuned_model, suffix="second")
@@ -236,10 +234,8 @@ def test_a_tuned_model_is_continued(sdk: OpenAI, training_file: str) -> None:
         created(sdk, training_file, model=f"{first.fine_tuned_model}:ckpt-step-3")
 
 
-def test_a_model_is_deleted_with_its_job_also_under_way(
-    sdk: OpenAI, running: RunningService, training_file: str
-) -> None:
-    """The queue continues; base models, checkpoints and models of others stay."""
+def test_a_model_is_deleted_together_with_its_job(sdk: OpenAI, running: RunningService, training_file: str) -> None:
+    """Also while it trains; base models, checkpoints and models of others cannot be deleted."""
     job = created(sdk, training_file, method=hyperparameters(n_epochs=LONG))
     underway(sdk, job.id)
     identifier = running.service.library.newest(running.key, 1)[0].id
@@ -275,7 +271,7 @@ def test_a_model_is_deleted_with_its_job_also_under_way(
 
 
 def test_a_name_with_a_slash_is_found_encoded(sdk: OpenAI, running: RunningService) -> None:
-    """The SDK sends tunedModels%2Fid; what the other wire has made is listed and found here."""
+    """The SDK sends tunedModels%2Fid; models of the Gemini wire are listed and found here."""
     with Client(running.address, sdk.api_key) as gemini:
         gemini.tuned("from-gemini")
     assert sdk.models.retrieve("tunedModels/from-gemini").id == "tunedModels/from-gemini"
@@ -284,8 +280,8 @@ def test_a_name_with_a_slash_is_found_encoded(sdk: OpenAI, running: RunningServi
     assert sdk.models.retrieve(name).id == name
 
 
-def test_what_is_no_job_is_not_found(sdk: OpenAI) -> None:
-    """Each operation answers with a 404 in OpenAI's envelope."""
+def test_an_unknown_job_is_not_found(sdk: OpenAI) -> None:
+    """Every operation refuses it with a 404 in OpenAI's envelope."""
     jobs = sdk.fine_tuning.jobs
     for identifier in ("ftjob-none", "ftjob-" + "0" * 24):
         for ask in (jobs.retrieve, jobs.cancel, jobs.pause, jobs.resume, jobs.list_events, jobs.checkpoints.list):

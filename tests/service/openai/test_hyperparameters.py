@@ -1,4 +1,4 @@
-"""OpenAI's hyperparameters become numbers by the table of the module."""
+"""OpenAI's hyperparameters are resolved to numbers as the module's table says."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import pytest
 
 from tunerun.service.core.problems import ServiceError
 from tunerun.service.openai import hyperparameters
-from tunerun.service.openai.hyperparameters import Resolved, resolve
+from tunerun.service.openai.hyperparameters import ResolvedHyperparameters, resolve
 
 WHERE = "hyperparameters"
 
 
-def automatic(examples: int) -> Resolved:
+def automatic(examples: int) -> ResolvedHyperparameters:
     return resolve("auto", None, "auto", examples, WHERE)
 
 
-def test_auto_is_what_the_table_says() -> None:
-    """Each row of the documented table, at its first and its last number of examples."""
+def test_auto_follows_the_documented_table() -> None:
+    """At the first and the last number of examples of each row."""
     rows = re.findall(
         r"^\| ([\d,]+) (?:to ([\d,]+)|and more) \| (.+?) \| (\d+) \| ([\d.]+) \|", hyperparameters.__doc__ or "", re.M
     )
@@ -26,13 +26,13 @@ def test_auto_is_what_the_table_says() -> None:
     for first, last, epochs, batch, multiplier in rows:
         for examples in (int(text.replace(",", "")) for text in (first, last or first)):
             wanted = 100 // examples if "examples" in epochs else int(epochs)
-            assert automatic(examples) == Resolved(wanted, int(batch), float(multiplier)), examples
+            assert automatic(examples) == ResolvedHyperparameters(wanted, int(batch), float(multiplier)), examples
 
 
-def test_numbers_are_taken_as_they_are() -> None:
-    """A multiplier multiplies 0.001 whatever the number of examples; whole floats are whole numbers."""
+def test_numbers_are_used_unchanged() -> None:
+    """The multiplier applies to 0.001 for any number of examples; 3.0 counts as a whole number."""
     found = resolve(3.0, 2, 0.5, 10_000, WHERE)
-    assert found == Resolved(3, 2, 0.5)
+    assert found == ResolvedHyperparameters(3, 2, 0.5)
     assert found.learning_rate == pytest.approx(0.0005)
 
 
@@ -48,10 +48,10 @@ def test_numbers_are_taken_as_they_are() -> None:
         ((2**31 - 1, 1, None), "n_epochs"),
     ],
 )
-def test_what_cannot_be_trained_with_is_refused(
+def test_an_invalid_hyperparameter_is_refused(
     values: tuple[float | None, float | None, float | None], field: str
 ) -> None:
-    """The field is named by its path."""
+    """The error names its path."""
     with pytest.raises(ServiceError, match=rf"^hyperparameters\.{field}: ") as refused:
         resolve(*values, 10, WHERE)
     assert [*refused.value.fields] == [f"{WHERE}.{field}"]

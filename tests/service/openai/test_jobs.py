@@ -1,4 +1,4 @@
-"""A job on the wire, in each of its states, is the SDK's type."""
+"""The JSON of a job has the SDK's type in every state."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ NAME = "ft:tiny:tunerun:router:01234567"
         (running(is_cancelling=True), "cancelled"),
     ],
 )
-def test_a_job_is_the_sdks_type_in_every_state(of: TunedModelRow, status: str) -> None:
-    """What belongs to the end is there at the end, and null before."""
+def test_a_job_has_the_sdks_type_in_every_state(of: TunedModelRow, status: str) -> None:
+    """Fields about its end are null before."""
     found = parsed(FineTuningJob, job(of))
     assert found.status == status
     assert (found.finished_at is None) == (status in ("queued", "running"))
@@ -44,7 +44,7 @@ def test_a_job_is_the_sdks_type_in_every_state(of: TunedModelRow, status: str) -
 
 
 def test_a_failed_job_says_why() -> None:
-    """With one word for programs."""
+    """With a message for people and a code for programs."""
     codes = {Code.INTERNAL: "server_error", Code.RESOURCE_EXHAUSTED: "out_of_memory"}
     for code, word in codes.items():
         found = parsed(FineTuningJob, job(row(state=ModelState.FAILED, error_code=code.number, error_message="why")))
@@ -52,20 +52,20 @@ def test_a_failed_job_says_why() -> None:
         assert (found.error.code, found.error.message, found.error.param) == (word, "why", None)
 
 
-def test_a_failures_message_has_this_wires_names() -> None:
-    """The engine names the keys of an experiment."""
+def test_the_message_of_a_failure_has_this_wires_names() -> None:
+    """The engine's message has the keys of an experiment."""
     why = "diverged: lower hyperparameters.learning_rate, or hyperparameters.epoch_count"
     found = job(row(state=ModelState.FAILED, error_code=13, error_message=why))["error"]
     assert found["message"] == "diverged: lower hyperparameters.learning_rate_multiplier, or hyperparameters.n_epochs"
 
 
 def test_only_a_paused_job_is_shown_as_paused() -> None:
-    """The SDK's strict mode does not know the state, so no other job has it."""
+    """Other jobs do not have this state, which the SDK's strict mode rejects."""
     assert job(running(is_paused=True))["status"] == "paused"
 
 
 def test_the_end_of_a_running_job_is_estimated_by_its_pace() -> None:
-    """Half of six steps in thirty seconds leave thirty more; there is no estimate before the second step, or at the end."""
+    """Three of six steps took 30 seconds, so 30 remain; there is no estimate before the second step or at the end."""
     pace = Pace(steps=3, seconds=30.0, last=3, at=CREATED + 40)
     assert job(running(), pace)["estimated_finish"] == round(CREATED + 70)
     assert job(running(), Pace(0, 0, 1, CREATED))["estimated_finish"] is None

@@ -1,4 +1,4 @@
-"""docs/moving-off-openai-fine-tuning.md does what it says, and has the figures of the files that it names."""
+"""The program of docs/moving-off-openai-fine-tuning.md runs, and its figures are those of the files that it names."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ BANKING = REPOSITORY / "experiments/banking_intents/results.json"
 def test_the_program_runs_as_printed(
     running: RunningService, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The Python of the guide tunes, and prints events, a checkpoint for each epoch, and an answer.
+    """It tunes, and prints events, a checkpoint for each epoch, and an answer.
 
-    At another address and with another base model, for a second one would have to be loaded.
+    Address and base model are replaced by those of the test's service.
     """
     (program,) = re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL)
     rows = [
@@ -41,7 +41,7 @@ def test_the_program_runs_as_printed(
 
 
 def test_the_figures_are_those_of_the_experiment() -> None:
-    """Every share of right answers in the guide is in the results that it points to."""
+    """Every share of correct answers in the guide is in the results that it links to."""
     results: dict[str, Any] = json.loads(BANKING.read_text())
     points = {
         point["overrides"]["dataset.limit"]: point["estimates"]["eval/accuracy"]
@@ -56,7 +56,7 @@ def test_the_figures_are_those_of_the_experiment() -> None:
 
 
 def test_the_table_of_hyperparameters_is_that_of_the_code() -> None:
-    """What `auto` means is said once for users, and as the module says that works it out."""
+    """The meaning of `auto` in the guide is that of the module."""
     page = (REPOSITORY / "docs/serve.md").read_text(encoding="utf-8")
     (table,) = re.findall(r"\| examples \| n_epochs.*?\n\n", page, re.DOTALL)
     assert table in str(hyperparameters.__doc__)

@@ -1,4 +1,4 @@
-"""Names are made of a row's key, and lead back to it."""
+"""Names are derived from a row's key, and can be parsed."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from tests.service.openai.rows import EPOCHS, KEY, row
 from tunerun.service.openai import names
 
 
-def test_a_models_name_leads_back_to_its_row() -> None:
-    """Base model, organization, suffix and the beginning of its key, as OpenAI writes them."""
+def test_the_name_of_a_model_is_parsed() -> None:
+    """It has the base model, the organization, the suffix and the start of the key, in OpenAI's format."""
     name = names.model_name(row())
     assert name == "ft:tiny:tunerun:router:01234567"
-    assert names.read_model_name(name) == names.ModelName("tiny", "router", "01234567")
+    assert names.read_model_name(name) == ("01234567", None)
     assert KEY.startswith("01234567")
-    assert names.read_model_name(names.model_name(row(), 40)) == names.ModelName("tiny", "router", "01234567", 40)
+    assert names.read_model_name(names.model_name(row(), 40)) == ("01234567", 40)
 
 
 def test_a_name_without_a_suffix_has_an_empty_part() -> None:
-    """As OpenAI's has, whose readers count the parts."""
+    """As at OpenAI, whose clients count the parts."""
     assert names.model_name(row(suffix="")) == "ft:tiny:tunerun::01234567"
-    assert names.read_model_name("ft:tiny:tunerun::01234567") == names.ModelName("tiny", "", "01234567")
+    assert names.read_model_name("ft:tiny:tunerun::01234567") == ("01234567", None)
 
 
-def test_a_sweeps_model_has_a_name_of_the_same_form() -> None:
-    """Its key is a name, whose digest takes the key's place."""
+def test_a_model_of_a_sweep_has_a_name_of_the_same_format() -> None:
+    """The digest of its name takes the key's place."""
     name = names.model_name(row(key="tunedModels/support-1", suffix=""))
     assert names.read_model_name(name) is not None
 
@@ -40,13 +40,13 @@ def test_a_sweeps_model_has_a_name_of_the_same_form() -> None:
         "ft:tiny:tunerun:router:01234567:ckpt-step-1:x",
     ],
 )
-def test_other_names_are_of_no_tuned_model(text: str) -> None:
-    """Base models, other organizations' models, and what is cut off."""
+def test_other_names_are_not_parsed(text: str) -> None:
+    """Names of base models and of other organizations, and truncated names."""
     assert names.read_model_name(text) is None
 
 
-def test_ids_lead_back_to_their_rows() -> None:
-    """Of jobs, result files and checkpoints; those of one kind are none of another."""
+def test_ids_are_parsed() -> None:
+    """Ids of jobs, result files and checkpoints, each by its own function only."""
     job, result = names.job_id(row()), names.result_file_id(row())
     assert KEY.startswith(names.read_job_id(job) or "none")
     assert KEY.startswith(names.read_result_file_id(result) or "none")

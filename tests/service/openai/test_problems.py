@@ -1,4 +1,4 @@
-"""What is answered when something is not done: whole answers, and streams that end before their end."""
+"""Error responses, and streams that end with an error."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from tunerun.service.openai.problems import refusal, wrong
     ],
 )
 def test_a_refusal_has_openais_status_type_and_code(code: Code, status: int, kind: str, word: str | None) -> None:
-    """A settled one is never a 409, which the clients repeat; when to ask again is in the header that they read."""
+    """A conflict is not a 409, which the clients would retry; Retry-After says when to retry."""
     found, body, headers = refusal(ServiceError(code, "no", retry_after_s=7))
     assert (found, body["error"]) == (status, {"message": "no", "type": kind, "param": None, "code": word})
     assert headers["retry-after"] == "7"
 
 
-def test_an_error_of_the_service_is_not_repeated_and_fields_are_named_all() -> None:
-    """What was asked may have been done; the envelope has room for one field, so the message names the others."""
+def test_an_internal_error_is_not_retried_and_all_fields_are_named() -> None:
+    """The request may have taken effect; the envelope can name one field only, so the message names all."""
     assert refusal(ServiceError(Code.INTERNAL, "its log has it"))[2]["x-should-retry"] == "false"
     _, body, _ = refusal(ServiceError(Code.INVALID_ARGUMENT, "a: x", fields={"a": "x", "b": "y"}))
     assert body["error"] == {"message": "a: x; b: y", "type": "invalid_request_error", "param": "a", "code": None}
@@ -40,7 +40,7 @@ def test_an_error_of_the_service_is_not_repeated_and_fields_are_named_all() -> N
 
 
 class Echo:
-    """Writes the text of each part."""
+    """Chunks with the text of each part."""
 
     def begin(self) -> Sequence[Json]:
         return []
@@ -52,8 +52,8 @@ class Echo:
         return [usage]
 
 
-def test_a_stream_that_fails_midway_ends_with_the_error_and_frees_its_prompts() -> None:
-    """The status is sent already: the last event is the envelope, without the mark of a whole answer."""
+def test_a_failing_stream_ends_with_the_error_and_is_closed() -> None:
+    """The status has already been sent: the last line is the envelope, and `[DONE]` is missing."""
     is_closed = []
 
     async def events() -> AsyncGenerator[StreamedPart]:

@@ -1,4 +1,4 @@
-"""Rows of a fine-tuning file are read in parts, and wrong ones are named by their lines."""
+"""The rows of a fine-tuning file are read in parts, and invalid ones are named by their lines."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_rows_become_examples_in_their_order(path: Path) -> None:
 
 
 def test_a_conversation_is_an_example_of_several_turns(path: Path) -> None:
-    """With its system message, and what its answers weigh."""
+    """With its system message, and the weights of its answers."""
     said = [("system", "Be brief."), ("user", "1"), ("assistant", "2"), ("user", "3"), ("assistant", "4")]
     row = {"messages": [{"role": role, "content": text} for role, text in said]}
     row["messages"][2]["weight"] = 0  # type: ignore[assignment]
@@ -59,8 +59,8 @@ def test_a_line_without_end_is_refused(path: Path) -> None:
         training_rows.check(path, "a.jsonl")
 
 
-def test_checking_needs_memory_for_a_part_and_not_for_the_file(path: Path) -> None:
-    """Twenty megabytes are checked in less than their own size, however much one part takes."""
+def test_checking_a_file_does_not_load_it_whole(path: Path) -> None:
+    """Twenty megabytes are checked with less memory than that."""
     row = jsonl([messages(EXAMPLES[2])])
     long = jsonl([{"messages": [{"role": "user", "content": "x" * 5000}, {"role": "assistant", "content": "y"}]}])
     path.write_bytes(row + long * 4000)

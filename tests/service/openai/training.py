@@ -1,4 +1,4 @@
-"""Files to train on, and jobs until they have ended."""
+"""Training files and jobs of the tests."""
 
 from __future__ import annotations
 
@@ -19,36 +19,36 @@ LONG = 1_000_000
 
 
 def messages(example: Example) -> dict[str, Any]:
-    """A row of OpenAI's form."""
+    """Return a row in OpenAI's format."""
     said = [{"role": "user", "content": example.text_input}, {"role": "assistant", "content": example.output}]
     return {"messages": said}
 
 
 def jsonl(rows: Sequence[Any] = tuple(map(messages, EXAMPLES))) -> bytes:
-    """Rows as JSON lines; a text is a line as it is."""
+    """Return rows as JSON lines; a text becomes a line unchanged."""
     return "".join(f"{row if isinstance(row, str) else json.dumps(row)}\n" for row in rows).encode()
 
 
 def hyperparameters(**values: Any) -> dict[str, Any]:
-    """A method that trains the tiny model in a moment, unless its values say otherwise."""
+    """Return a method that trains the tiny model in a moment, unless `values` say otherwise."""
     settings = {"n_epochs": 2, "batch_size": 3, "learning_rate_multiplier": 10} | values
     return {"type": "supervised", "supervised": {"hyperparameters": settings}}
 
 
 def created(client: OpenAI, training_file: str, **values: Any) -> FineTuningJob:
-    """A job on the tiny model."""
+    """Create a job on the tiny model."""
     asked: dict[str, Any] = {"model": "tiny", "training_file": training_file, "method": hyperparameters()} | values
     return client.fine_tuning.jobs.create(**asked)
 
 
 def ended(client: OpenAI, job_id: str) -> FineTuningJob:
-    """A job as it is at its end."""
+    """Wait for a job, and return it."""
     wait_until(lambda: client.fine_tuning.jobs.retrieve(job_id).status in FINISHED, f"{job_id} has ended")
     return client.fine_tuning.jobs.retrieve(job_id)
 
 
 def underway(client: OpenAI, job_id: str, steps: int = 2) -> None:
-    """Return once a job has taken steps."""
+    """Wait until a job has taken some steps."""
 
     def taken() -> bool:
         newest = client.fine_tuning.jobs.list_events(job_id, limit=1).data[0]

@@ -142,13 +142,13 @@ class CompletionAnswerer:
         return await run_in_threadpool(prepared)
 
     def _model(self, caller: Key, name: str) -> ServedModel:
-        found = self._models.find(caller, name)
-        if found.row is None:
-            if found.offered is None:
+        named = self._models.find(caller, name)
+        if named.row is None:
+            if named.offered is None:
                 raise no_such_model(name)
-            return ServedModel(name, found.offered, None, Serving())
+            return ServedModel(name, named.offered, None, Serving())
         try:
-            return replace(self._served.tuned(caller, found.row.id, found.step), name=name)
+            return replace(self._served.tuned(caller, named.row.id, named.step), name=name)
         except ServiceError as error:
             raise OpenAiError(error.code, error.message, param="model") from error
 

@@ -82,8 +82,8 @@ def _id_prefix(row: TunedModelRow) -> str:
 
 def read_id(row: TunedModelRow, text: str) -> EventPosition | None:
     """Return the position of a job's event; None: the job does not have an event with that id."""
-    found = re.fullmatch(rf"{_id_prefix(row)}([0-9a-f])([0-9a-f]{{8}})([0-9a-f])", text)
-    return found and EventPosition(*(int(part, 16) for part in found.groups()))
+    match = re.fullmatch(rf"{_id_prefix(row)}([0-9a-f])([0-9a-f]{{8}})([0-9a-f])", text)
+    return match and EventPosition(*(int(part, 16) for part in match.groups()))
 
 
 def newest(

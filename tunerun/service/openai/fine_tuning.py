@@ -107,14 +107,14 @@ class FineTuning:
     def _base_or_source(self, caller: Key, name: str) -> tuple[str, str]:
         """Return the base model of a job, or the id of the tuned model that it continues; the other one is empty."""
         try:
-            found = self._models.find(caller, name)
+            named = self._models.find(caller, name)
         except OpenAiError as error:
             available = ", ".join(self._library.catalogue.offered)
             words = f"Model {name[:100]} is not available for fine-tuning or does not exist; available: {available}"
             raise OpenAiError(Code.INVALID_ARGUMENT, words, param="model", word="model_not_available") from error
-        if found.step is not None:
+        if named.step is not None:
             raise wrong("model", f"{name} is a checkpoint; a job continues a base model or a whole tuned model")
-        return (name, "") if found.row is None else ("", found.row.id)
+        return (name, "") if named.row is None else ("", named.row.id)
 
     def _examples(self, caller: Key, identifier: str, param: str) -> tuple[Example, ...]:
         file, path = self._files.to_train_on(caller, identifier, param)
@@ -293,7 +293,7 @@ def _metadata_of(request: Request) -> Mapping[str, str] | None:
     if request.query_params.get("metadata") in ("null", ""):
         return None
     pairs = ((_METADATA.fullmatch(name), value) for name, value in request.query_params.items())
-    return {found[1]: value for found, value in pairs if found is not None}
+    return {match[1]: value for match, value in pairs if match is not None}
 
 
 def routes(tuning: FineTuning) -> APIRouter:

@@ -29,7 +29,7 @@ from tunerun.service.core.problems import invalid
 AUTO: Literal["auto"] = "auto"
 
 FEW_EPOCHS, MOST_EPOCHS, USUAL_EPOCHS = 1, 25, 3
-LEAST_SEEN, MOST_SEEN = 100, 25_000
+LEAST_TOTAL, MOST_TOTAL = 100, 25_000
 """Range of examples times epochs for `auto`, from OpenAI's cookbook (see above)."""
 
 MANY_EXAMPLES = 500
@@ -46,7 +46,7 @@ Value = float | Literal["auto"] | None
 
 
 @dataclass(frozen=True)
-class Resolved:
+class ResolvedHyperparameters:
     """A job's hyperparameters as numbers.
 
     Attributes:
@@ -63,7 +63,9 @@ class Resolved:
         return BASE_LEARNING_RATE * self.multiplier
 
 
-def resolve(n_epochs: Value, batch_size: Value, multiplier: Value, examples: int, where: str) -> Resolved:
+def resolve(
+    n_epochs: Value, batch_size: Value, multiplier: Value, examples: int, where: str
+) -> ResolvedHyperparameters:
     """Return the hyperparameters of a job as numbers.
 
     Args:
@@ -77,22 +79,22 @@ def resolve(n_epochs: Value, batch_size: Value, multiplier: Value, examples: int
         ServiceError: a value is out of range.
     """
     many = examples > MANY_EXAMPLES
-    found = Resolved(
+    resolved = ResolvedHyperparameters(
         _whole(n_epochs, f"{where}.n_epochs", _epochs(examples)),
         _whole(batch_size, f"{where}.batch_size", MANY_BATCH if many else FEW_BATCH),
         _multiplier(multiplier, f"{where}.learning_rate_multiplier", MANY_MULTIPLIER if many else FEW_MULTIPLIER),
     )
-    steps = math.ceil(examples / found.batch_size) * found.epoch_count
+    steps = math.ceil(examples / resolved.batch_size) * resolved.epoch_count
     if steps > MOST_STEPS:
         raise invalid(f"{where}.n_epochs", f"gives {steps:,} steps; the limit is {MOST_STEPS:,}; choose fewer epochs")
-    return found
+    return resolved
 
 
 def _epochs(examples: int) -> int:
-    if examples * USUAL_EPOCHS < LEAST_SEEN:
-        return min(MOST_EPOCHS, LEAST_SEEN // examples)
-    if examples * USUAL_EPOCHS > MOST_SEEN:
-        return max(FEW_EPOCHS, MOST_SEEN // examples)
+    if examples * USUAL_EPOCHS < LEAST_TOTAL:
+        return min(MOST_EPOCHS, LEAST_TOTAL // examples)
+    if examples * USUAL_EPOCHS > MOST_TOTAL:
+        return max(FEW_EPOCHS, MOST_TOTAL // examples)
     return USUAL_EPOCHS
 
 

@@ -100,8 +100,8 @@ class CreateJob(LenientObject):
                 "hyperparameters",
                 "is deprecated and cannot be combined with method; use method.supervised.hyperparameters only",
             )
-        found = self.method.supervised.hyperparameters if self.method.supervised else None
-        return found or SupervisedHyperparameters(), "method.supervised.hyperparameters"
+        hyperparameters = self.method.supervised.hyperparameters if self.method.supervised else None
+        return hyperparameters or SupervisedHyperparameters(), "method.supervised.hyperparameters"
 
     def slug(self) -> str:
         """Return the suffix in the form for the model's name; empty: the request has none.

@@ -117,7 +117,7 @@ _NAMES = {"epoch_count": "n_epochs", "learning_rate": "learning_rate_multiplier"
 def failure_of(row: TunedModelRow) -> str:
     """Return why a job failed: the engine's message, with config keys replaced by this wire's field names."""
     text = row.error_message or "the job failed; see the service's log"
-    return _HYPERPARAMETER.sub(lambda found: f"hyperparameters.{_NAMES.get(found[1], found[1])}", text)
+    return _HYPERPARAMETER.sub(lambda match: f"hyperparameters.{_NAMES.get(match[1], match[1])}", text)
 
 
 def job(row: TunedModelRow, pace: Pace | None = None) -> Json:

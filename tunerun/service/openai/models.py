@@ -65,17 +65,18 @@ class Models:
         Raises:
             ServiceError: the model does not exist or is not visible to the caller, or the caller lacks the role.
         """
-        parts = names.read_model_name(name)
-        if parts is not None:
-            # The code identifies the row; a name whose other parts differ from the row's was never issued.
-            swept = (one.row for one in self.library.sweep_models.values())
-            own = next((row for row in swept if names.key_of(row).startswith(parts.code)), None)
-            row = self.of_key(caller, parts.code, role) if own is None else self.library.get(caller, own.id, role)
-            if row is None or names.model_name(row, parts.step) != name:
+        code_and_step = names.read_model_name(name)
+        if code_and_step is not None:
+            code, step = code_and_step
+            rows_of_sweeps = (model.row for model in self.library.sweep_models.values())
+            of_sweep = next((row for row in rows_of_sweeps if names.key_of(row).startswith(code)), None)
+            row = self.of_key(caller, code, role) if of_sweep is None else self.library.get(caller, of_sweep.id, role)
+            # The code alone identifies the row; a name whose other parts differ from the row's was never issued.
+            if row is None or names.model_name(row, step) != name:
                 raise no_such_model(name)
-            if parts.step is not None and all(epoch.step != parts.step for epoch in self.library.epochs(row)):
+            if step is not None and all(epoch.step != step for epoch in self.library.epochs(row)):
                 raise no_such_model(name)
-            return NamedModel(self.library.catalogue.find(row.base_model), row, parts.step)
+            return NamedModel(self.library.catalogue.find(row.base_model), row, step)
         if name.startswith(GEMINI_PREFIX):
             try:
                 row = self.library.get(caller, name.removeprefix(GEMINI_PREFIX), role)
@@ -114,12 +115,12 @@ class Models:
         Raises:
             ServiceError: the model does not exist, is not visible to the caller, or its job has not succeeded.
         """
-        found = self.find(caller, name)
-        if found.row is None:
+        named = self.find(caller, name)
+        if named.row is None:
             return base_model(name)
-        if found.row.state is not ModelState.ACTIVE and found.step is None:
+        if named.row.state is not ModelState.ACTIVE and named.step is None:
             raise no_such_model(name)
-        return tuned_model(found.row) | {"id": name}
+        return tuned_model(named.row) | {"id": name}
 
     def delete(self, caller: Key, name: str) -> Json:
         """Delete a tuned model together with its job.
@@ -127,13 +128,13 @@ class Models:
         Raises:
             ServiceError: the name is a base model or a checkpoint, does not exist, or the caller is not the owner.
         """
-        found = self.find(caller, name, Role.OWNER)
-        if found.row is None:
+        named = self.find(caller, name, Role.OWNER)
+        if named.row is None:
             raise wrong("model", f"{name} is a base model; only tuned models can be deleted")
-        if found.step is not None:
-            whole = names.model_name(found.row)
+        if named.step is not None:
+            whole = names.model_name(named.row)
             raise wrong("model", f"{name} is a checkpoint, which is deleted with its tuned model: delete {whole}")
-        self.library.delete(caller, found.row.id)
+        self.library.delete(caller, named.row.id)
         return {"id": name, "object": "model", "deleted": True}
 
 

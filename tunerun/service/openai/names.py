@@ -7,7 +7,6 @@ Each is derived from the row's key, which is never reused, so names do not need 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from tunerun.digest import digest
 from tunerun.service.core.records import TunedModelRow
@@ -23,25 +22,10 @@ _CODE, _LONG = 8, 24
 
 _KEY = re.compile(r"[0-9a-f]{64}")
 _MODEL = re.compile(
-    r"ft:(?P<base>[^:]+):(?P<organization>[^:]*):(?P<suffix>[^:]*):(?P<code>[0-9a-z]{8})(?::ckpt-step-(?P<step>[0-9]{1,10}))?"
+    r"ft:[^:]+:(?P<organization>[^:]*):[^:]*:(?P<code>[0-9a-z]{8})(?::ckpt-step-(?P<step>[0-9]{1,10}))?"
 )
 _JOB = re.compile(r"ftjob-([0-9a-f]{24})")
 _RESULT = re.compile(r"file-r([0-9a-f]{23})")
-
-
-@dataclass(frozen=True)
-class ModelName:
-    """The parts of a tuned model's name.
-
-    Attributes:
-        code: the first characters of its row's key.
-        step: step of a checkpoint; None: the name refers to the model itself.
-    """
-
-    base: str
-    suffix: str
-    code: str
-    step: int | None = None
 
 
 def model_name(row: TunedModelRow, step: int | None = None) -> str:
@@ -50,13 +34,17 @@ def model_name(row: TunedModelRow, step: int | None = None) -> str:
     return name if step is None else f"{name}:ckpt-step-{step}"
 
 
-def read_model_name(text: str) -> ModelName | None:
-    """Parse a name in the format of `model_name`; None: it does not have the format."""
-    found = _MODEL.fullmatch(text)
-    if found is None or found["organization"] != ORGANIZATION:
+def read_model_name(text: str) -> tuple[str, int | None] | None:
+    """Parse a name in the format of `model_name`.
+
+    Returns:
+        The first characters of the row's key, and the step of a checkpoint (None: the name refers to the model itself).
+        None: the text does not have the format.
+    """
+    match = _MODEL.fullmatch(text)
+    if match is None or match["organization"] != ORGANIZATION:
         return None
-    step = None if found["step"] is None else int(found["step"])
-    return ModelName(found["base"], found["suffix"], found["code"], step)
+    return match["code"], None if match["step"] is None else int(match["step"])
 
 
 def key_of(row: TunedModelRow) -> str:
@@ -72,8 +60,8 @@ def job_id(row: TunedModelRow) -> str:
 
 def read_job_id(text: str) -> str | None:
     """Return the start of the row's key from a job's id; None: the text is not a job's id."""
-    found = _JOB.fullmatch(text)
-    return found and found[1]
+    match = _JOB.fullmatch(text)
+    return match and match[1]
 
 
 def result_file_id(row: TunedModelRow) -> str:
@@ -83,8 +71,8 @@ def result_file_id(row: TunedModelRow) -> str:
 
 def read_result_file_id(text: str) -> str | None:
     """Return the start of the row's key from a result file's id; None: it is the id of an upload."""
-    found = _RESULT.fullmatch(text)
-    return found and found[1]
+    match = _RESULT.fullmatch(text)
+    return match and match[1]
 
 
 def checkpoint_id(row: TunedModelRow, epoch: int) -> str:
@@ -94,8 +82,8 @@ def checkpoint_id(row: TunedModelRow, epoch: int) -> str:
 
 def read_checkpoint_id(row: TunedModelRow, text: str) -> int | None:
     """Return the epoch of a job's checkpoint; None: the id does not belong to this job."""
-    found = re.fullmatch(rf"ftckpt_{key_of(row)[:16]}([0-9a-f]{{8}})", text)
-    return found and int(found[1], 16)
+    match = re.fullmatch(rf"ftckpt_{key_of(row)[:16]}([0-9a-f]{{8}})", text)
+    return match and int(match[1], 16)
 
 
 def slug(suffix: str) -> str:

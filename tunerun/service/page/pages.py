@@ -71,7 +71,7 @@ def routes(methods: Methods, state: State, sessions: Sessions) -> APIRouter:
 class _StaticFiles(StaticFiles):
     async def get_response(self, path: str, scope: Scope) -> Response:
         response = await super().get_response(path, scope)
-        response.headers["cache-control"] = "no-cache"
+        response.headers["cache-control"] = "no-cache"  # kept, but revalidated: a new version shows at once
         return response
 
 
