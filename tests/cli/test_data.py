@@ -73,3 +73,15 @@ def test_check_of_conversations(
     printed = " ".join(capsys.readouterr().out.split())
     assert "training: 1 example with several turns, 2 of 3 answers learned; 1 system message" in printed
     assert "2 training examples: " in printed
+
+
+def test_an_unknown_format_of_an_export_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The message lists the formats, and nothing is written."""
+    monkeypatch.setattr(sys, "argv", ["tunerun", "data", "export", "--format", "other", "experiment=next_number"])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    words = "error: --format other: choose one of gemini, vertex, openai, together, messages\n"
+    assert capsys.readouterr().err == words
+    assert not Path("export").exists()

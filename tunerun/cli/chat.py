@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tunerun.errors import InputError
@@ -16,42 +15,12 @@ if TYPE_CHECKING:
 RESET = "/reset"
 
 
-def begin(
-    run: str,
-    columns: Mapping[str, str],
-    *,
-    runs: str,
-    system: str | None,
-    is_base: bool,
-    max_output_tokens: int | None,
-) -> None:
+def talk(chat: Chat) -> None:
     """Answer each line of standard input as one conversation, until its end; `/reset` starts a new one.
 
-    Args:
-        run: an MLflow run id, or `tunedModels/NAME`.
-        columns: values of the template's other columns.
-        runs: folder of the ledger.
-        system: the system message; None: that of training.
-        is_base: whether the base model answers.
-        max_output_tokens: of an answer; None: as in training.
-
     Raises:
-        NotFoundError, BackendError: the model cannot be found or called.
-        InputError: the template leaves no column for the message; or, unless in a terminal, a line cannot be answered.
-    """
-    from tunerun.chat import Chat
-    from tunerun.prediction import open_model, training_of
-
-    with open_model(run, runs=runs, max_output_tokens=max_output_tokens) as model:
-        training = training_of(run, Path(runs))
-        talk(Chat(model, system=system, columns=columns, is_base=is_base, training=training))
-
-
-def talk(chat: Chat) -> None:
-    """Answer the lines of standard input.
-
-    Raises:
-        InputError, BackendError: as `begin`.
+        BackendError: the model cannot be called.
+        InputError: a line cannot be answered; in a terminal this is printed instead.
     """
     is_terminal = sys.stdin.isatty()
     for warning in chat.warnings:

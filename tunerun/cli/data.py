@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tunerun.cli.options import ConfigDir, Json, Overrides
+from tunerun.cli.printing import print_json
 from tunerun.errors import DatasetError, InputError, TemplateError
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ def check(
 ) -> None:
     """Look for duplicates, contradictions, leaks, secrets and more; exit code 2 if some rows cannot be used."""
     from tunerun.cli import tables
-    from tunerun.cli.printing import print_json
     from tunerun.cli.stages import Stages
     from tunerun.dataset import yaml_line
     from tunerun.planning.baselines import baseline_count
@@ -83,7 +83,6 @@ def export(
 ) -> None:
     """Write the rendered examples in a provider's format, checked against its limits."""
     from tunerun.cli import tables
-    from tunerun.cli.printing import print_json
     from tunerun.dataset.export import FORMATS
     from tunerun.dataset.export import export as write
     from tunerun.planning.planner import load_dataset

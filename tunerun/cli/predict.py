@@ -36,16 +36,14 @@ def predict(
     if chat:
         if file is not None or json_:
             raise InputError("--chat: reads messages from standard input and prints answers; omit --file and --json")
-        from tunerun.cli.chat import begin
+        from tunerun.chat import Chat
+        from tunerun.cli.chat import talk
+        from tunerun.prediction import open_model, training_of
 
-        begin(
-            run_,
-            _typed_row(columns or []),
-            runs=runs,
-            system=system,
-            is_base=base,
-            max_output_tokens=max_output_tokens,
-        )
+        row = _typed_row(columns or [])
+        with open_model(run_, runs=runs, max_output_tokens=max_output_tokens) as model:
+            training = training_of(run_, Path(runs))
+            talk(Chat(model, system=system, columns=row, is_base=base, training=training))
         return
     if system is not None or base:
         raise InputError("--system and --base are for --chat; a row of messages has its own system message")

@@ -13,7 +13,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from tunerun.comparison.labels import label
-from tunerun.comparison.results import TrialResult, Verdict
+from tunerun.comparison.results import Verdict
 from tunerun.job import JobState
 from tunerun.ledger import JobRecord
 from tunerun.provenance import BaseModelFacts
@@ -171,6 +171,12 @@ def _actions(crate: ROCrate, study: Study, files: Mapping[str, Entity], people: 
             _entity(crate, f"#trial-{record.number}-{key}", "PropertyValue", name=key, value=str(value))
             for key, value in record.overrides.items()
         ]
+        status, error = "Completed", None
+        if not trial.state.is_finished:
+            status = "Active"
+        elif trial.state is not JobState.SUCCEEDED:
+            status = "Failed"
+            error = job.failure.message if job.failure else trial.state.value.lower()
         result = adapters.get(trial.tuned_model.location) if trial.tuned_model else None
         words = label(record.overrides)
         actions.append(
@@ -186,7 +192,8 @@ def _actions(crate: ROCrate, study: Study, files: Mapping[str, Entity], people: 
                 result=result or files.get("record/results.json.gz"),
                 startTime=_time(job.began_at or job.created_at),
                 endTime=_time(job.finished_at),
-                **_status(trial, job),
+                actionStatus=_STATUS.format(status),
+                error=error,
             )
         )
     return actions
@@ -235,15 +242,6 @@ def _tuned_models(crate: ROCrate, study: Study, files: Mapping[str, Entity]) -> 
             folders[tuned.location] = crate.add_dataset(dest_path=folder, properties=properties)
             folders[tuned.location]["hasPart"] = parts
     return folders
-
-
-def _status(trial: TrialResult, job: JobRecord) -> dict[str, Any]:
-    if trial.state is JobState.SUCCEEDED:
-        return {"actionStatus": _STATUS.format("Completed")}
-    if not trial.state.is_finished:
-        return {"actionStatus": _STATUS.format("Active")}
-    error = job.failure.message if job.failure else trial.state.value.lower()
-    return {"actionStatus": _STATUS.format("Failed"), "error": error}
 
 
 def _time(seconds: float | None) -> str | None:

@@ -79,8 +79,13 @@ def difference(a: OpenRecord, b: OpenRecord) -> RecordDifference:
     pairing = paired(a.trials, b.trials)
     pairs = pairing.pairs
     is_sweep = a.number is None and b.number is None
+    unpaired = []
+    for side, trials in (("A", pairing.only_a), ("B", pairing.only_b)):
+        texts = ((trial.number, labels.label(trial.overrides)) for trial in trials)
+        names = [f"trial {number} ({text})" if text else f"trial {number}" for number, text in texts]
+        unpaired += [f"only in {side}: {listed(names)}"] if names else []
     sections = (
-        *([_trials_section(pairing)] if is_sweep else []),
+        *([DifferenceSection("trials", lines=tuple(unpaired))] if is_sweep else []),
         config_section(pairs),
         rows_section(a.ledger, b.ledger, pairs),
         template_section(pairs),
@@ -91,13 +96,3 @@ def difference(a: OpenRecord, b: OpenRecord) -> RecordDifference:
         results_section(a, b, pairs, is_sweep=is_sweep),
     )
     return RecordDifference(a.origin, b.origin, sections, pairing, reasons(pairs))
-
-
-def _trials_section(pairing: Pairing) -> DifferenceSection:
-    """The trials without a partner."""
-    lines = []
-    for name, trials in (("A", pairing.only_a), ("B", pairing.only_b)):
-        texts = ((trial.number, labels.label(trial.overrides)) for trial in trials)
-        names = [f"trial {number} ({text})" if text else f"trial {number}" for number, text in texts]
-        lines += [f"only in {name}: {listed(names)}"] if names else []
-    return DifferenceSection("trials", lines=tuple(lines))

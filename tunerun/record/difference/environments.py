@@ -57,7 +57,9 @@ def environment_section(a: OpenRecord, b: OpenRecord, pairs: Sequence[TrialPair]
     """
     # The environment was frozen with a sweep if it is not the default.
     unknown = not_recorded(*(each.facts.environment != Environment() for each in (a, b)))
-    values = () if unknown else tuple(_environments(a.facts.environment, b.facts.environment))
+    values: tuple[SideBySide, ...] = ()
+    if not unknown:
+        values = tuple(_machines(a.facts.environment, b.facts.environment))
     devices = []
     for pair in pairs:
         old, new = _place(a, pair.a.key), _place(b, pair.b.key)
@@ -67,7 +69,7 @@ def environment_section(a: OpenRecord, b: OpenRecord, pairs: Sequence[TrialPair]
     return DifferenceSection("environment", values, unknown=unknown, is_compared=not unknown)
 
 
-def _environments(a: Environment, b: Environment) -> Iterator[SideBySide]:
+def _machines(a: Environment, b: Environment) -> Iterator[SideBySide]:
     old, new = asdict(a), asdict(b)
     packages_a, packages_b = old.pop(_PACKAGES), new.pop(_PACKAGES)
     sets_a, sets_b = old.pop(_INSTRUCTIONS), new.pop(_INSTRUCTIONS)
