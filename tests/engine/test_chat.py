@@ -360,10 +360,9 @@ def test_templates_by_name(tmp_path: Path, tiny_folder: Path) -> None:
         base_model.find(model, tmp_path)
 
 
-def test_prompt_and_target(tmp_path: Path) -> None:
-    """A prompt is prefix, input, suffix; a target is start, output, end; a file stores all of them exactly."""
+def test_a_stored_chat_format(tmp_path: Path) -> None:
+    """A prompt is prefix, input, suffix; a file stores all parts exactly."""
     format_ = ChatFormat("<", "\n>\u2028", " é", start=" ")
     assert format_.prompt(" a ") == "< a \n>\u2028"
-    assert format_.target(Example("x", "b\n")) == " b\n é"
     chat_format.write(format_, tmp_path / "chat.json")
     assert chat_format.read(tmp_path / "chat.json") == format_

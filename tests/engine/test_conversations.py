@@ -101,7 +101,7 @@ def test_only_learned_answers_and_their_end_tokens_are_learned(name: str, tokeni
     derived = chat_format.derive(tokenizer)
     turns = chat_format.derive_turns(tokenizer, derived)
     texts = [f"{turns.start}{turn.output}{turns.end}" for turn in EARLIER if turn.is_learned]
-    assert tokenizer.decode(learned) == "".join([*texts, derived.target(example)])
+    assert tokenizer.decode(learned) == "".join([*texts, derived.start + example.output + derived.end])
     assert turns.end.endswith(tuple(chat_templates.SPECIAL_TOKENS))
     assert len(learned) == encoded.learned
     following = (encoded.prompt + encoded.target)[-len(labels) :]

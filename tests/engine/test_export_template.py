@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from tunerun.engine import chat_template
 from tunerun.engine.chat_format import ChatFormat, EarlierTurns, SystemMessage
 from tunerun.engine.export_template import template_of
-from tunerun.job import Example
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 TURNS = EarlierTurns("<first>", "<asked>", "<next>")
@@ -29,7 +28,7 @@ def test_an_input_is_rendered_in_the_chat_format(prefix: str, suffix: str, start
     template = template_of(chat, EarlierTurns(problem="it has none"))
     assert chat_template.render(template, conversation(text), {}) == chat.prompt(text)
     answered = chat_template.render(template, conversation(text, "yes"), {})
-    assert answered == chat.prompt(text) + chat.target(Example(text, "yes"))
+    assert answered == chat.prompt(text) + f"{start}yes{end}"
 
 
 def test_earlier_turns_are_rendered_as_in_training() -> None:

@@ -247,8 +247,3 @@ def files(found: FoundModel) -> list[Path]:
     if found.path is None:
         return []
     return [found.path] if found.path.is_file() else _relevant(found.path)
-
-
-def stated_license(found: FoundModel) -> str | None:
-    """Return the licence as a model's files state it; None: they do not state one."""
-    return None if found.path is None else model_facts.stated_license(found.path)

@@ -17,7 +17,6 @@ from pydantic import TypeAdapter
 from tunerun.engine import chat_template
 from tunerun.errors import BaseModelError, NoTurnsError
 from tunerun.files import replacing
-from tunerun.job import Example
 
 TURNS_VERSION = 2
 """The version of `derive_turns`. Raise it when its results change. It is part of the keys of trials that train on
@@ -43,10 +42,6 @@ class ChatFormat:
     def prompt(self, text_input: str) -> str:
         """Return the prompt for an input; the same in training and in generation."""
         return f"{self.prefix}{text_input}{self.suffix}"
-
-    def target(self, example: Example) -> str:
-        """Return the text that the model learns to generate for an example."""
-        return f"{self.start}{example.output}{self.end}"
 
     @property
     def space_before_end(self) -> str:

@@ -10,7 +10,7 @@ from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from tunerun.engine import base_model, file_digest, prepared_model
+from tunerun.engine import base_model, file_digest, model_facts, prepared_model
 from tunerun.errors import BaseModelError
 from tunerun.job import BaseModelRef
 from tunerun.planning.trial import Trial
@@ -150,7 +150,7 @@ def _with_files(
         known,
         revision=found.commit,
         package=None if carried is None else f"{stored.package}=={carried}",
-        license=known.license or base_model.stated_license(found),
+        license=known.license or (None if found.path is None else model_facts.stated_license(found.path)),
         files=tuple(files),
         chat_format=asdict(prepared_model.read_chat_format(found, cache)) if is_prepared else {},
     )

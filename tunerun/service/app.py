@@ -92,7 +92,7 @@ class Service:
 
     def __init__(self, settings: Settings) -> None:
         # Engines of this machine share its memory: one for each base model that answers, and those that tune here.
-        tuning_here = registry.count(settings.workers) if registry.are_here(settings.workers) else 0
+        tuning_here = settings.workers.count if registry.are_here(settings.workers) else 0
         chosen = EngineSettings(
             settings.device, settings.threads, packing=settings.packing, engines=len(settings.models) + tuning_here
         )

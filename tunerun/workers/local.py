@@ -28,13 +28,7 @@ class LocalWorkers(Section):
     )
 
 
-SECTION = LocalWorkers
 IS_HERE = True
-
-
-def count(section: LocalWorkers) -> int:
-    """Return the largest number of workers."""
-    return section.count
 
 
 def room(section: LocalWorkers) -> int:

@@ -82,13 +82,7 @@ class RayWorkers(Section):
     )
 
 
-SECTION = RayWorkers
 IS_HERE = False
-
-
-def count(section: RayWorkers) -> int:
-    """Return the largest number of workers."""
-    return section.count
 
 
 def room(section: RayWorkers) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
-from tunerun.section import Section
 from tunerun.workers import local, ray, slurm
 from tunerun.workers.base import Place, RecoveredWorker, Worker
 
@@ -19,16 +18,8 @@ class WorkersModule(Protocol):
     """What the module of a kind has to define."""
 
     @property
-    def SECTION(self) -> type[Section]:  # noqa: N802 - a constant of a module
-        """Its config section, whose field `kind` has the kind as its only choice."""
-
-    @property
-    def IS_HERE(self) -> bool:  # noqa: N802
+    def IS_HERE(self) -> bool:  # noqa: N802 - a constant of a module
         """Whether its engines run on this machine."""
-
-    def count(self, section: Any) -> int:
-        """Return the largest number of workers that a section allows."""
-        ...
 
     def room(self, section: Any) -> int:
         """Return how many workers can be open at once; may connect to a cluster.
@@ -69,11 +60,6 @@ class WorkersModule(Protocol):
 
 
 _MODULES: dict[str, WorkersModule] = {"local": local, "ray": ray, "slurm": slurm}
-
-
-def count(section: Workers) -> int:
-    """Return the largest number of workers that a section allows."""
-    return _MODULES[section.kind].count(section)
 
 
 def are_here(section: Workers) -> bool:

@@ -88,13 +88,7 @@ class SlurmWorkers(Section):
     )
 
 
-SECTION = SlurmWorkers
 IS_HERE = False
-
-
-def count(section: SlurmWorkers) -> int:
-    """Return the largest number of workers."""
-    return section.count
 
 
 def room(section: SlurmWorkers) -> int:

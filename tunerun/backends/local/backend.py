@@ -83,7 +83,7 @@ class LocalBackend:
             lambda jobs, most: messages.Train(
                 tuple(messages.PackedJob(job.id, job.request) for job in jobs), root, keep_cancelled, most
             ),
-            worker_kinds.count(workers),
+            workers.count,
             lambda: worker_kinds.room(workers),
         )
         self._has_found = False  # whether workers of an earlier, killed process were looked for
@@ -111,7 +111,7 @@ class LocalBackend:
         """The most jobs that can train at once: a full pack on each engine. Memory may allow fewer."""
         settings = self._settings
         pack = pass_limits.most_members(settings.packing, devices.chosen(settings.device))
-        return pack * worker_kinds.count(self._workers)
+        return pack * self._workers.count
 
     def capabilities(self) -> Capabilities:
         """Return the capabilities; see the Protocol."""

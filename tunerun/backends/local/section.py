@@ -141,7 +141,7 @@ def capabilities_with(settings: EngineSettings, workers: worker_kinds.Workers) -
         trains_conversations=True,
         hyperparameters=LATER_HYPERPARAMETERS,
         engine=settings if are_here else None,
-        engines=worker_kinds.count(workers) if are_here else 1,
+        engines=workers.count if are_here else 1,
         problems=tuple(problems),
         warnings=tuple(warnings),
     )
