@@ -63,9 +63,7 @@ def appendix(record: OpenRecord) -> Appendix:
         _answered(checklist, f"{len(sections) + place}.", topics, numbers, open_number)
         for place, checklist in enumerate(CHECKLISTS, start=1)
     ]
-    open_blocks: list[Block] = [
-        Paragraph("These questions are for the authors; a record of runs holds nothing on them.")
-    ]
+    open_blocks: list[Block] = [Paragraph("These questions are for the authors; a record of runs cannot answer them.")]
     for checklist in CHECKLISTS:
         rows = tuple((each.number, each.title, each.left) for each in checklist.questions if not each.topics)
         open_blocks.append(AppendixTable((checklist.name, "question", "why"), rows, wrapped=(1, 2)))
@@ -74,7 +72,7 @@ def appendix(record: OpenRecord) -> Appendix:
     introduction = (
         f"Sweep {sweep.id} of the experiment {sweep.experiment}, planned on "
         f"{datetime.fromtimestamp(sweep.created_at, UTC):%Y-%m-%d} (UTC): {counted(len(material.trials), 'trial')}. "
-        "Everything below is from its record; what the record does not hold is called not recorded or not stated. "
+        "Everything below is from its record; what it does not contain is called not recorded or not stated. "
         "Questions of checklists are quoted; their answers name the sections with the details."
     )
     return Appendix(

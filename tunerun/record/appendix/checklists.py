@@ -40,7 +40,7 @@ class Checklist:
     questions: tuple[ChecklistQuestion, ...]
 
 
-_PAPER = "It is about the paper's text."
+_PAPER = "Concerns the text of the paper."
 
 NEURIPS = Checklist(
     "NeurIPS Paper Checklist (2025)",
@@ -122,7 +122,7 @@ NEURIPS = Checklist(
         ChecklistQuestion(
             "11",
             "Safeguards",
-            left="It is about how data and models are released.",
+            left="Concerns the release of data and models.",
             text="Does the paper describe safeguards that have been put in place for responsible release of data or "
             "models that have a high risk for misuse (e.g., pretrained language models, image generators, or scraped "
             "datasets)?",
@@ -172,7 +172,7 @@ NEURIPS = Checklist(
     ),
 )
 
-_AIM = "It is about the aim of the study."
+_AIM = "Concerns the aim of the study."
 _ORIGIN = "How rows were collected is not in a record."
 
 REFORMS = Checklist(
@@ -219,7 +219,9 @@ REFORMS = Checklist(
             left=_ORIGIN,
         ),
         ChecklistQuestion(
-            "3c", "Justification for why the dataset is useful for the modeling task at hand", left="It is an argument."
+            "3c",
+            "Justification for why the dataset is useful for the modeling task at hand",
+            left="Requires an argument.",
         ),
         ChecklistQuestion(
             "3d",
@@ -238,7 +240,7 @@ REFORMS = Checklist(
             "3g",
             "Justification for why the distribution or set from which the dataset is drawn (3b.) is representative of "
             "the one about which the scientific claim is being made (1a.)",
-            left="It is an argument.",
+            left="Requires an argument.",
         ),
         ChecklistQuestion(
             "4a",
@@ -260,7 +262,9 @@ REFORMS = Checklist(
             "and loss function used",
             ("base_model", "hyperparameters", "preprocessing"),
         ),
-        ChecklistQuestion("5b", "Justification for the choice of model types implemented", left="It is an argument."),
+        ChecklistQuestion(
+            "5b", "Justification for the choice of model types implemented", left="Requires an argument."
+        ),
         ChecklistQuestion(
             "5c",
             "Method for evaluating the model(s) reported in the paper, including details of train-test splits or "
@@ -297,7 +301,7 @@ REFORMS = Checklist(
             "6c",
             "Justification that each feature or input used in the model is legitimate for the task at hand and does "
             "not lead to leakage",
-            left="It is an argument; the inputs are in the template.",
+            left="Requires an argument; the inputs are in the template.",
         ),
         ChecklistQuestion(
             "7a",
@@ -322,7 +326,9 @@ REFORMS = Checklist(
             "8a", "Evidence of external validity", left="Every set of a record may come from one source."
         ),
         ChecklistQuestion(
-            "8b", "Contexts in which the authors do not expect the study's findings to hold", left="It is an argument."
+            "8b",
+            "Contexts in which the authors do not expect the study's findings to hold",
+            left="Requires an argument.",
         ),
     ),
 )

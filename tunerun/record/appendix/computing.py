@@ -47,7 +47,7 @@ def compute(material: Material) -> Topic:
     known = "" if len(seconds) == len(own) else f" (known of {len(seconds)} of {len(own)})"
     spent = f"{_duration(sum(seconds))} of training{known}" if seconds else f"training time {NOT_RECORDED}"
     devices = [str(device) for device in material.config_values("backend", "device") if device]
-    requested = f" (device {words(devices)} was asked for)" if devices else ""
+    requested = f" (requested device: {words(devices)})" if devices else ""
     places = "; ".join(map(_place, material.places)) or f"a machine that is {NOT_RECORDED}{requested}"
     summary = (
         f"{counted(len(done), 'run')} succeeded, in total {spent} and {tokens:,} training tokens (all epochs), on "
@@ -71,8 +71,7 @@ def compute(material: Material) -> Topic:
         Paragraph(summary),
         AppendixTable(head, rows, wrapped=(1, 8), numbers=(0, 2, 4, 5, 6, 7)),
         Paragraph(
-            "Seconds are of training alone, as the backend measured them; loading, converting and asking models are "
-            "not in them."
+            "Seconds are the time of training as the backend measured it, without loading, conversion and evaluation."
         ),
     )
     return Topic("Compute", summary, blocks)
@@ -202,7 +201,10 @@ def licenses(material: Material) -> Topic:
     rows += models
     stated = [f"{name}: {license_}" for _, name, license_ in rows if license_ not in (NOT_STATED, NOT_RECORDED)]
     missing = [name for _, name, license_ in rows if license_ in (NOT_STATED, NOT_RECORDED)]
-    parts = [f"Stated: {'; '.join(stated)}." if stated else "", f"Without one: {words(missing)}." if missing else ""]
+    parts = [
+        f"Stated: {'; '.join(stated)}." if stated else "",
+        f"No license stated: {words(missing)}." if missing else "",
+    ]
     summary = " ".join(filter(None, parts))
     table = AppendixTable(("asset", "name", "license"), tuple(rows), wrapped=(1,))
     return Topic("Licenses", summary, (Paragraph(summary), table))
@@ -227,7 +229,7 @@ def rerun(material: Material) -> Topic:
     )
     blocks = (
         Paragraph(summary),
-        Paragraph("The command, without where files are:"),
+        Paragraph("The command, without paths of the machine:"),
         CodeBlock(_portable(material.sweep.command)),
         AppendixTable(
             ("trial", "key", "SHA-256 of the weights"), rows, numbers=(0,), note="The first 16 of 64 digits each."

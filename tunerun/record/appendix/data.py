@@ -51,7 +51,7 @@ def data(material: Material) -> Topic:
     return Topic("Data", summary, tuple(blocks))
 
 
-_FOR = {"training": "to train on", "validation": "to choose by (validation)", "test": "held out for the end (test)"}
+_FOR = {"training": "for training", "validation": "for selection (validation)", "test": "for the end (test)"}
 
 
 def _sets(material: Material) -> AppendixTable:

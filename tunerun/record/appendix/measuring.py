@@ -25,12 +25,12 @@ def metrics(material: Material) -> Topic:
         summary = f"No metric is configured. {material.verdict.sentence}"
         return Topic("Metrics", summary, (Paragraph(summary),))
     named = words(
-        [f"{each.name} ({each.unit}{'' if each.higher_is_better else ', less is better'})" for each in scorers]
+        [f"{each.name} ({each.unit}{'' if each.higher_is_better else ', lower is better'})" for each in scorers]
     )
     generation = material.trials[0].settings.generation
     choices = material.config_values("evaluation", "choices")
     how = (
-        "the likeliest of the given choices is the answer"
+        "the answer is the likeliest of the configured choices"
         if choices[0] is not None
         else f"answers have at most {generation.max_output_tokens} tokens, temperature {generation.temperature:g}"
     )
@@ -118,15 +118,15 @@ def _test(material: Material) -> Iterator[str]:
         )
         return
     if is_binary and decision.family == 1:
-        yield "The difference to the baseline is tested by McNemar's test (mid-p), two-sided; there is no other one."
+        yield "The difference to the baseline is tested by McNemar's test (mid-p), two-sided; there is one comparison."
     else:
         flips = (
             "swaps of two models' answers to a row" if material.metrics[0].is_corpus else "sign flips of paired rows"
         )
         yield (
             f"Differences to baselines are tested by joint {flips} (step-down maxT, Westfall and Young 1993), "
-            f"two-sided, corrected for {family}; where there is no difference, the test takes each row's to be "
-            "symmetric."
+            f"two-sided, corrected for {family}; under the null hypothesis the differences of rows "
+            "are assumed to be symmetric."
         )
     method = "Tango's score intervals" if is_binary else "score intervals"
     yield f"Intervals of differences are {method}, which hold for all comparisons at once."

@@ -26,7 +26,7 @@ def base_model(material: Material) -> Topic:
     """The base model by name and by content, and how it is trained."""
     named = dict(material.document.get("models", {}))
     names = list(dict.fromkeys(named.values())) or material.config_values("model", "name")
-    local = "; its content is part of every trial's key. What is trained is a LoRA adapter"
+    local = "; its content is part of every trial's key. A LoRA adapter is trained"
     summary = f"Base model: {words(names) or NOT_RECORDED}{local if _is_trained_here(material) else ''}."
     identities = [f"{name}: {identity}" for identity, name in named.items()]
     blocks: list[Block] = [Paragraph(f"{summary} {_optimiser(material)}")]
@@ -83,7 +83,7 @@ def _optimiser(material: Material) -> str:
             schedule="at a constant learning rate" if is_constant else "with the schedule of each trial",
             precision=words(formats) or f"a number format that is {NOT_RECORDED}",
         )
-    return f"Optimiser: {NOT_RECORDED}; it is that of the backend ({words(sorted(kinds))})."
+    return f"Optimiser: {NOT_RECORDED}; it depends on the backend ({words(sorted(kinds))})."
 
 
 def hyperparameters(material: Material) -> Topic:
@@ -149,11 +149,11 @@ def test_set(material: Material) -> Topic:
     """The openings of the test set, and for which trials."""
     size = material.sizes("test")
     if not size:
-        summary = "There is no test set: what is reported was measured on the rows that points were chosen by."
+        summary = "There is no test set: reported measures are those on the rows by which points were chosen."
         return Topic("Test set", summary, (Paragraph(summary),))
     openings = material.openings
     if not openings:
-        summary = f"The test set ({size}) has not been opened: no model was asked its rows."
+        summary = f"The test set ({size}) has not been opened: no model has answered its rows."
         return Topic("Test set", summary, (Paragraph(summary),))
     times = []
     for opening in openings:
@@ -164,7 +164,7 @@ def test_set(material: Material) -> Topic:
     summary = f"The test set ({size}) was opened {often}: {words(times)}."
     blocks: list[Block] = [Paragraph(summary)]
     if len(openings) > 1:
-        blocks.append(Paragraph("What was chosen after the first time has seen it."))
+        blocks.append(Paragraph("Choices made after the first opening may depend on the test set."))
     if material.test_verdict is not None:
         blocks.append(Paragraph(material.test_verdict.sentence))
     return Topic("Test set", summary, tuple(blocks))
