@@ -81,7 +81,8 @@ def engines_on_one(device: str, engines: int) -> int:
 
 @functools.cache
 def cuda_devices() -> tuple[CudaDevice, ...]:
-    """Return the CUDA devices that torch would see, from the driver's library, which obeys CUDA_VISIBLE_DEVICES."""
+    """Return the CUDA devices that torch would use."""
+    # From the driver's library, which obeys CUDA_VISIBLE_DEVICES as torch does.
     if sys.platform not in _LIBRARIES or not _torch_has_cuda():
         return ()
     try:

@@ -20,8 +20,7 @@ _SAMPLE_BYTES = 4096
 def sha256(file: Path, cache: Path) -> str:
     """Return the hexadecimal SHA-256 of a file's content.
 
-    For a large file the cached digest is used if size, times, inode and a sample of the bytes are unchanged. Programs
-    that restore the modification time cannot restore the change time (ctime).
+    For a large file the cached digest is used if size, times, inode and a sample of the bytes are unchanged.
 
     Args:
         file: may be a link.
@@ -34,6 +33,7 @@ def sha256(file: Path, cache: Path) -> str:
     state = path.stat()
     if state.st_size <= READ_WHOLE_BYTES:
         return hashlib.sha256(path.read_bytes()).hexdigest()
+    # A program that restores the modification time (mtime) cannot restore the change time (ctime).
     stamp = [str(path), state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino, _sample(path, state.st_size)]
     record = cache / "digests" / f"{hashlib.sha256(str(path).encode()).hexdigest()[:32]}.json"
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # absent or damaged: compute it again

@@ -81,7 +81,7 @@ class Generation:
         for position, prompt in enumerate(prompts):
             try:
                 row = self._row(position, prompt, on_part, is_cancelled)
-            except InputError as error:
+            except InputError as error:  # returned: prompts of several callers share a batch
                 answers[position] = error
                 continue
             row.on_answer = None if on_answer is None else partial(on_answer, position)
@@ -91,6 +91,7 @@ class Generation:
 
         if self._decoder is None:
             self._decoder = decoding.decoder_of(self.base) or PaddedDecoder(self.base)
+        # Repeated for rows of other adapters, and for rows that a padded batch cut short.
         waiting = [*rows]
         while waiting:
             together = waiting if self.can_mix else [row for row in waiting if row.adapter is waiting[0].adapter]

@@ -67,7 +67,7 @@ class JsonGrammars:
         """
         if schema not in self._matchers:
             matcher = self._matcher(schema)
-            if len(self._matchers) >= REMEMBERED:
+            if len(self._matchers) >= REMEMBERED:  # the oldest one: a dictionary keeps the order of insertion
                 del self._matchers[next(iter(self._matchers))]
             self._matchers[schema] = matcher
         return JsonConstraint(self._matchers[schema].deep_copy(), self._width)

@@ -57,6 +57,7 @@ def measure(
         for prompt, (_input, outputs) in zip(prompts, rows, strict=True)
     ]
 
+    # Before the first pass, so that a row at the end does not waste the work on the others.
     limit = base.context_tokens
     longest = {number: max(map(len, row), default=0) for number, row in enumerate(encoded, start=1)}
     too_long = [number for number, length in longest.items() if limit is not None and length > limit]

@@ -59,6 +59,7 @@ class WorkersModule(Protocol):
         ...
 
 
+# Importing these modules imports neither ray nor submitit: their functions do.
 _MODULES: dict[str, WorkersModule] = {"local": local, "ray": ray, "slurm": slurm}
 
 
