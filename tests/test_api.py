@@ -1,4 +1,4 @@
-"""The package as a library: what it offers, how it shows itself, and models that stay open."""
+"""The package as a library: its functions, the text of its objects, and models that stay open."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_a_star_import_leaves_pythons_own_functions() -> None:
 
 
 def test_importing_the_package_imports_nothing_heavy() -> None:
-    """Neither the import nor `dir` costs a module of another package."""
+    """Neither the import nor `dir` imports another package."""
     script = "import sys, tunerun; dir(tunerun); print([m for m in sys.modules if m.split('.')[0] in sys.argv[1:]])"
     heavy = ["torch", "mlflow", "transformers", "hydra", "pydantic", "pandas", "rich", "numpy"]
     shown = subprocess.run([sys.executable, "-c", script, *heavy], capture_output=True, text=True, check=True)
@@ -57,7 +57,7 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
 
 
 def test_what_is_shown_at_a_prompt_is_one_line(tmp_path: Path) -> None:
-    """Experiment, plan, result and verdict say what they are, and not all that they hold."""
+    """Experiment, plan, result and verdict have a short text."""
     plan = planned(tmp_path, *SWEEP)
     result = SweepResult(verdicts.demo_verdict(), {}, None, None)
     assert repr(plan.experiment) == "<Experiment numbers: 4 trials, varies hyperparameters.epoch_count, seed>"

@@ -1,4 +1,4 @@
-"""Conversations with a model: the prompt of each message, and the note about the system message."""
+"""Conversations with a model: the prompt of each message, and warnings about system messages."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def trained(*systems: str, earlier: tuple[Turn, ...] = (Turn("a", "b"),)) -> Seq
 
 
 def test_messages_are_rendered_and_remembered() -> None:
-    """Each message goes through text_input, behind what was said; a reset forgets that. The first is as predict asks."""
+    """Each message is rendered by text_input after the earlier turns; a reset forgets them; the first prompt is predict's."""
     chat = Chat(opened(text_input="Q: {{ question }}"))
     assert chat.say("one") == "Q: ONE"
     assert chat.say("two") == "tunedModels/t[|Q: one>Q: ONE;Q: two]"
@@ -51,7 +51,7 @@ def test_messages_are_rendered_and_remembered() -> None:
 
 
 def test_other_columns() -> None:
-    """The template's other columns are the same for every message; the message's own is the one that is left."""
+    """Other columns of the template keep their values; the message fills the remaining column."""
     template: dict[str, Any] = {"text_input": "{{ context }} {{ question }}"}
     assert Chat(opened(**template), columns={"context": "here:"}).say("why") == "HERE: WHY"
     with pytest.raises(InputError, match=r"^--chat: template\.text_input reads 'context', 'question'; give all but"):
@@ -61,7 +61,7 @@ def test_other_columns() -> None:
 
 
 def test_system_message_of_training() -> None:
-    """The one that all rows of training had is sent; where they differ none is, and a note says so."""
+    """The system message that all training rows shared is sent; if they differ, none is, with a warning."""
     chat = Chat(opened(), training=trained("S", "S"))
     assert (chat.say("x"), chat.warnings) == ("tunedModels/t[S|x]", [])
     chat = Chat(opened(), training=trained("S", "T"))
@@ -71,21 +71,21 @@ def test_system_message_of_training() -> None:
 
 @pytest.mark.parametrize(("systems", "says"), [(("",), "training had none"), (("S",), "it is not one of training's")])
 def test_a_system_message_that_was_not_trained(systems: Sequence[str], says: str) -> None:
-    """It is sent, with a warning."""
+    """Another system message than training's is sent, with a warning."""
     chat = Chat(opened(), system="N", training=trained(*systems))
     assert chat.say("x") == "tunedModels/t[N|x]"
     assert chat.warnings == [f"system message: {says}, so that answers to it were not learned"]
 
 
 def test_one_turn_of_training() -> None:
-    """A model that never saw a second turn answers one, with a warning."""
+    """A model that was trained on one turn answers a second one with a warning."""
     assert Chat(opened(), training=trained("", earlier=())).warnings == [
         "training had rows of one turn; what is answered after the first was not learned"
     ]
 
 
 def test_system_message_of_the_template() -> None:
-    """A template's own system message holds; --system fills {{ system }} where it is named, and is refused elsewhere."""
+    """The template's system message is used; --system fills its {{ system }}, and is refused if there is none."""
     assert Chat(opened(system="Be brief.")).say("x") == "tunedModels/t[Be brief.|x]"
     assert Chat(opened(system="Be {{ system }}."), system="kind").say("x") == "tunedModels/t[Be kind.|x]"
     assert Chat(opened(text_input="{{ system }}: {{ text_input }}"), system="kind").say("x") == "KIND: X"
@@ -94,7 +94,7 @@ def test_system_message_of_the_template() -> None:
 
 
 def test_rows_of_messages() -> None:
-    """A mapping of messages is asked its last message of the user; one that cannot be asked names its position."""
+    """A row of messages is answered at its last user message; an error names the message's position."""
     said = [("system", "S"), ("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")]
     messages = [{"role": role, "content": text} for role, text in said]
     with opened(text_input="<{{ text_input }}>") as model:
@@ -107,13 +107,13 @@ def test_rows_of_messages() -> None:
 
 
 def test_a_file_of_messages(tmp_path: Path) -> None:
-    """A file of conversations is asked row by row."""
+    """A file of conversations is answered row by row."""
     (tmp_path / "rows.jsonl").write_text('{"messages": [{"role": "user", "content": "a"}]}\n')
     assert opened().many(tmp_path / "rows.jsonl") == ["A"]
 
 
 def test_lines_from_another_program(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Each line that is piped in is a message; /reset forgets the conversation, and blank lines are skipped."""
+    """Each piped line is a message; /reset forgets the conversation, and blank lines are skipped."""
     monkeypatch.setattr(sys, "stdin", io.StringIO("one\n\ntwo\n/reset\nthree\n"))
     command.talk(Chat(opened(), training=trained("", earlier=())))
     printed = capsys.readouterr()
@@ -129,7 +129,7 @@ class Terminal(io.StringIO):
 
 
 def test_lines_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """A message that cannot be answered is reported and forgotten, and the conversation continues; the end of input ends."""
+    """A message that cannot be answered is reported and forgotten; the conversation lasts until the end of input."""
     monkeypatch.setattr(sys, "stdin", Terminal("one\ntoo long\n\ntwo\n"))
 
     def answer(_: object, text: str) -> str:

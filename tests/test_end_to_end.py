@@ -1,4 +1,4 @@
-"""The whole road on a real engine: the command line trains, is killed, resumes, and shows its runs in MLflow."""
+"""The command line on a real engine: it trains, is killed, resumes, and shows its runs in MLflow."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_a_sweep_trains_compares_and_answers(experiment: list[str]) -> None:
 def test_a_sweep_that_was_killed_continues_with_what_is_missing(
     tmp_path: Path, experiment: list[str], started: Any
 ) -> None:
-    """After kill -9 in the middle, the same command ends with every trial done once and every curve whole."""
+    """After kill -9, the same command finishes with every trial done once and every curve complete."""
     process = started(*experiment)
     wait_for(tmp_path, "trial 1 ", process)
     process.send_signal(signal.SIGKILL)
@@ -145,7 +145,7 @@ def test_an_interrupted_run_says_how_to_resume(
 
 
 def test_the_api_does_what_the_commands_do(experiment: list[str]) -> None:
-    """load, plan, run, predict, open and compare are the same road from Python."""
+    """load, plan, run, predict, open and compare give the same results from Python."""
     plan = tunerun.plan(tunerun.load(experiment))
     swept = tunerun.run(plan)
     assert swept.exit_code == 0
@@ -162,7 +162,7 @@ def test_the_api_does_what_the_commands_do(experiment: list[str]) -> None:
 
 
 def test_a_tracker_that_is_down_fails_no_trial_and_is_brought_up_to_date(tmp_path: Path, experiment: list[str]) -> None:
-    """With a dead tracking URI the run continues and says so; `sync` shows everything later; no password is kept."""
+    """With an unreachable tracking URI the run continues with a note; `sync` sends everything later; no password is stored."""
     dead = "tracking={kind: mlflow, uri: 'http://me:planted-secret@127.0.0.1:9'}"
     experiment.remove("tracking=none")
     first = finished("run", "--json", *experiment, dead)
@@ -184,7 +184,7 @@ def test_a_tracker_that_is_down_fails_no_trial_and_is_brought_up_to_date(tmp_pat
 
 
 def test_results_are_written_by_a_command(tmp_path: Path, experiment: list[str]) -> None:
-    """`compare --output` writes the numbers, a table and a picture, and shows the same table."""
+    """`compare --output` writes numbers, tables and plots, and prints the same table."""
     sweep = result(*experiment)["sweep"]
     shown = finished("compare", "name=numbers", "--output", "written")
     assert finished("compare", *experiment).stdout == finished("compare", "--sweep", sweep).stdout == shown.stdout
@@ -197,8 +197,8 @@ def test_results_are_written_by_a_command(tmp_path: Path, experiment: list[str])
     assert "4 SUCCEEDED" in finished("status").stdout
 
 
-def test_a_full_disk_is_said_and_nothing_is_lost(experiment: list[str]) -> None:
-    """A runs folder that cannot be written is a clear error and no traceback."""
+def test_a_full_disk_is_reported_and_nothing_is_lost(experiment: list[str]) -> None:
+    """A runs folder that cannot be written is an error without a traceback."""
     Path("in-the-way").write_text("")
     done = finished("run", *experiment, "paths.runs=in-the-way/runs", code=1)
     assert "choose another paths.runs" in done.stderr

@@ -1,4 +1,4 @@
-"""What the environment gives is used and never kept: a planted value is looked for in every byte of a runs folder."""
+"""Values of environment variables are used and never stored: a test searches a runs folder for a planted one."""
 
 from __future__ import annotations
 
@@ -61,10 +61,10 @@ def files_with(folder: Path, text: str) -> list[str]:
     return [str(file) for file in folder.rglob("*") if file.is_file() and text.encode() in file.read_bytes()]
 
 
-def test_nothing_that_a_run_keeps_holds_what_the_environment_gave(
+def test_no_file_of_a_run_contains_values_of_environment_variables(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tunerun: Called
 ) -> None:
-    """Ledger, tuned model, logs, MLflow's store and a bundle keep the interpolations; what was kept acts again with them."""
+    """Ledger, tuned model, logs, MLflow and bundle contain only interpolations, with which a rerun works."""
     outside = tmp_path / PLANTED
     outside.mkdir()
     environment = {
@@ -108,7 +108,7 @@ def test_nothing_that_a_run_keeps_holds_what_the_environment_gave(
 def test_a_service_whose_address_came_from_the_environment_is_found_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tunerun: Called
 ) -> None:
-    """The ledger keeps the interpolation, and `cancel` and `predict` resolve it."""
+    """The ledger stores the interpolation of an address, and `cancel` and `predict` resolve it."""
     monkeypatch.setenv("GEMINI_API_KEY", "planted-key")
     rows = write_rows(tmp_path / "rows.jsonl", ROWS)
     options = ["name=hosted", f"dataset.path={rows}", "tracking=none", "hyperparameters.epoch_count=1"]
