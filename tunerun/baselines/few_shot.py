@@ -127,7 +127,7 @@ def _with_text_before(asked: Input, before: str) -> Input:
 
 def baselines(setting: Setting) -> list[Baseline]:
     """Return both forms for each count, fewer examples first."""
-    found: list[Baseline] = []
+    made: list[Baseline] = []
     for count in sorted({count for count in setting.counts if count}):
         examples = tuple(setting.drawn[:count])
         content = digest(list(map(example_json.to_list, examples)))
@@ -135,8 +135,8 @@ def baselines(setting: Setting) -> list[Baseline]:
             # A set that is too small makes the same examples for two counts, which are still two baselines.
             lacking = {} if len(examples) == count else {"count": count}
             subject = subject_of(setting, examples=content, form=form.value, **lacking)
-            found.append(FewShot(subject, setting.model, examples, form, count))
-    return found
+            made.append(FewShot(subject, setting.model, examples, form, count))
+    return made
 
 
 def restored(subject: str, document: Mapping[str, Any]) -> Baseline:

@@ -97,15 +97,15 @@ class _Better:
 
     def problems(self, candidate: Candidate) -> Iterator[str]:
         verdict, text = candidate.verdict, f"better than {self.name}"
-        known = {each.name: each for each in candidate.baselines}
-        if self.name != _EVERY and self.name not in known:
-            listed = ", ".join(known) or "none"
+        baselines = {each.name: each for each in candidate.baselines}
+        if self.name != _EVERY and self.name not in baselines:
+            listed = ", ".join(baselines) or "none"
             raise ConfigError(
                 f"--require '{text}': the sweep has no such baseline; it has {listed}, or write {_EVERY!r}"
             )
-        if not known:
+        if not baselines:
             yield f"{text}: the sweep has no baseline"
-        for each in known.values() if self.name == _EVERY else [known[self.name]]:
+        for each in baselines.values() if self.name == _EVERY else [baselines[self.name]]:
             # A baseline that was not measured was not beaten either.
             if verdict.metric is None or verdict.metric not in each.estimates:
                 why = f" ({each.problem})" if each.problem else ""
@@ -158,8 +158,8 @@ class _Threshold:
         limit = self.number / 100 if self.is_percent else self.number
         value = trial.metrics.get(name)
         if value is None:
-            known = sorted(trial.metrics) if not is_on_test else [m.name for m in verdict.measures]
-            yield f"{text}: the trial has no {self.measure}; it has {', '.join(known) or 'none'}"
+            measures = sorted(trial.metrics) if not is_on_test else [m.name for m in verdict.measures]
+            yield f"{text}: the trial has no {self.measure}; it has {', '.join(measures) or 'none'}"
         elif not _SIGNS[self.sign](value, limit):
             yield f"{text}: it is {numbers.measure(value, unit, verdict.decision.rows)}"
 

@@ -183,8 +183,8 @@ def _compared(measured: Measurements, rules: Rules) -> Comparison:
 
 def _point_result(measured: Measurements, point: MeasuredPoint) -> PointResult:
     first = point.records[0]
-    found = {f"eval/{metric.name}": measured.point_estimate(metric, point) for metric in measured.metrics}
-    estimates = {name: each for name, each in found.items() if each is not None}
+    estimate_of = {f"eval/{metric.name}": measured.point_estimate(metric, point) for metric in measured.metrics}
+    estimates = {name: each for name, each in estimate_of.items() if each is not None}
     trials = [measured.trials[place] for place in point.places]
     losses = [trial.metrics[LOSS] for trial in trials if LOSS in trial.metrics]
     if losses:
@@ -205,15 +205,15 @@ def _point_result(measured: Measurements, point: MeasuredPoint) -> PointResult:
 
 
 def _baseline_results(measured: Measurements) -> list[BaselineResult]:
-    said = [words(each.record.kind, each.record.document) for each in measured.baselines]
+    texts = [words(each.record.kind, each.record.document) for each in measured.baselines]
     results = []
-    for baseline, text in zip(measured.baselines, said, strict=True):
+    for baseline, text in zip(measured.baselines, texts, strict=True):
         estimates: dict[str, Estimate] = {}
         for metric in measured.metrics:
             table = measured.baseline_table(metric, baseline)
-            found = None if table is None else measured.estimate(metric, [table])
-            if found is not None:
-                estimates[f"eval/{metric.name}"] = found
+            estimate = None if table is None else measured.estimate(metric, [table])
+            if estimate is not None:
+                estimates[f"eval/{metric.name}"] = estimate
         if baseline.loss is not None:
             estimates[LOSS] = Estimate(baseline.loss)
         document = baseline.record.document
@@ -226,7 +226,7 @@ def _baseline_results(measured: Measurements) -> list[BaselineResult]:
                 estimates=estimates,
                 problem=document.get("problem"),
                 # Two base models make two baselines of the same words; a sentence has to tell them apart.
-                words=f"{text} ({baseline.name})" if text and said.count(text) > 1 else text,
+                words=f"{text} ({baseline.name})" if text and texts.count(text) > 1 else text,
             )
         )
     return results

@@ -80,24 +80,23 @@ def notes(
 def _agreement(metric: JudgedMetric, ledger: Ledger, frozen: Mapping[str, Any]) -> str:
     """How well a judge agrees with people, in words."""
     identity = str(frozen.get("identity") or metric.identity)
-    known = ledger.agreements([identity])
+    agreements = ledger.agreements([identity])
     sample = str(frozen.get("sample") or "")
-    found = known.get((identity, sample)) or (next(iter(known.values()), None) if not frozen else None)
-    if found is None:
+    agreement = agreements.get((identity, sample)) or (next(iter(agreements.values()), None) if not frozen else None)
+    if agreement is None:
         if metric.labelled is not None:
             return "its agreement with the labelled sample is not measured yet"
         how = "" if metric.compares else f"; name a labelled sample in the option examples of {metric.name}"
         return f"WARNING: whether it agrees with people is not known, so its scores prove nothing by themselves{how}"
-    unread = f", {found['unreadable']} of them unreadable" if found.get("unreadable") else ""
-    kappa = found.get("kappa")
-    shares = (numbers.measure(float(found[name]), Unit.SHARE, int(found["pairs"])) for name in ("exact", "within_one"))
-    exact, within = shares
-    said = f"of {numbers.counted(int(found['rows']), 'answer')} that people scored{unread} it scored {exact} the same "
-    said += f"and {within} within 1; "
+    unread = f", {agreement['unreadable']} of them unreadable" if agreement.get("unreadable") else ""
+    kappa = agreement.get("kappa")
+    pairs, answers = int(agreement["pairs"]), numbers.counted(int(agreement["rows"]), "answer")
+    exact, within = (numbers.measure(float(agreement[name]), Unit.SHARE, pairs) for name in ("exact", "within_one"))
+    shares = f"of {answers} that people scored{unread} it scored {exact} the same and {within} within 1; "
     if kappa is None:
-        return f"{said}weighted kappa is not defined, for one side gave one score only"
-    interval = "" if found.get("low") is None else f" ({found['low']:.2f} to {found['high']:.2f})"
-    return f"{said}quadratically weighted kappa {kappa:.2f}{interval}"
+        return f"{shares}weighted kappa is not defined, for one side gave one score only"
+    interval = "" if agreement.get("low") is None else f" ({agreement['low']:.2f} to {agreement['high']:.2f})"
+    return f"{shares}quadratically weighted kappa {kappa:.2f}{interval}"
 
 
 def self_preference(metric: JudgedMetric, records: Sequence[TrialRecord]) -> Iterator[str]:

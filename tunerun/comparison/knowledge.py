@@ -74,17 +74,17 @@ class Scores:
         key = (metric.name, subject, rows)
         if key in self._rows:
             return self._rows[key]
-        asked = LOSSES if metric.asks is Asks.LOSSES else rows.asked
+        way = LOSSES if metric.asks is Asks.LOSSES else rows.asked
         if isinstance(metric, JudgedMetric):
-            asked = rated_by(self.judges.get(metric.name, metric.identity), rows.asked)
-        found = self.answers.get((subject, rows.held_out, asked))
+            way = rated_by(self.judges.get(metric.name, metric.identity), rows.asked)
+        answers = self.answers.get((subject, rows.held_out, way))
         table: FloatArray | None = None
-        if found is not None and metric.asks is Asks.LOSSES:
-            table = np.array(found.losses, dtype=float)[:, None]
-        elif found is not None and isinstance(metric, JudgedMetric):
-            table = np.array(scores_of(found.texts), dtype=float)[:, None]
-        elif found is not None:
-            table = metric.rows(self.expected(rows.held_out), found.texts)
+        if answers is not None and metric.asks is Asks.LOSSES:
+            table = np.array(answers.losses, dtype=float)[:, None]
+        elif answers is not None and isinstance(metric, JudgedMetric):
+            table = np.array(scores_of(answers.texts), dtype=float)[:, None]
+        elif answers is not None:
+            table = metric.rows(self.expected(rows.held_out), answers.texts)
         self._rows[key] = table
         return table
 
@@ -107,8 +107,8 @@ class Scores:
 
     def texts(self, subject: str, rows: HeldOutRows) -> tuple[str, ...] | None:
         """Return the answers of a subject; None: there are none."""
-        found = self.answers.get((subject, rows.held_out, rows.asked))
-        return None if found is None else found.texts
+        answers = self.answers.get((subject, rows.held_out, rows.asked))
+        return None if answers is None else answers.texts
 
     def values(self, metrics: Sequence[Metric], subject: str, rows: HeldOutRows) -> dict[str, float]:
         """Return the values of a subject's metrics by the name that MLflow shows.
@@ -239,8 +239,8 @@ def trial_result(ledger: Ledger, record: TrialRecord) -> TrialResult:
             own = ()
         ways = [rows.asked, LOSSES]
         ways += [rated_by(metric.identity, rows.asked) for metric in own if isinstance(metric, JudgedMetric)]
-        found = {(record.key, rows.held_out, way): ledger.answers(record.key, rows.held_out, way) for way in ways}
-        scores = Scores({key: answers for key, answers in found.items() if answers is not None}, ledger)
+        answers_of = {(record.key, rows.held_out, way): ledger.answers(record.key, rows.held_out, way) for way in ways}
+        scores = Scores({key: answers for key, answers in answers_of.items() if answers is not None}, ledger)
         metrics, _ = scores.computable(own)  # the verdict reports why others are not
         measured = scores.values(metrics, record.key, rows)
     return result(record, job, ledger.snapshots(job.id), measured, validation=ledger.epoch_losses(job.id))

@@ -85,12 +85,12 @@ class Measurements:
         """
         # The digest of the held-out set is part of the name: the same trial in a sweep over other rows is shown again.
         # Within the first sweep two trials with one key are both shown.
-        seen: set[tuple[str, str | None]] = set()
+        shown: set[tuple[str, str | None]] = set()
         entries = []
         for place, sweep in enumerate(self.sweeps):
             names = [(record, (record.key, record.held_out.get(self.held_out))) for record in sweep.records]
-            entries += [(sweep, record) for record, name in names if place == 0 or name not in seen]
-            seen |= {name for _, name in names}
+            entries += [(sweep, record) for record, name in names if place == 0 or name not in shown]
+            shown |= {name for _, name in names}
         return entries
 
     @cached_property
@@ -117,7 +117,7 @@ class Measurements:
         for place, (sweep, record) in enumerate(self.entries):
             job = sweep.jobs.get(record.key)
             rows = rows_of(record, self.held_out)
-            found = result(
+            trial = result(
                 record,
                 job,
                 sweep.curves.get(job.id, ()) if job is not None else (),
@@ -126,18 +126,18 @@ class Measurements:
                 point=point_of[place],
                 sweep=sweep.sweep.id,
             )
-            results.append(replace(found, is_stopped=self._stop_of(sweep, record) is not None))
+            results.append(replace(trial, is_stopped=self._stop_of(sweep, record) is not None))
         return tuple(results)
 
     @cached_property
     def baselines(self) -> list[MeasuredBaseline]:
         """The baselines of the trials, each subject once."""
-        found: dict[str, MeasuredBaseline] = {}
+        baselines: dict[str, MeasuredBaseline] = {}
         names: set[str] = set()
         for sweep in self.sweeps:
             for record in sweep.baselines:
                 places = [place for place, (_, trial) in enumerate(self.entries) if record.subject in trial.baselines]
-                if record.subject in found or not places:
+                if record.subject in baselines or not places:
                     continue
                 name = record.name if record.name not in names else f"{record.name} of {sweep.sweep.id}"
                 names.add(name)
@@ -145,8 +145,8 @@ class Measurements:
                 loss = sweep.base_loss(record.subject) if is_base_model(record.kind) else None
                 each_rows = (rows_of(member, self.held_out) for member in records)
                 rows = tuple(dict.fromkeys(rows for rows in each_rows if rows is not None))
-                found[record.subject] = MeasuredBaseline(record, name, tuple(places), records, loss, rows)
-        return list(found.values())
+                baselines[record.subject] = MeasuredBaseline(record, name, tuple(places), records, loss, rows)
+        return list(baselines.values())
 
     # Points that were stopped early
 
@@ -156,13 +156,13 @@ class Measurements:
         rows = rows_of(record, VALIDATION)
         if self.held_out != VALIDATION or rows is None or self.scores.texts(record.key, rows) is not None:
             return None
-        found = sweep.answers.get((record.key, rows.held_out, stopped_by(sweep.sweep.id, rows.asked)))
-        return None if found is None else Stop.of(found.texts)
+        stored = sweep.answers.get((record.key, rows.held_out, stopped_by(sweep.sweep.id, rows.asked)))
+        return None if stored is None else Stop.of(stored.texts)
 
     @cached_property
     def stops(self) -> dict[int, Stopped]:
         """The points that were decided to be worse before all rows were answered, by number."""
-        found: dict[int, Stopped] = {}
+        stopped: dict[int, Stopped] = {}
         point_of = {self.entries[place][1].key: point.number for point in self.points for place in point.places}
         for point in self.points:
             stops = [stop for place in point.places if (stop := self._stop_of(*self.entries[place])) is not None]
@@ -172,8 +172,8 @@ class Measurements:
                 least = min(stop.rows for stop in stops)
                 of = len(self.scores.expected(rows.held_out))
                 better = point_of.get(stops[0].better)
-                found[point.number] = Stopped(least, of, better, stops[0].e_value, stops[0].needed)
-        return found
+                stopped[point.number] = Stopped(least, of, better, stops[0].e_value, stops[0].needed)
+        return stopped
 
     # The score table
 
@@ -194,8 +194,8 @@ class Measurements:
 
     def baseline_table(self, metric: Metric, baseline: MeasuredBaseline) -> FloatArray | None:
         """The scores of a baseline under the first template for which it is measured, [rows, m]; None: for none."""
-        found = (self.scores.of(metric, baseline.record.subject, rows) for rows in baseline.rows)
-        return self._kept_of(metric, next((table for table in found if table is not None), None))
+        tables = (self.scores.of(metric, baseline.record.subject, rows) for rows in baseline.rows)
+        return self._kept_of(metric, next((table for table in tables if table is not None), None))
 
     def kept(self, metric: Metric) -> NDArray[np.bool_] | None:
         """Which rows have a score of every model; None: all have, for only a judge's replies may be unreadable."""
@@ -209,8 +209,8 @@ class Measurements:
         for metric in self.metrics:
             if not isinstance(metric, JudgedMetric):
                 continue
-            found = (self.scores.of(metric, subject, rows) for subject, rows in subjects if rows is not None)
-            tables = [table for table in found if table is not None]
+            answered = (self.scores.of(metric, subject, rows) for subject, rows in subjects if rows is not None)
+            tables = [table for table in answered if table is not None]
             same = [table for table in tables if table.shape == tables[0].shape]
             missing = np.isnan(np.hstack(same)) if same else np.zeros((0, 0), dtype=np.bool_)
             if np.any(missing):
@@ -321,14 +321,14 @@ class Measurements:
                     return None
         if not tables:
             return None
-        found = estimate(metric, np.stack([*tables.values()]), None, self.alpha)
-        return replace(found, rows=stopped.rows)
+        partial = estimate(metric, np.stack([*tables.values()]), None, self.alpha)
+        return replace(partial, rows=stopped.rows)
 
     def texts(self, point: MeasuredPoint) -> list[tuple[str, ...]]:
         """The answers of each trial of a point that has answered; trials with the same key count once."""
         rows = [(record.key, rows_of(record, self.held_out)) for record in point.records]
-        found = {key: self.scores.texts(key, each) for key, each in rows if each is not None}
-        return [texts for texts in found.values() if texts is not None]
+        texts_of = {key: self.scores.texts(key, each) for key, each in rows if each is not None}
+        return [texts for texts in texts_of.values() if texts is not None]
 
     def answer_length(self, point: MeasuredPoint) -> float | None:
         """Characters of a point's answers, on average; None: there are none."""

@@ -76,11 +76,11 @@ def only_loss(points: Sequence[PointResult], name: str) -> str:
     Args:
         name: of the loss among the points' estimates.
     """
-    known = [point for point in points if name in point.estimates]
+    measured = [point for point in points if name in point.estimates]
     advice = "Name a metric in evaluation.metrics to compare points."
-    if not known:
+    if not measured:
         return f"No metric was measured, so no point can be preferred. {advice}"
-    lowest = min(known, key=lambda point: point.estimates[name].value)
+    lowest = min(measured, key=lambda point: point.estimates[name].value)
     return (
         f"Only {name} was measured, and one number for each point cannot be tested: the lowest is "
         f"{numbers.loss(lowest.estimates[name].value)}, of {_named(lowest)}. {advice}"
@@ -288,10 +288,10 @@ def _notes_on_the_test(case: Case) -> Iterator[str]:
                 "The interval, which holds for all comparisons at once, reaches 0; the test, one step at a time, does "
                 "not."
             )
-        about = next((point for point in case.points if point.number == decision.about), None)
-        found = next((each for each in about.against if each.baseline == decision.against), None) if about else None
-        if found is not None and found.holm_p > decision.alpha:
-            p = numbers.p_value(found.holm_p)
+        about = [point for point in case.points if point.number == decision.about]
+        differences = [each for point in about for each in point.against if each.baseline == decision.against]
+        if differences and differences[0].holm_p > decision.alpha:
+            p = numbers.p_value(differences[0].holm_p)
             yield f"By Holm's correction, which can be checked by hand and finds less, p = {p}."
     if decision.against is not None and len(case.compared) > 1:
         # Each alone is wrong in at most 5.4 % of simulated worlds without a difference, both together in up to 7.2 %.
@@ -310,9 +310,9 @@ def words(baseline: BaselineResult) -> str:
 
 
 def _against(case: Case) -> str:
-    found: Mapping[str, BaselineResult] = {each.name: each for each in case.baselines}
+    baselines: Mapping[str, BaselineResult] = {each.name: each for each in case.baselines}
     name = case.decision.against or ""
-    return words(found[name]) if name in found else f"the baseline {name}"
+    return words(baselines[name]) if name in baselines else f"the baseline {name}"
 
 
 def _about(case: Case) -> str:

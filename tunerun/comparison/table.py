@@ -181,7 +181,7 @@ class ComparisonTable:
         Returns:
             Dictionaries of the same keys, without the parts that no row has.
         """
-        found: list[dict[str, Scalar]] = []
+        flat_rows: list[dict[str, Scalar]] = []
         for row in rows:
             seed = row.cells.get("seed") if row.kind is RowKind.TRIAL else None
             flat: dict[str, Scalar] = {
@@ -211,10 +211,10 @@ class ComparisonTable:
                     flat[key] = " ".join(map(str, value))
                 elif not isinstance(value, Estimate | Difference):
                     flat[key] = value
-            found.append(flat)
+            flat_rows.append(flat)
         # A column for each part is the same for every row, but most tables have no spread or no interval at all.
-        empty = [key for key in (found[0] if found else ()) if all(row[key] in (None, "") for row in found)]
-        return [{key: value for key, value in row.items() if key not in empty} for row in found]
+        empty = [key for key in (flat_rows[0] if flat_rows else ()) if all(row[key] in (None, "") for row in flat_rows)]
+        return [{key: value for key, value in row.items() if key not in empty} for row in flat_rows]
 
     # Parts of it
 

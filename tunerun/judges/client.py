@@ -95,12 +95,12 @@ class JudgeClient:
             UnavailableError: the service does not answer.
             BackendError: the service refuses every call, such as those for a model that it does not have.
         """
-        asked = prompt.messages(judged, self._metric.rubric, self._metric.bounds)
+        messages = prompt.messages(judged, self._metric.rubric, self._metric.bounds)
         try:
-            reply, usd = self._reply(asked, judged, seed=0)
+            reply, usd = self._reply(messages, judged, seed=0)
             rating = prompt.read(reply, judged, self._metric.bounds)
             if rating.score is None:
-                reply, more = self._reply(prompt.again(asked, reply), judged, seed=1)
+                reply, more = self._reply(prompt.again(messages, reply), judged, seed=1)
                 usd += more
                 rating = prompt.read(reply, judged, self._metric.bounds)
         except StatusError as error:

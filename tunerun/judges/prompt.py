@@ -181,13 +181,13 @@ def read(reply: str, judged: Judged, scale: tuple[int, int]) -> Rating:
     """
     text = _FENCE.sub("", reply)
     try:
-        found = [json.loads(text)]
+        objects = [json.loads(text)]
     except (ValueError, RecursionError):
-        found = list(_objects(text))
-    read_ = [(score, each) for each in found if (score := _score(each, judged, scale)) is not None]
-    if len({score for score, _ in read_}) != 1:
+        objects = list(_objects(text))
+    scored = [(score, each) for each in objects if (score := _score(each, judged, scale)) is not None]
+    if len({score for score, _ in scored}) != 1:
         return Rating(None, reply[:MOST_REASON])
-    score, document = read_[-1]
+    score, document = scored[-1]
     return Rating(score, str(document.get("reason") or "")[:MOST_REASON])
 
 

@@ -35,15 +35,15 @@ class JudgedSubject:
 def subjects_of(ledger: Ledger, sweep: SweepRecord) -> list[JudgedSubject]:
     """Return the models of a sweep with every held-out set that they may have answered, each once."""
     baselines = {each.subject: each for each in ledger.baselines(sweep.id)}
-    found: dict[tuple[str, str, str], JudgedSubject] = {}
+    subjects: dict[tuple[str, str, str], JudgedSubject] = {}
     for record in ledger.trials(sweep.id):
         base = base_of([baselines[subject] for subject in record.baselines if subject in baselines])
         named = [(record.key, f"trial {record.number}")]
         named += [(s, f"the baseline {baselines[s].name}") for s in record.baselines if s in baselines]
         for digest in record.held_out.values():
             for key, name in named:
-                found.setdefault((key, digest, record.asked), JudgedSubject(key, name, digest, record.asked, base))
-    return list(found.values())
+                subjects.setdefault((key, digest, record.asked), JudgedSubject(key, name, digest, record.asked, base))
+    return list(subjects.values())
 
 
 def base_of(baselines: Sequence[BaselineRecord]) -> str | None:

@@ -33,14 +33,14 @@ def counts(expected: Sequence[str], answers: Sequence[str]) -> FloatArray:
         [rows, 3 * classes]: by class, whether it was expected, whether it was answered, whether it was both.
     """
     number = {name: index for index, name in enumerate(classes_of(expected))}
-    found = np.zeros((3, len(expected), len(number)))
+    table = np.zeros((3, len(expected), len(number)))
     for row, (right, answer) in enumerate(zip(expected, answers, strict=True)):
         wanted, given = number[label(right)], number.get(label(answer))
-        found[0, row, wanted] = 1
+        table[0, row, wanted] = 1
         if given is not None:
-            found[1, row, given] = 1
-            found[2, row, given] = given == wanted
-    return np.concatenate(list(found), axis=1)
+            table[1, row, given] = 1
+            table[2, row, given] = given == wanted
+    return np.concatenate(list(table), axis=1)
 
 
 def by_class(means: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:

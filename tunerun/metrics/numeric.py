@@ -24,8 +24,8 @@ def last_number(text: str) -> Decimal | None:
     A point begins the decimals and a comma groups three digits (`1,234.5`); an exponent is read (`2e-3`). Currency and
     percent signs are ignored: `50%` is 50. A fraction is two numbers.
     """
-    found = _NUMBER.findall(text)
-    return Decimal(found[-1].replace(",", "").replace("\u2212", "-")) if found else None
+    numbers = _NUMBER.findall(text)
+    return Decimal(numbers[-1].replace(",", "").replace("\u2212", "-")) if numbers else None
 
 
 class Numeric(RowMetric):

@@ -145,11 +145,11 @@ class OwnMetric:
         sys.modules[module.__name__] = module  # dataclasses look up their module there
         try:
             exec(compile(source, str(self.path), "exec"), module.__dict__)  # noqa: S102 - what the user asked for
-            found: Callable[[str, str], Any] = getattr(module, function)
+            score: Callable[[str, str], Any] = getattr(module, function)
         except (Exception, SystemExit) as error:
             place, said = self._failure(error)
             raise ConfigError(f"evaluation.metrics.{self.name}: {place}: {said}") from error
-        return found
+        return score
 
     def _scored(self, score: Callable[[str, str], Any], expected: str, answer: str, row: int) -> float:
         try:
@@ -174,12 +174,12 @@ class OwnMetric:
     def _failure(self, error: BaseException) -> tuple[str, str]:
         """Where in the user's file an error happened, as file:line, and its class with the first line of its text."""
         text = str(error).strip().split("\n")[0]
-        said = f"{type(error).__name__}: {text}" if text else type(error).__name__
+        description = f"{type(error).__name__}: {text}" if text else type(error).__name__
         if isinstance(error, SyntaxError) and error.filename == str(self.path):
-            return f"{self.path}:{error.lineno}", said
+            return f"{self.path}:{error.lineno}", description
         frames = traceback.extract_tb(error.__traceback__)
         lines = [frame.lineno for frame in frames if frame.filename == str(self.path)]
-        return f"{self.path}:{lines[-1]}" if lines else self.python, said
+        return f"{self.path}:{lines[-1]}" if lines else self.python, description
 
 
 def code_files(metrics: Sequence[object]) -> list[CodeFile]:
@@ -221,10 +221,10 @@ def load_code(metrics: Iterable[object]) -> None:
 def difference(metric: OwnMetric, frozen: Mapping[str, Any]) -> str | None:
     """Return how a metric's file has changed since a sweep was frozen; None: not changed, or not recorded."""
     recorded = frozen.get(metric.name)
-    known = recorded.get("sha256") if isinstance(recorded, Mapping) else None
-    if known is None:
+    before = recorded.get("sha256") if isinstance(recorded, Mapping) else None
+    if before is None:
         return None
     if not metric.path.is_file():
         return f"{metric.path} is gone"
     now = hashlib.sha256(metric.path.read_bytes()).hexdigest()
-    return None if now == known else f"{metric.path} has changed (sha256 {known[:12]} then, {now[:12]} now)"
+    return None if now == before else f"{metric.path} has changed (sha256 {before[:12]} then, {now[:12]} now)"

@@ -41,8 +41,8 @@ class Regex(RowMetric):
 
     def score(self, expected: str, answer: str) -> float:
         """Return 1.0 if the answer matches, else 0.0."""
-        found = self._compiled.search(answer)
-        if found is None or not self._compiled.groups:
-            return float(found is not None)
-        wanted = self._compiled.search(expected)
-        return float((found[1] or "").strip() == ((wanted[1] or "") if wanted else expected).strip())
+        match = self._compiled.search(answer)
+        if match is None or not self._compiled.groups:
+            return float(match is not None)
+        expected_match = self._compiled.search(expected)
+        return float((match[1] or "").strip() == ((expected_match[1] or "") if expected_match else expected).strip())

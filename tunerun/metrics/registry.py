@@ -53,17 +53,17 @@ def built_in() -> dict[str, type[MetricModel]]:
 
 def summaries() -> dict[str, str]:
     """Return a sentence on each metric and its options, by name."""
-    found = {}
+    sentences = {}
     for name in names():
         try:
             model = _model(name)
         except ValueError as error:
-            found[name] = str(error)
+            sentences[name] = str(error)
             continue
         sentence = " ".join((model.__doc__ or "").split("\n\n")[0].split())
         options = (f"`{option}`: {field.description or ''}" for option, field in model.model_fields.items())
-        found[name] = " ".join([sentence, *options])
-    return found
+        sentences[name] = " ".join([sentence, *options])
+    return sentences
 
 
 def checked(value: object) -> str | dict[str, Any]:
@@ -169,12 +169,16 @@ def options_schema() -> dict[str, Any]:
 
 def _inlined(document: dict[str, Any]) -> dict[str, Any]:
     """Inline the definitions of a JSON Schema, whose references would not resolve inside another schema."""
-    known = document.pop("$defs", {})
+    definitions = document.pop("$defs", {})
 
     def inlined(value: Any) -> Any:
         if isinstance(value, dict):
             name = str(value.get("$ref", "")).rpartition("/")[2]
-            return inlined(known[name]) if name in known else {key: inlined(each) for key, each in value.items()}
+            return (
+                inlined(definitions[name])
+                if name in definitions
+                else {key: inlined(each) for key, each in value.items()}
+            )
         return [inlined(each) for each in value] if isinstance(value, list) else value
 
     return cast("dict[str, Any]", inlined(document))

@@ -36,7 +36,7 @@ class SegmentCounts:
         if (expected, answer) not in self._pairs:
             if expected not in self._references:
                 (self._references[expected],) = self._scorer._cache_references([[expected]])
-            given = self._scorer._preprocess_segment(answer)
+            segment = self._scorer._preprocess_segment(answer)
             reference = self._references[expected]
-            self._pairs[expected, answer] = self._scorer._compute_segment_statistics(given, reference)
+            self._pairs[expected, answer] = self._scorer._compute_segment_statistics(segment, reference)
         return self._pairs[expected, answer]

@@ -54,7 +54,7 @@ def bias_corrected(
     usable = (counts == 0).any(axis=1)
     counts, by_chance = counts[usable], by_chance[usable]
     flat = table.reshape(units, -1)
-    found = []
+    values = []
     block = max(1, _MOST_NUMBERS // (points * parts))
     for start in range(0, len(counts), block):
         inside = counts[start : start + block]
@@ -64,5 +64,5 @@ def bias_corrected(
             for drawn in (inside, outside)
         )
         chosen = (sign * means + by_chance[start : start + block]).argmax(axis=1)
-        found.append(left_out[np.arange(len(chosen)), chosen])
-    return float(np.concatenate(found).mean())
+        values.append(left_out[np.arange(len(chosen)), chosen])
+    return float(np.concatenate(values).mean())

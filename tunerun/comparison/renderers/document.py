@@ -25,7 +25,7 @@ def document(table: ComparisonTable, run_ids: Mapping[int, str] | None = None) -
         run_ids: MLflow's run ids by a trial's place in `Verdict.trials`.
     """
     verdict = table.verdict
-    found: dict[str, Any] = {
+    content: dict[str, Any] = {
         "sweep": verdict.sweep.id,
         "experiment": verdict.sweep.experiment,
         "held_out": verdict.held_out,
@@ -38,9 +38,9 @@ def document(table: ComparisonTable, run_ids: Mapping[int, str] | None = None) -
         "notes": list(verdict.notes),
     }
     if len(verdict.sweeps) > 1:
-        found["sweeps"] = [sweep.id for sweep in verdict.sweeps]
+        content["sweeps"] = [sweep.id for sweep in verdict.sweeps]
     # RFC 8259 has no NaN and no Infinity, and JavaScript refuses a document that contains them.
-    return {key: _finite(value) for key, value in found.items()}
+    return {key: _finite(value) for key, value in content.items()}
 
 
 def portable(table: ComparisonTable) -> dict[str, Any]:

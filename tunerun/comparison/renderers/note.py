@@ -41,8 +41,8 @@ def _line(table: ComparisonTable, row: Row) -> str:
         if column.kind in (ColumnKind.MEASURE, ColumnKind.DIFFERENCE, ColumnKind.P)
     ]
     state = next((table.text(row, c) for c in table.columns if c.key == "state" and row.point is not None), "")
-    said = "; ".join(escaped(part) for part in (words, state, *measures) if part)
-    return f"- {head}: {said}" if said else f"- {head}"
+    details = "; ".join(escaped(part) for part in (words, state, *measures) if part)
+    return f"- {head}: {details}" if details else f"- {head}"
 
 
 def escaped(text: str) -> str:

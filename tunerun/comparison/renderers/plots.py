@@ -36,11 +36,11 @@ def _points(table: ComparisonTable) -> bytes | None:
     factor = 100 if measure.unit is Unit.SHARE else 1
     intervals = []
     for row in shown.points:
-        found = row.cells.get(column.key)
-        if isinstance(found, Difference) and row.point is not None:
+        difference = row.cells.get(column.key)
+        if isinstance(difference, Difference) and row.point is not None:
             words = labels.label(verdict.points[row.point].overrides)
             name = " ".join(part for part in (row.mark, f"point {row.point}") if part) + (f": {words}" if words else "")
-            ends = (factor * found.value, factor * found.low, factor * found.high)
+            ends = (factor * difference.value, factor * difference.low, factor * difference.high)
             intervals.append(Interval(name, *ends, is_best=row.is_advised))
     if not intervals:
         return None

@@ -62,13 +62,13 @@ def columns(verdict: Verdict, sources: ReportSources) -> list[AnswerColumn]:
     tied points, then all others.
     """
     hardest = verdict.decision.against
-    found: list[tuple[int, AnswerColumn]] = []
+    ranked: list[tuple[int, AnswerColumn]] = []
     shown_baselines = 0
     for baseline in sorted(verdict.baselines, key=lambda b: b.name != hardest):
         if (answered := sources.answers.get(baseline.subject)) is not None:
             is_shown = shown_baselines < 2
             shown_baselines += is_shown
-            found.append((1, AnswerColumn(baseline.name, baseline.name, MarkKind.BASELINE, is_shown, (answered,))))
+            ranked.append((1, AnswerColumn(baseline.name, baseline.name, MarkKind.BASELINE, is_shown, (answered,))))
     shown_points = 0
     for point in sorted(verdict.points, key=lambda p: not p.is_tied):
         keys = [verdict.trials[number].record.key for number in point.trials]
@@ -80,8 +80,8 @@ def columns(verdict: Verdict, sources: ReportSources) -> list[AnswerColumn]:
         is_shown = is_first or shown_points < SHOWN_AT_FIRST - 1
         shown_points += is_shown and not is_first
         rank = 0 if is_first else 2 if kind is MarkKind.TIED else 3
-        found.append((rank, AnswerColumn(point_name(point), f"point {point.number}", kind, is_shown, answers)))
-    return [column for _, column in sorted(found, key=lambda pair: pair[0])]
+        ranked.append((rank, AnswerColumn(point_name(point), f"point {point.number}", kind, is_shown, answers)))
+    return [column for _, column in sorted(ranked, key=lambda pair: pair[0])]
 
 
 def pack_answers(verdict: Verdict, sources: ReportSources, max_bytes: int = MAX_PACKED_BYTES) -> PackedAnswers:
@@ -138,10 +138,10 @@ def document_of(kept: Sequence[AnswerColumn], sources: ReportSources, rows: int)
     """
     # Models of one sweep often give the same answer: each text is written once for its row, and columns are indexes.
     table: list[list[Any]] = []
-    given: list[list[list[int]]] = [[[] for _ in column.answers] for column in kept]
+    indexes_of: list[list[list[int]]] = [[[] for _ in column.answers] for column in kept]
     for row, example in enumerate(sources.rows[:rows]):
         different: dict[tuple[str, bool], int] = {}
-        for column, indexes in zip(kept, given, strict=True):
+        for column, indexes in zip(kept, indexes_of, strict=True):
             for answered, index in zip(column.answers, indexes, strict=True):
                 pair = (answered.texts[row], answered.right[row])
                 index.append(different.setdefault(pair, len(different)))
@@ -150,7 +150,7 @@ def document_of(kept: Sequence[AnswerColumn], sources: ReportSources, rows: int)
     return {
         "columns": [[c.name, c.short, c.standing.value, int(c.is_shown)] for c in kept],
         "rows": table,
-        "given": given,
+        "given": indexes_of,
     }
 
 

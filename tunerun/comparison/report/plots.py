@@ -158,8 +158,8 @@ def _differences(verdict: Verdict, measure: Measure, baseline: str) -> IntervalP
             f"p {p_value(difference.p)} (Holm {p_value(difference.holm_p)}){counts}"
         )
 
-    found = [(p, d) for p in verdict.points for d in p.against if d.baseline == baseline]
-    found.sort(key=lambda pair: _merit(pair[1].value, measure), reverse=True)
+    pairs = [(p, d) for p in verdict.points for d in p.against if d.baseline == baseline]
+    pairs.sort(key=lambda pair: _merit(pair[1].value, measure), reverse=True)
     marks = tuple(
         PlotMark(
             point_name(point),
@@ -169,7 +169,7 @@ def _differences(verdict: Verdict, measure: Measure, baseline: str) -> IntervalP
             _drawn(difference.high, measure.unit),
             words(difference),
         )
-        for point, difference in found
+        for point, difference in pairs
         if math.isfinite(difference.value)
     )
     unit = "percentage points" if share else _unit_name(measure.unit)

@@ -62,10 +62,10 @@ class _Reader:
 
     @cached_property
     def by_sweep(self) -> dict[str, list[TrialResult]]:
-        found: dict[str, list[TrialResult]] = {}
+        trials_of: dict[str, list[TrialResult]] = {}
         for trial in self._verdict.trials:
-            found.setdefault(trial.sweep, []).append(trial)
-        return found
+            trials_of.setdefault(trial.sweep, []).append(trial)
+        return trials_of
 
     def examples(self, digest: str | None) -> tuple[Example, ...]:
         if digest is None:
@@ -88,14 +88,14 @@ class _Reader:
         verdict = self._verdict
         # A template axis makes several held-out sets of the same rows, which are shown side by side; answers to other
         # rows would be shown beside questions that were never asked.
-        asked = [(trial.record.key, trial.record) for trial in verdict.trials]
-        asked += [(baseline.subject, record) for baseline in verdict.baselines for record in self._records(baseline)]
-        found: dict[str, ShownAnswers] = {}
-        for subject, record in asked:
+        subjects = [(trial.record.key, trial.record) for trial in verdict.trials]
+        subjects += [(baseline.subject, record) for baseline in verdict.baselines for record in self._records(baseline)]
+        answers: dict[str, ShownAnswers] = {}
+        for subject, record in subjects:
             digest = self._held_out(record)
             expected = [example.output for example in self.examples(digest)]
             texts = self._texts(subject, digest, record.asked)
-            if subject in found or not len(texts) == len(expected) == len(self.rows) > 0:
+            if subject in answers or not len(texts) == len(expected) == len(self.rows) > 0:
                 continue
             if not self._is_of_rows(digest):
                 continue
@@ -103,8 +103,8 @@ class _Reader:
                 right = tuple(bool(score >= 1) for score in self._metric.rows(expected, texts)[:, 0])
             else:
                 right = tuple(label(want) == label(text) for want, text in zip(expected, texts, strict=True))
-            found[subject] = ShownAnswers(texts, right)
-        return found
+            answers[subject] = ShownAnswers(texts, right)
+        return answers
 
     def _is_of_rows(self, digest: str | None) -> bool:
         """Whether a held-out set has the rows that are shown, under whatever template; else by the expected answers."""
@@ -138,10 +138,10 @@ class _Reader:
             metrics, _ = resolve_stored(evaluation, files, runs_code=not self._ledger.is_restored)
         except ConfigError:
             return None
-        found = next((metric for metric in metrics if f"eval/{metric.name}" == verdict.metric), None)
-        if found is None or found.is_corpus or isinstance(found, JudgedMetric):
+        deciding = next((metric for metric in metrics if f"eval/{metric.name}" == verdict.metric), None)
+        if deciding is None or deciding.is_corpus or isinstance(deciding, JudgedMetric):
             return None
-        return found if found.unit is Unit.SHARE and found.asks is Asks.ANSWERS else None
+        return deciding if deciding.unit is Unit.SHARE and deciding.asks is Asks.ANSWERS else None
 
     @property
     def right_rule(self) -> str:
@@ -155,7 +155,7 @@ class _Reader:
 
     def curves(self) -> dict[str, LossCurve]:
         """The loss curves, by a trial's key; of a key that sweeps share, once."""
-        found: dict[str, LossCurve] = {}
+        lines: dict[str, LossCurve] = {}
         for sweep, trials in self.by_sweep.items():
             jobs, curves = self._ledger.last_jobs(sweep), self._ledger.curves(sweep)
             held_out = self._ledger.validation_curves(sweep)
@@ -172,20 +172,20 @@ class _Reader:
                 if not by_epoch and tuned is not None:
                     measured.append((float(epochs), tuned))
                 measured += [(float(one.epoch), one.loss) for one in by_epoch]
-                found[trial.record.key] = LossCurve(training, tuple(measured))
-        return found
+                lines[trial.record.key] = LossCurve(training, tuple(measured))
+        return lines
 
     def confusion(self) -> tuple[ConfusionTable, ...]:
         """Where answers are labels, of the point that the sentence is about, or the best, and the hardest baseline."""
         verdict = self._verdict
         deciding = next((m for m in verdict.measures if m.name == verdict.metric), None)
-        known = [p for p in verdict.points if deciding and deciding.name in p.estimates and not p.stopped]
-        if deciding is None or not known:
+        measured = [p for p in verdict.points if deciding and deciding.name in p.estimates and not p.stopped]
+        if deciding is None or not measured:
             return ()
         # The point of the sentence, so that the matrix is of what the reader has just read about.
         sign = 1 if deciding.higher_is_better else -1
-        about = [p for p in known if p.number in (verdict.decision.advised, verdict.decision.about)]
-        point = max(about or known, key=lambda p: sign * p.estimates[deciding.name].value)
+        about = [p for p in measured if p.number in (verdict.decision.advised, verdict.decision.about)]
+        point = max(about or measured, key=lambda p: sign * p.estimates[deciding.name].value)
         records = [verdict.trials[place].record for place in point.trials]
         seeds = f", all {len(records)} seeds" if len(records) > 1 else ""
         tables = [self._confusion(f"Point {point_name(point)}{seeds}", [(record.key, record) for record in records])]
@@ -260,9 +260,9 @@ class _Reader:
         """The absolute paths that configs name in sections that have paths, the longest first."""
         sections = [trial.record.config.get(name) for trial in self._verdict.trials for name in _WITH_PATHS]
         # The longest first, because a folder may be the beginning of another path.
-        found = {text for each in sections for text in _strings(each) if PurePath(text).parent.name}
-        found = {path for path in found if PurePath(path).is_absolute()}
-        return sorted(found, key=lambda path: (-len(path), path))
+        paths = {text for each in sections for text in _strings(each) if PurePath(text).parent.name}
+        paths = {path for path in paths if PurePath(path).is_absolute()}
+        return sorted(paths, key=lambda path: (-len(path), path))
 
 
 def _strings(value: Any) -> Iterator[str]:
