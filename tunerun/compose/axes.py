@@ -64,6 +64,7 @@ def expand(
         ConfigError: an axis without values, of an unknown kind, or of a key that changes no trial; zipped axes of
             unequal length; an exclusion that excludes nothing; more than `MAX_POINTS` points.
     """
+    # As in Hydra, the last override of a key wins: a value after values pins the key, values after a value sweep it.
     last = {override.key_or_group: override for override in command_line}
     swept = {key: override for key, override in last.items() if override.is_sweep_override()}
     flat = dotted_keys.leaves(axes)
@@ -87,6 +88,7 @@ def expand(
     points = list(_product(loader, found))
     entries = [dotted_keys.leaves(entry) for entry in exclude]
     if entries:
+        # An entry about values that the command line replaced is needed by the file without that override.
         unused = [axis for axis in written if axis.key in last]
         check_exclusions(
             entries,
@@ -135,7 +137,7 @@ def _written_axis(loader: Loader, key: str, value: Any, seed: int) -> Axis:
 
 def _text(key: str, value: Any, *, grammar: bool = False) -> str:
     match value:
-        case bool():
+        case bool():  # before int, of which bool is a subclass
             return str(value).lower()
         case int() | float():
             return repr(value)

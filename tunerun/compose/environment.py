@@ -63,7 +63,8 @@ def marks_of(values: Any, texts: Any) -> Marks:
     Numbers and words such as true are left out: they are not secrets, and readers of a stored config need them.
 
     Args:
-        values: the config, resolved. texts: the same, resolved while `oc.env` gave its own text.
+        values: the config, resolved.
+        texts: the same config, resolved while `oc.env` returned its own text.
     """
     return dict(_different(values, texts, ()))
 
@@ -85,6 +86,7 @@ def with_marks(raw: Any, marks: Mapping[tuple[str | int, ...], str]) -> Any:
 
 def _different(value: Any, text: Any, location: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], str]]:
     if isinstance(value, dict):
+        # A whole section may come from one interpolation, whose text then stands for everything below it.
         others: Callable[[Any], Any] = text.get if isinstance(text, dict) else lambda _: text
         for key, below in value.items():
             yield from _different(below, others(key), (*location, key))

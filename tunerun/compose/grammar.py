@@ -76,6 +76,7 @@ def parse(parser_: OverridesParser, text: str) -> Override:
         if unknown := re.search(r"Unknown function '(\w+)'", str(error)):
             known = ", ".join(sorted(parser_.functions.definitions))
             raise ConfigError(f"{key}: unknown function {unknown[1]}; functions: {known}") from error
+        # Hydra's own message prints the whole override, whose value may be a secret.
         raise ConfigError(
             f"{key}: this is not an override in Hydra's grammar; write key=value, and quote a value that has "
             "spaces, commas, braces or letters beyond ASCII: 'key=\"two words\"'"

@@ -380,7 +380,7 @@ def to_yaml(config: DictConfig) -> str:
 
 
 def no_choice(group: str, choice: str, options: Sequence[str]) -> str:
-    """Return a line for an unknown choice of a group, with the nearest choices."""
+    """Return a line for an unknown choice of a group, with the nearest of its `options`."""
     hint = did_you_mean(choice, options)
     return f"{group}: no choice {choice!r};{f' {hint}' if hint else ''} choices: {', '.join(options)}"
 

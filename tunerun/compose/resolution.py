@@ -36,7 +36,7 @@ def resolve(config: DictConfig) -> tuple[Raw, Marks]:
         raw = _container(config)
     if not read.variables:
         return raw, {}
-    remember(read.variables)
+    remember(read.variables)  # their values are redacted from now on, wherever they appear
     with reading(gives_text=True):
         return raw, marks_of(raw, _texts(config, raw))
 

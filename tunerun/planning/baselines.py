@@ -85,12 +85,20 @@ class Group:
     tests: dict[str, ExampleSet] = field(default_factory=dict)
 
     def add(self, trial: int, loaded: LoadedDataset, counts: Sequence[int], ways: Sequence[str]) -> None:
-        """Add a trial to the group."""
+        """Add a trial to the group.
+
+        Args:
+            trial: its number.
+            loaded: its data.
+            counts: its `evaluation.baselines.examples`.
+            ways: how answers to its validation set are obtained.
+        """
         self.trials.append(trial)
         self.counts.update(dict.fromkeys(counts))
         self.ways.update(dict.fromkeys(ways))
         if loaded.test is not None:
             self.tests[loaded.test.digest] = loaded.test
+        # Few-shot examples come from the largest training set of the group, whatever the trials' dataset.limit is.
         if len(loaded.training.examples) > len(self.loaded.training.examples):
             self.loaded = loaded
 

@@ -126,6 +126,7 @@ def broken_comparison(
     """
     found = []
     for what, words in (("data", "examples"), ("models", "base model"), ("key_formats", "format of a trial's key")):
+        # An earlier version may not have recorded it: then nothing is compared.
         old, new = earlier.document.get(what), document[what]
         if old and not set(old) & set(new):
             found.append(f"the {words} changed: {_listed(old)} -> {_listed(new)}")
@@ -145,6 +146,7 @@ def broken_comparison(
 def _shown(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return "null" if value is None else str(value).lower()
+    # Quotes show where a text with spaces ends; of a digest the first digits are enough to tell two apart.
     text = repr(value) if isinstance(value, str) and any(c.isspace() for c in value) else str(value)
     return text[:_DIGEST_DIGITS] if len(text) == 64 and text.isalnum() else text
 

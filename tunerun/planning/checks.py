@@ -37,6 +37,7 @@ def problems_of(
             f"hyperparameters.batch_size: {hyperparameters.batch_size} is more than the {examples} examples "
             f"of {loaded.training.source}; set it to {examples} or less"
         )
+    # A backend may ignore a key that has one value for all trials, but trials that differ in it would be equal.
     for key in place.not_taken:
         if key in point.overrides:
             yield f"sweep.axes.{key}: the backend {place.kind} does not take it; remove the axis"
@@ -73,7 +74,13 @@ def problems_of(
 
 
 def notes_of(config: TrialConfig, loaded: LoadedDataset, place: Capabilities) -> Iterator[str]:
-    """Yield what a user should know about a trial before it runs, one line each."""
+    """Yield what a user should know about a trial before it runs, one line each.
+
+    Args:
+        config: of a point.
+        loaded: its examples.
+        place: capabilities of its backend.
+    """
     examples, hyperparameters, model = len(loaded.training.examples), config.hyperparameters, config.model
     if loaded.validation is not None and not place.measures_epochs:
         yield (

@@ -61,7 +61,7 @@ class History:
             return ledger.answered_by_baselines()
 
     def is_answered(self, subject: str, held_out: str, asked: str) -> bool:
-        """Return whether any sweep of the ledger has a baseline's answers to a held-out set.
+        """Return whether some sweep of the ledger has a baseline's answers to a held-out set.
 
         Args:
             subject: of the baseline.

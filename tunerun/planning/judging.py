@@ -128,6 +128,7 @@ def _lengths(
 ) -> Iterator[tuple[float, float]]:
     """Yield for each call the likely and the maximum number of characters that are judged."""
     by_subject = {each.subject: each for each in baselines}
+    # Trials of one key and baselines of several trials are judged once, and so are equal answers.
     done: set[tuple[str, str, str]] = set()
     seen: set[str] = set()
     for trial in trials:
@@ -138,6 +139,7 @@ def _lengths(
         base = next((each.subject for each in own if is_base_model(each.baseline.kind)), None)
         for subject in (trial.key, *(each.subject for each in own)):
             of_key = (subject, held_out.digest, trial.asked)
+            # A comparison is made with the base model's answers, so those are not compared themselves.
             if of_key in done or (metric.compares and subject == base):
                 continue
             done.add(of_key)
@@ -157,7 +159,7 @@ def _lengths(
 
 
 def _unknown(metric: JudgedMetric, examples: Sequence[Example], trial: Trial) -> Iterator[tuple[float, float]]:
-    """Lengths for answers that do not exist yet: likely as long as expected answers, at most as the config allows."""
+    """Yield lengths for answers that do not exist yet: likely as long as the expected ones, at most as allowed."""
     most = trial.config.evaluation.generation.max_output_tokens * _CHARACTERS_PER_TOKEN
     answers = 2 if metric.compares else 1  # a comparison shows two answers, and is made in both orders
     for example in examples:

@@ -44,6 +44,7 @@ def over_budget(budget: Budget, spent: Spending, more: Cost) -> list[str]:
         lines.append(_line("max_tokens", f"{tokens:,} tokens", f"{spent.tokens:,}", f"{budget.max_tokens:,}"))
     if budget.max_usd is not None and usd > budget.max_usd:
         lines.append(_line("max_usd", f"{usd:,.2f} US dollars", f"{spent.usd:,.2f}", f"{budget.max_usd:,.2f}"))
+    # Unlike money and tokens, hours are limited for each `run`, so hours that were spent do not count.
     if budget.max_hours is not None and more.hours is not None and more.hours > budget.max_hours:
         lines.append(
             f"budget.max_hours: about {more.hours:.2g} hours of training remain, the budget is "

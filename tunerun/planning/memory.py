@@ -71,6 +71,7 @@ class PlannedMemory:
         """The number of training runs that fit into one pass; None: not known."""
         if self.shape is None or self.available is None:
             return None
+        # An engine plans with its part of the memory, and not with what other programs occupy at the moment.
         available = min(self.available // self.engines, self.available if self.free is None else self.free)
         return memory.members_that_fit(self.shape, self.work, available, self.most)
 
@@ -202,8 +203,10 @@ def _largest(loads: Sequence[Load]) -> PlannedMemory:
         )
         for load in loads
     ]
+    # The largest trial decides whether the memory is sufficient.
     shape = loads[0].shape
     largest = works[0] if shape is None else max(works, key=lambda work: memory.estimate(shape, work).total)
+    # Trials that differ in their epochs alone are one training run, so one member of a pass.
     runs = len({load.trial.training_run for load in loads})
     most = pass_limits.most_members(settings.packing, device)
     return PlannedMemory(

@@ -68,6 +68,7 @@ class Planner:
             sources.warn(note)
         measured = sources.measurement(config, loaded)
         key = TrialKey.of(config, place, loaded, sources.identity(config), round_=self.round)
+        # Points may have one key, such as those of two templates that render the same examples.
         first = self._numbers.setdefault(key.digest, number)
         tokens = sources.lengths(config, loaded.training).total * hyperparameters.epoch_count
         frozen = sources.frozen(config)

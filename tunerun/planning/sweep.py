@@ -80,6 +80,7 @@ def _planned(
     sources = Sources(experiment, progress=progress, recorded=recorded)
     planner = Planner(experiment, history, round_, sources, recorded)
     trials, chosen = _trials_and_tracking(experiment, planner)
+    # Points and baselines are known only when all trials are.
     numbers = point_numbers(trial.overrides for trial in trials)
     baselines = planner.baselines()
     subjects: dict[int, tuple[str, ...]] = defaultdict(tuple)
@@ -211,6 +212,7 @@ def _changes(history: History, trials: Sequence[Trial]) -> tuple[Change, ...]:
 
 def _with_prefixes(trials: Sequence[Trial]) -> Iterator[Trial]:
     """Yield the trials, with `prefix_of` set if a backend obtains a trial on the way to one with more epochs."""
+    # With a constant learning rate, a run of ten epochs passes through the result of five; `in_common` knows when.
     longest: dict[tuple[str, TuningRequest], Trial] = {}
     shared = [_in_common(trial) for trial in trials]
     for trial, rest in zip(trials, shared, strict=True):

@@ -88,7 +88,13 @@ class TrialKey:
 
 
 def group_identity(place: Capabilities, examples: LoadedDataset, model_identity: str) -> dict[str, Any]:
-    """Return what the subjects of baselines hash: trials for which it is equal are compared with the same baselines."""
+    """Return what the subjects of baselines hash: trials for which it is equal are compared with the same baselines.
+
+    Args:
+        place: capabilities of the trial's backend.
+        examples: the trial's examples.
+        model_identity: as in `TrialKey.of`.
+    """
     number_format = {"precision": place.precision, "quantization": place.quantization}
     return {
         "model": model_identity,
