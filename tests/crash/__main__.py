@@ -43,9 +43,9 @@ def main() -> None:
 
 
 def drawn(seed: int) -> list[Kill]:
-    """One to five kills; the later ones strike earlier, for less is left to do."""
+    """One to five kills; the later ones come earlier, because less is left to do."""
     draw = random.Random(seed)
-    instants = [instant for instant in Instant if instant is not Instant.MADE]  # the store is there
+    instants = [instant for instant in Instant if instant is not Instant.MADE]  # the store exists already
     return [Kill(draw.choice(instants), draw.randint(1, 40 // (n + 1))) for n in range(draw.randint(1, 5))]
 
 

@@ -1,4 +1,4 @@
-"""A small sweep at a scripted service, run as a command, and everything that is known of it afterwards."""
+"""A small sweep at a scripted service, run as a command, and everything that can be read about it afterwards."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ class Rig:
         return run_until(kill, self.arguments, place, ENVIRONMENT, self.service)
 
     def outcome(self, place: Path, ended: Ended) -> Outcome:
-        """What there is after a run that ended well; fails where it did not, or where a curve is not whole."""
+        """What can be read after a successful run; fails if the run failed or a curve has gaps."""
         assert ended.exit_code == 0, ended.stderr
         document = json.loads(ended.stdout)
         for trial in document["trials"]:
@@ -151,7 +151,11 @@ class Rig:
         return Outcome(document, shown, Counter(self._wire.effects(self.service)))
 
     def survives(self, *kills: Kill) -> tuple[bool, Outcome]:
-        """Run with one kill after the other and then to the end; whether the first struck, and what there is then."""
+        """Run with one kill after the other, then to the end.
+
+        Returns:
+            Whether the first kill happened, and the outcome.
+        """
         place = self.place()
         struck = []
         for kill in kills:

@@ -220,7 +220,7 @@ class Loop:
                 self._progress.note(f"trial {trial.number}: {error}; {RESUME} to look it up")
         except UnavailableError as error:
             self._attempts[trial.number] -= 1  # `unreachable_after_s` limits these attempts
-            place.ready.appendleft(trial)
+            place.ready.appendleft(trial)  # it keeps its turn
             self._did_not_answer(place, error)
         except AccessError as error:
             # The call had no effect; the job stays SUBMITTING, and the next run submits it.
@@ -237,6 +237,8 @@ class Loop:
         """Adopt a job whose sweep has no runner; else wait until that runner finishes it."""
         if job.sweep is None:
             return self._ledger.adopt(job, self._plan.sweep)
+        # A job changes hands only while the lock of its sweep is held, so that never two runners own it. The lock is
+        # released by the system when the runner that held it dies.
         with held_if_free(self._plan.runs, job.sweep) as is_free:
             if is_free:
                 return self._ledger.adopt(job, self._plan.sweep)
@@ -317,6 +319,7 @@ class Loop:
                 continue
             place.polled_at = now
             try:
+                # What is new is decided here, once: the backend returns the steps after these cursors.
                 cursors = {entry.ref: entry.last_step for entry in entries}
                 statuses = place.backend.poll(list(cursors), cursors)
             except AccessError as error:
@@ -494,6 +497,7 @@ class Loop:
             return self._is_stopped(place)
 
         try:
+            # A stopped backend is called at once, because its postponed trials would be dropped.
             if place.resume_at <= time.monotonic() or self._is_stopped(place):
                 self._evaluator.measure(trained, place, is_stopped=is_stopped, answered=answered, waiting=waiting)
                 return True
@@ -524,5 +528,7 @@ def _run_by_run(trials: Sequence[Trial]) -> Iterator[Trial]:
     runs: dict[int, list[Trial]] = {}
     for trial in trials:
         runs.setdefault(trial.training_run, []).append(trial)
+    # The shorter trials of a training run are epochs of the longest one. Submitted first it is paid for once, and they
+    # are free.
     for of_run in runs.values():
         yield from sorted(of_run, key=lambda trial: -trial.steps)

@@ -273,6 +273,7 @@ class EngineQueue:
             work = self._taken(first) if first is not None else self._joining()
             if session is None or not work:
                 return True
+            # Recorded before it is sent: an engine that dies in between leaves it to `_requeue_after_death`.
             if isinstance(work, list):
                 self._jobs = deque(job for job in self._jobs if job not in work)
                 session.give_jobs(work)

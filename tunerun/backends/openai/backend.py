@@ -188,7 +188,7 @@ class OpenAIBackend(HostedBackend):
         try:
             marked = self._newest(**{f"metadata[{jobs.KEY}]": key})
         except StatusError as error:
-            if error.status not in (400, 422):
+            if error.status not in (400, 422):  # a service that does not know the filter refuses it
                 raise
             marked = []
         if self._keeps_metadata or any(jobs.keeps_metadata(job) for job in marked):
@@ -196,7 +196,7 @@ class OpenAIBackend(HostedBackend):
         return [*marked, *self._newest()]
 
     def _newest(self, **filters: str) -> list[Json]:
-        """Yield the newest jobs; stop at the first of another trial if metadata are kept, since the filter works."""
+        """Return the newest jobs, up to the first with our metadata: a service that keeps them also filters by them."""
         found = []
         for job in itertools.islice(pages(self._service, self._jobs, limit=PAGE, **filters), LOOKED_AT):
             if not filters and jobs.keeps_metadata(job):
