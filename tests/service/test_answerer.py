@@ -53,7 +53,7 @@ def noted_batches(answerer: Answerer, monkeypatch: pytest.MonkeyPatch) -> list[l
 
     def noted(work: Any) -> Any:
         if isinstance(work, PromptBatch):
-            batches.append([each.prompt for each in work.asked])
+            batches.append([each.prompt for each in work.prompts])
         return send(work)
 
     monkeypatch.setattr(engine._queue._queues[0], "_send", noted)

@@ -333,7 +333,7 @@ class LocalBackend:
         """
         if not choices:
             raise InputError("the list of choices is empty; give at least one")
-        found = self._measure(model, [(asked, tuple(choices)) for asked in inputs], examples)
+        found = self._measure(model, [(each, tuple(choices)) for each in inputs], examples)
         return [choices[min(range(len(choices)), key=lambda number: row[number].nats)] for row in found]
 
     def _measure(
@@ -371,7 +371,7 @@ class LocalBackend:
         if not inputs:
             return []
         base, adapter = _base_and_adapter(model)
-        prompts = [prompt_of(asked, options, adapter, examples) for asked in inputs]
+        prompts = [prompt_of(each, options, adapter, examples) for each in inputs]
         on_part = None if on_text is None else lambda _position, part: on_text(part.text)
         self._check_base(base)
         command = messages.Generate(base, tuple(prompts), on_part is not None, all_or_none=True)
@@ -402,9 +402,9 @@ class LocalBackend:
             BackendError: the backend was closed.
         """
         pairs = zip(prompts, on_parts, strict=True)
-        asked = [QueuedPrompt(model, prompt, self._check_base, on_part) for prompt, on_part in pairs]
-        self._queue.ask(asked)
-        return [each.answer for each in asked]
+        queued = [QueuedPrompt(model, prompt, self._check_base, on_part) for prompt, on_part in pairs]
+        self._queue.ask(queued)
+        return [each.answer for each in queued]
 
     def leave(self, answer: Future[Answer]) -> None:
         """Cancel a prompt: a queued one is dropped, a running one ends at the next token."""

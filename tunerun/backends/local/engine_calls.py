@@ -44,18 +44,18 @@ class EngineWork(Protocol):
 class BlockingCall:
     """A command whose caller blocks until its last report."""
 
-    asked: messages.Call
+    message: messages.Call
     on_part: Callable[[int, AnswerPart], None] | None = None
     answer: Future[messages.Report] = field(default_factory=Future)
 
     @property
     def model(self) -> BaseModelRef:
         """The base model that it needs."""
-        return self.asked.model
+        return self.message.model
 
     def command(self) -> messages.Call:
         """The command."""
-        return self.asked
+        return self.message
 
     def take(self, report: messages.Report) -> bool:
         """Pass parts of an answer on as they arrive; resolve the caller's future with the last report."""
@@ -69,7 +69,7 @@ class BlockingCall:
 
     def settle(self, failure: Failure) -> None:
         """Fail with the error for the engine's death."""
-        self.refuse(call_error(self.asked, failure))
+        self.refuse(call_error(self.message, failure))
 
     def refuse(self, error: errors.TunerunError) -> None:
         """Fail the caller's future, unless it is done."""
@@ -114,38 +114,38 @@ class QueuedPrompt:
 class PromptBatch:
     """Prompts that are answered together; no answer depends on the other prompts of the batch."""
 
-    def __init__(self, asked: Sequence[QueuedPrompt], put_back: Callable[[Sequence[QueuedPrompt]], None]) -> None:
-        self.asked = asked
+    def __init__(self, prompts: Sequence[QueuedPrompt], put_back: Callable[[Sequence[QueuedPrompt]], None]) -> None:
+        self.prompts = prompts
         self._put_back = put_back
         self.generate = messages.Generate(
-            asked[0].model,
-            tuple(each.prompt for each in asked),
-            stream=any(each.on_part is not None for each in asked),
-            one_by_one=len(asked) > 1,
+            prompts[0].model,
+            tuple(each.prompt for each in prompts),
+            stream=any(each.on_part is not None for each in prompts),
+            one_by_one=len(prompts) > 1,
             id=uuid.uuid4().hex,
         )
 
     @property
     def model(self) -> BaseModelRef:
         """The base model of all prompts."""
-        return self.asked[0].model
+        return self.prompts[0].model
 
     def command(self) -> messages.Call:
         """Return the command for all prompts, after checking that their base model was not replaced."""
-        self.asked[0].check(self.asked[0].model)
+        self.prompts[0].check(self.prompts[0].model)
         return self.generate
 
     def take(self, report: messages.Report) -> bool:
         """Resolve each caller's future when its answer is complete; the last report resolves the remaining ones."""
         if isinstance(report, messages.Piece):
-            each = self.asked[report.position]
+            each = self.prompts[report.position]
             if each.on_part is not None:
                 each.is_begun = True
                 each.on_part(report.part)
         elif isinstance(report, messages.Answered):
-            self.asked[report.position].answer.set_result(report.answer)
+            self.prompts[report.position].answer.set_result(report.answer)
         elif isinstance(report, messages.Answers):
-            for each, answer in zip(self.asked, report.answers, strict=True):
+            for each, answer in zip(self.prompts, report.answers, strict=True):
                 if each.answer.done():
                     continue
                 if isinstance(answer, Answer):
@@ -162,13 +162,13 @@ class PromptBatch:
 
     def refuse(self, error: errors.TunerunError) -> None:
         """Fail every prompt of the batch."""
-        for each in self.asked:
+        for each in self.prompts:
             if not each.answer.done():
                 each.answer.set_exception(error)
 
     def _fail(self, error: errors.TunerunError) -> None:
-        waiting = [each for each in self.asked if not each.answer.done()]
-        again = [each for each in waiting if len(self.asked) > 1 and not each.is_begun]
+        waiting = [each for each in self.prompts if not each.answer.done()]
+        again = [each for each in waiting if len(self.prompts) > 1 and not each.is_begun]
         for each in waiting:
             if each in again:
                 each.is_alone = True

@@ -78,10 +78,10 @@ class EnginePool:
         self.begin()
         return self._least(command.model).call(command, on_part)
 
-    def ask(self, asked: Sequence[QueuedPrompt]) -> None:
+    def ask(self, prompts: Sequence[QueuedPrompt]) -> None:
         """Queue prompts to one base model; also starts the jobs that were added."""
         self.begin()
-        self._least(asked[0].model).ask(asked)
+        self._least(prompts[0].model).ask(prompts)
 
     def adopt(self, worker: Worker, jobs: Sequence[Job]) -> bool:
         """Take over a running engine with its jobs; False: the pool already has its most engines."""

@@ -36,9 +36,10 @@ _REFUSED_PAUSE_S = 1.0
 attempt is the last, because callers get an error at once and decide themselves when to give up."""
 
 SILENCE_S = 300.0
-"""Seconds without a report after which an engine that was asked to stop a job is killed. It reports every step, and the
-longest measured step took 57 s (`engine.process.ENVIRONMENT`); before the first step it loads a base model, which takes
-minutes from a slow disk. Time during a call does not count, as a call reports nothing until it is done. Our choice."""
+"""Seconds without a report after which an engine with an open request to stop a job is killed. It reports every step,
+and the longest measured step took 57 s (`engine.process.ENVIRONMENT`); before the first step it loads a base model,
+which takes minutes from a slow disk. Time during a call does not count, as a call reports nothing until it is done. Our
+choice."""
 
 _MAX_LOST = 3
 """Engines that may be lost in a row, with no job ending in between, before the jobs fail as lost. Without it, a time
@@ -82,7 +83,7 @@ class EngineQueue:
         self._is_memory_short: set[BaseModelRef] = set()
         self._lost = 0  # engines lost since the last job ended
         self._session: EngineSession | None = None
-        self._watch: threading.Timer | None = None  # checks for `silence_s` while a job is asked to stop
+        self._watch: threading.Timer | None = None  # checks for `silence_s` while a request to stop a job is open
         self._sender: threading.Thread | None = None
         self._listener: threading.Thread | None = None
         self._is_closed = False
@@ -135,11 +136,11 @@ class EngineQueue:
             self._wake()
         return call.answer.result()
 
-    def ask(self, asked: Sequence[QueuedPrompt]) -> None:
+    def ask(self, prompts: Sequence[QueuedPrompt]) -> None:
         """Queue prompts; their futures are resolved from another thread."""
         with self.lock:
             self.check_open()
-            self._calls.extend(asked)
+            self._calls.extend(prompts)
             self._wake()
 
     def adopt(self, worker: Worker, jobs: Sequence[Job]) -> bool:
@@ -190,7 +191,7 @@ class EngineQueue:
                     each for each in self._calls if not (isinstance(each, QueuedPrompt) and each.answer is answer)
                 )
             elif isinstance(current, PromptBatch) and not answer.done():
-                for position, each in enumerate(current.asked):
+                for position, each in enumerate(current.prompts):
                     if each.answer is answer:
                         self._stop(messages.Cancel(current.generate.answer_id(position)))
 
@@ -240,7 +241,7 @@ class EngineQueue:
         self._watch.start()
 
     def _end_if_silent(self, session: EngineSession, reports: int) -> None:
-        """Kill an engine that has not reported since it was asked to stop a job; check again later if it has."""
+        """Kill an engine that has not reported since a request to stop a job; check again later if it has."""
         with self.lock:
             self._watch, current = None, self._session
             if current is None or self._stops.keys().isdisjoint(current.jobs):
@@ -310,8 +311,8 @@ class EngineQueue:
         wanted = [each for each in (first, *joining) if each.is_wanted]
         return PromptBatch(wanted, self._put_back) if wanted else None
 
-    def _put_back(self, asked: Sequence[QueuedPrompt]) -> None:
-        self._calls.extendleft(reversed(asked))
+    def _put_back(self, prompts: Sequence[QueuedPrompt]) -> None:
+        self._calls.extendleft(reversed(prompts))
 
     def _open_session(self) -> bool:
         """Start the engine. If that fails the jobs stay queued: this machine's limits are not their fault."""
@@ -426,7 +427,7 @@ class EngineQueue:
                         if failure.kind is FailureKind.OUT_OF_MEMORY:
                             self._is_memory_short.add(model)
                 if isinstance(found.call, PromptBatch):
-                    self._put_back(found.call.asked)
+                    self._put_back(found.call.prompts)
                 elif isinstance(found.call, BlockingCall):
                     self._calls.appendleft(found.call)
                 for job in found.jobs:

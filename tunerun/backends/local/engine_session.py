@@ -121,7 +121,7 @@ class EngineSession:
 
         Args:
             failure: how the process ended.
-            stopped: ids of jobs that were asked to stop; they end as cancelled, whatever killed the engine.
+            stopped: ids of jobs with a request to stop; they end as cancelled, whatever killed the engine.
             is_last_try: whether to fail the jobs of a lost engine instead of retrying them.
         """
         found = Aftermath()
