@@ -165,11 +165,11 @@ def differences(
     )
 
 
-def behind_cache(form: forms.Form, base: LoadedModel) -> float:
+def after_cached_prefix(form: forms.Form, base: LoadedModel) -> float:
     """Return the relative difference of losses from those of each row alone, if rows follow a cached prefix."""
     (rows,) = fixed_members(1)
-    behind = shared_prefix.compute(base, rows[0].prompt[:PREFIX])
-    losses = form.row_losses(base, [[row.without(PREFIX) for row in rows]], behind)
+    prefix = shared_prefix.compute(base, rows[0].prompt[:PREFIX])
+    losses = form.row_losses(base, [[row.without(PREFIX) for row in rows]], prefix)
     alone = torch.cat([Padded().row_losses(base, [[row]]) for row in rows])
     return float(((losses - alone).abs() / alone.abs()).max())
 
@@ -205,7 +205,7 @@ def test_the_form_of_an_architecture_gives_the_results_of_single_rows(name: str)
     assert losses < 1e-5
     assert gradients < 1e-5
     if form.can_follow:
-        assert behind_cache(form, base) < 1e-5
+        assert after_cached_prefix(form, base) < 1e-5
     after = {**base.network.state_dict()}, repr(base.network), base.network.config.to_dict()
     assert before[1:] == after[1:]
     assert all(value is after[0][key] or torch.equal(value, after[0][key]) for key, value in before[0].items())
@@ -290,7 +290,7 @@ def test_a_form_that_is_silently_wrong_is_refused(name: str) -> None:
     assert max(differences(PlainMasks(shares_prefix=True), base, fixed_members(1), [3])) > 2e-4, "nothing is wrong here"
     form = probe.first_right(base, [PlainMasks(shares_prefix=shares) for shares in (True, False)])
     assert form.name == ("packed" if name in {"mpt", "gpt_neo"} else "padded")
-    assert not form.can_follow or behind_cache(form, base) < 1e-5
+    assert not form.can_follow or after_cached_prefix(form, base) < 1e-5
 
 
 @pytest.mark.parametrize("weights", [torch.nan, 0.0])

@@ -56,12 +56,12 @@ class Limited(Form):
         self.widths: list[int] = []
 
     def row_losses(
-        self, base: LoadedModel, members: Sequence[Sequence[EncodedExample]], behind: Prefix | None = None
+        self, base: LoadedModel, members: Sequence[Sequence[EncodedExample]], prefix: Prefix | None = None
     ) -> torch.Tensor:
         self.widths.append(len(members))
         if (reason := self._refuses(members)) is not None:
             raise RuntimeError(reason)
-        return self._form.row_losses(base, members, behind)
+        return self._form.row_losses(base, members, prefix)
 
     def size(self, rows: Sequence[EncodedExample]) -> int:
         return self._form.size(rows)

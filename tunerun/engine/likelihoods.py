@@ -78,13 +78,13 @@ def _losses(base: LoadedModel, rows: Sequence[EncodedExample], between_passes: C
     """Return the loss of each row in nats; the common prefix of all prompts is computed once."""
     form = forms.choose(base)
     shared = shared_prefix.length([row.prompt for row in rows]) if len(rows) > 1 and form.can_follow else 0
-    behind = shared_prefix.compute(base, rows[0].prompt[:shared]) if shared >= shared_prefix.LEAST_TOKENS else None
-    if behind is not None:
+    prefix = shared_prefix.compute(base, rows[0].prompt[:shared]) if shared >= shared_prefix.LEAST_TOKENS else None
+    if prefix is not None:
         rows = [row.without(shared) for row in rows]
     losses = [0.0] * len(rows)
     for part in passes.parts(base, rows):
         between_passes()
-        nats = form.row_losses(base, [[rows[position] for position in part]], behind)
+        nats = form.row_losses(base, [[rows[position] for position in part]], prefix)
         for position, one in zip(part, nats.tolist(), strict=True):
             losses[position] = one
     if not all(map(math.isfinite, losses)):

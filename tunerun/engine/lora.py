@@ -113,15 +113,32 @@ class LearningAdapter:
 
 
 def adapter_of(request: TuningRequest, base: LoadedModel) -> LearningAdapter:
-    """Return the adapter that a request begins with.
+    """Return the adapter that a request begins with: a fresh one, or that of the tuned model to start from.
+
+    Args:
+        request: the trial's.
+        base: its base model.
 
     Raises:
-        NotFoundError: the tuned model to start from is missing.
+        InputError: a target module is not a layer of the base model.
+        NotFoundError: the tuned model to start from is missing or damaged.
         BaseModelError: it belongs to another base model.
     """
     if request.start_from is None:
         return fresh(base, request.hyperparameters, request.seed)
-    return learned(base, Path(request.start_from))
+    folder = Path(request.start_from)
+    check_base(tuned_model.read(folder), base)
+    if (problem := tuned_model.fault(folder)) is not None:
+        raise NotFoundError(f"the tuned model to start from cannot be loaded: {problem}; tune it again")
+    config = json.loads((folder / tuned_model.ADAPTER_FILE).read_text(encoding="utf-8"))
+    weights = load_file(folder / tuned_model.WEIGHTS_FILE, device=str(base.device))
+    # In the network's order, as in `fresh`: clipping sums the gradients' norms in the order of the parameters.
+    names = dict.fromkeys(key.removeprefix(PREFIX).rpartition(".lora_")[0] for key in sorted(weights))
+    order = [name for name, _module in base.network.named_modules() if name in names]
+    matrices = {
+        name: (weights[f"{PREFIX}{name}.lora_A.weight"], weights[f"{PREFIX}{name}.lora_B.weight"]) for name in order
+    }
+    return LearningAdapter(matrices, config["r"], config["lora_alpha"])
 
 
 def fresh(base: LoadedModel, hyperparameters: TuningHyperparameters, seed: int) -> LearningAdapter:
@@ -155,30 +172,6 @@ def fresh(base: LoadedModel, hyperparameters: TuningHyperparameters, seed: int) 
             torch.nn.init.zeros_(up.weight)
             matrices[name] = (down.weight.detach().to(base.device), up.weight.detach().to(base.device))
     return LearningAdapter(matrices, rank, hyperparameters.adapter_alpha)
-
-
-def learned(base: LoadedModel, folder: Path) -> LearningAdapter:
-    """Load a tuned model's adapter to continue its training.
-
-    Args:
-        base: the base model that it was tuned from.
-        folder: the tuned model's folder.
-
-    Raises:
-        NotFoundError: the folder holds no tuned model.
-        BaseModelError: it was tuned from another base model.
-    """
-    check_base(tuned_model.read(folder), base)
-    if (problem := tuned_model.fault(folder)) is not None:
-        raise NotFoundError(f"the tuned model to start from cannot be loaded: {problem}; tune it again")
-    config = json.loads((folder / tuned_model.ADAPTER_FILE).read_text(encoding="utf-8"))
-    weights = load_file(folder / tuned_model.WEIGHTS_FILE, device=str(base.device))
-    names = dict.fromkeys(key.removeprefix(PREFIX).rpartition(".lora_")[0] for key in sorted(weights))
-    order = [name for name, _module in base.network.named_modules() if name in names]
-    matrices = {
-        name: (weights[f"{PREFIX}{name}.lora_A.weight"], weights[f"{PREFIX}{name}.lora_B.weight"]) for name in order
-    }
-    return LearningAdapter(matrices, config["r"], config["lora_alpha"])
 
 
 @contextmanager

@@ -56,7 +56,7 @@ class Prefix:
         return cache
 
 
-def compute(base: LoadedModel, ids: Sequence[int], behind: Prefix | None = None) -> Prefix | None:
+def compute(base: LoadedModel, ids: Sequence[int], prefix: Prefix | None = None) -> Prefix | None:
     """Compute the keys and values of a prefix, with the adapter that is attached to the network.
 
     Gradients flow through them unless the caller disables gradients.
@@ -64,7 +64,7 @@ def compute(base: LoadedModel, ids: Sequence[int], behind: Prefix | None = None)
     Args:
         base: the base model.
         ids: the tokens.
-        behind: a prefix before the tokens; None: the tokens are the start of the sequence.
+        prefix: a prefix before the tokens; None: the tokens are the start of the sequence.
 
     Returns:
         The prefix of both together; None if the network's cache does not hold keys and values of every position.
@@ -73,12 +73,12 @@ def compute(base: LoadedModel, ids: Sequence[int], behind: Prefix | None = None)
     from transformers.cache_utils import DynamicLayer
 
     kept = {"logits_to_keep": 1} if base.keeps_logits else {}
-    past = {} if behind is None else {"past_key_values": behind.cache(1)}
+    past = {} if prefix is None else {"past_key_values": prefix.cache(1)}
     tokens = torch.tensor([list(ids)], device=base.device)
     cache = getattr(base.network(input_ids=tokens, use_cache=True, **past, **kept), "past_key_values", None)
     if not isinstance(cache, DynamicCache) or any(type(layer) is not DynamicLayer for layer in cache.layers):
         return None
-    total = len(ids) + (0 if behind is None else behind.tokens)
+    total = len(ids) + (0 if prefix is None else prefix.tokens)
     layers = [(layer.keys, layer.values) for layer in cache.layers]
     if any(keys is None or keys.shape[-2] != total for keys, _values in layers):
         return None

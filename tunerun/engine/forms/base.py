@@ -23,7 +23,7 @@ class Form(ABC):
     Attributes:
         name: as records and tables show it.
         takes_packs: whether several trials can share a pass.
-        can_follow: whether `row_losses` is right with `behind`, on this base model; `probe` finds out.
+        can_follow: whether `row_losses` is right with `prefix`, on this base model; `probe` finds out.
     """
 
     name: str
@@ -45,14 +45,14 @@ class Form(ABC):
 
     @abstractmethod
     def row_losses(
-        self, base: LoadedModel, members: Sequence[Sequence[EncodedExample]], behind: Prefix | None = None
+        self, base: LoadedModel, members: Sequence[Sequence[EncodedExample]], prefix: Prefix | None = None
     ) -> torch.Tensor:
         """Compute the loss of each row in one pass; see `losses`.
 
         Args:
             base: the base model.
             members: the rows of each trial.
-            behind: the cache of a prefix that all rows follow and that they do not contain themselves. For one trial,
+            prefix: the cache of a prefix that all rows follow and that they do not contain themselves. For one trial,
                 and only if the form `can_follow`.
 
         Returns:

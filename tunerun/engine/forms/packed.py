@@ -36,17 +36,17 @@ class Packed(Form):
         self._shares_prefix = shares_prefix
 
     def row_losses(
-        self, base: LoadedModel, members: Sequence[Sequence[EncodedExample]], behind: Prefix | None = None
+        self, base: LoadedModel, members: Sequence[Sequence[EncodedExample]], prefix: Prefix | None = None
     ) -> torch.Tensor:
         """Compute the loss of each row; see `Form`."""
         layouts = [layout.lay_out(rows, shares=self._shares_prefix) for rows in members]
         time = max(len(one.tokens) for one in layouts)
-        before = 0 if behind is None else behind.tokens
+        before = 0 if prefix is None else prefix.tokens
         inputs: dict[str, Any] = {
             "input_ids": _filled([one.tokens for one in layouts], time, base.pad_id, base.device),
         }
 
-        if behind is not None or any(len(rows) > 1 for rows in members):  # for single rows the causal mask is right
+        if prefix is not None or any(len(rows) > 1 for rows in members):  # for single rows the causal mask is right
             positions = _filled([one.positions for one in layouts], time, 0, base.device) + before
             # Padding attends to itself: a token that attends to nothing has a softmax of NaN.
             ends = [[*one.ends, *range(len(one.ends) + 1, time + 1)] for one in layouts]
@@ -54,8 +54,8 @@ class Packed(Form):
             inputs["attention_mask"] = self.mask(
                 base.network, torch.tensor(ends, device=base.device), positions, before
             )
-        if behind is not None:
-            inputs["past_key_values"] = behind.cache(len(members))
+        if prefix is not None:
+            inputs["past_key_values"] = prefix.cache(len(members))
 
         first = list(accumulate(map(len, members), initial=0))
         # Each learned token: its member, the place of the token before it, its id, and its row among all members' rows.
@@ -67,7 +67,7 @@ class Packed(Form):
         member, place, label, row = torch.tensor(learned, device=base.device).unbind(1)
         # Only learned tokens need logits: [tokens, vocabulary] instead of [members, time, vocabulary].
         with _head_sees(base.network, member, place):
-            scores = logits(base.network, use_cache=behind is not None, **inputs)
+            scores = logits(base.network, use_cache=prefix is not None, **inputs)
         losses = cross_entropy(scores[0], label, reduction="none")
         return torch.zeros(first[-1], device=base.device).index_add(0, row, losses)
 

@@ -21,15 +21,15 @@ class Padded(Form):
     name = "padded"
 
     def row_losses(
-        self, base: LoadedModel, members: Sequence[Sequence[EncodedExample]], behind: Prefix | None = None
+        self, base: LoadedModel, members: Sequence[Sequence[EncodedExample]], prefix: Prefix | None = None
     ) -> torch.Tensor:
         """Compute the loss of each row; see `Form`."""
         (rows,) = members
         batch = collate(rows, base.pad_id, base.device)
         inputs: dict[str, Any] = {"logits_to_keep": batch.kept} if base.keeps_logits else {}
-        if behind is not None:  # right padding needs no attention mask, with or without a cache; see `collate`
-            inputs["past_key_values"] = behind.cache(len(rows))
-        scores = logits(base.network, use_cache=behind is not None, input_ids=batch.tokens, **inputs)[:, -batch.kept :]
+        if prefix is not None:  # right padding needs no attention mask, with or without a cache; see `collate`
+            inputs["past_key_values"] = prefix.cache(len(rows))
+        scores = logits(base.network, use_cache=prefix is not None, input_ids=batch.tokens, **inputs)[:, -batch.kept :]
         losses = cross_entropy(scores.flatten(0, 1), batch.labels.flatten(), reduction="none")
         return losses.view(batch.labels.shape).sum(1)
 
@@ -48,17 +48,17 @@ class PrefixCache(Form):
     name = "prefix cache"
 
     def row_losses(
-        self, base: LoadedModel, members: Sequence[Sequence[EncodedExample]], behind: Prefix | None = None
+        self, base: LoadedModel, members: Sequence[Sequence[EncodedExample]], prefix: Prefix | None = None
     ) -> torch.Tensor:
         """Compute the loss of each row; see `Form`."""
         (rows,) = members
         shared = _shared(rows)
         if shared >= shared_prefix.LEAST_TOKENS:
-            behind = shared_prefix.compute(base, rows[0].prompt[:shared], behind)
-            if behind is None:
+            prefix = shared_prefix.compute(base, rows[0].prompt[:shared], prefix)
+            if prefix is None:
                 raise UnfitError
             rows = [row.without(shared) for row in rows]
-        return Padded().row_losses(base, [rows], behind)
+        return Padded().row_losses(base, [rows], prefix)
 
     def size(self, rows: Sequence[EncodedExample]) -> int:
         """Return how many tokens a pass computes for some rows; see `Form`."""

@@ -81,7 +81,7 @@ def first_right(base: LoadedModel, candidates: Sequence[Form]) -> Form:
             with suppress(*_FAILURES), reduced:
                 probe = _Probe(base, reach)
                 form = next((form for form in candidates if probe.can_tell and probe.is_right(form)), Padded())
-                form.can_follow = probe.can_tell and probe.is_right_behind(form)
+                form.can_follow = probe.can_tell and probe.is_right_after_prefix(form)
                 return form
     return Padded()
 
@@ -129,15 +129,15 @@ class _Probe:
         return all(one.difference(alone) <= self._limit for one, alone in zip(together, self._alone, strict=False))
 
     @torch.no_grad()
-    def is_right_behind(self, form: Form) -> bool:
+    def is_right_after_prefix(self, form: Form) -> bool:
         """Whether a form gives the right losses when the rows follow a cached prefix."""
         rows = self._members[0]
         try:
             with lora.on(self._base.network, self._adapters[:1]):
-                behind = shared_prefix.compute(self._base, rows[0].prompt[:_PREFIX])
-                if behind is None:
+                prefix = shared_prefix.compute(self._base, rows[0].prompt[:_PREFIX])
+                if prefix is None:
                     return False
-                losses = form.row_losses(self._base, [[row.without(_PREFIX) for row in rows]], behind)
+                losses = form.row_losses(self._base, [[row.without(_PREFIX) for row in rows]], prefix)
         except _FAILURES:
             return False
         alone = self._alone[0].losses
@@ -162,7 +162,7 @@ class _Probe:
 
 
 def _members(base: LoadedModel, reach: int) -> Iterator[list[EncodedExample]]:
-    """Yield the rows of two trials: each with a prefix of its own and different tokens behind it."""
+    """Yield the rows of two trials: each with a prefix of its own and different tokens after it."""
     vocabulary = base.network.get_input_embeddings().weight.shape[0]
     generator = torch.Generator().manual_seed(0)
 
