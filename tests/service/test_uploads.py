@@ -7,7 +7,8 @@ import json
 import pytest
 
 from tunerun.errors import DatasetError
-from tunerun.service.page.uploads import MAX_FILE_BYTES, SHOWN_CHARACTERS, SHOWN_COLUMNS, file_name, read_table
+from tunerun.service.core.stored_files import file_name
+from tunerun.service.page.uploads import MAX_FILE_BYTES, SHOWN_CHARACTERS, SHOWN_COLUMNS, read_table
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,10 @@ from openai.types.fine_tuning import FineTuningJob
 
 from tests.service.openai.rows import CREATED, row, running
 from tests.service.openai.strict import parsed
+from tunerun.job import Snapshot
 from tunerun.service.core.problems import Code
 from tunerun.service.core.records import ModelState, TunedModelRow
-from tunerun.service.openai.jobs import Pace, job
+from tunerun.service.openai.jobs import estimated_finish, job
 
 CANCELLED = {"state": ModelState.FAILED, "error_code": Code.CANCELLED.number, "error_message": "cancelled on request"}
 NAME = "ft:tiny:tunerun:router:01234567"
@@ -66,7 +67,8 @@ def test_only_a_paused_job_is_shown_as_paused() -> None:
 
 def test_the_end_of_a_running_job_is_estimated_by_its_pace() -> None:
     """Three of six steps took 30 seconds, so 30 remain; there is no estimate before the second step or at the end."""
-    pace = Pace(steps=3, seconds=30.0, last=3, at=CREATED + 40)
-    assert job(running(), pace)["estimated_finish"] == round(CREATED + 70)
-    assert job(running(), Pace(0, 0, 1, CREATED))["estimated_finish"] is None
-    assert job(row(), pace)["estimated_finish"] is None
+    newest = [Snapshot(step, 1, 0.5, CREATED + 10 + 10 * step) for step in (3, 2, 1, 0)]
+    assert estimated_finish(running(), newest) == round(CREATED + 70)
+    assert estimated_finish(running(), newest[-1:]) is None
+    assert job(running(), 7)["estimated_finish"] == 7
+    assert job(row(), 7)["estimated_finish"] is None

@@ -22,7 +22,7 @@ from tunerun.service.openai import checkpoints, events, jobs, names, training_ro
 from tunerun.service.openai.files import FilesApi
 from tunerun.service.openai.hyperparameters import resolve
 from tunerun.service.openai.job_request import MAX_SEED, CreateJob
-from tunerun.service.openai.jobs import FineTuningStatus, Notes, Pace, notes_of, status_of
+from tunerun.service.openai.jobs import FineTuningStatus, Notes, notes_of, status_of
 from tunerun.service.openai.method import After, JsonRoute, Limit, TuningCaller, not_of_list, page, size_of
 from tunerun.service.openai.models import Models
 from tunerun.service.openai.problems import OpenAiError, wrong
@@ -236,11 +236,9 @@ class FineTuning:
 
     def shown(self, row: TunedModelRow) -> Json:
         """Return a job as the wire's JSON."""
-        pace = None
-        if status_of(row) is FineTuningStatus.RUNNING and (newest := self._library.steps(row, _NO_STEP, _PACE_STEPS)):
-            last, first = newest[0], newest[-1]
-            pace = Pace(last.step - first.step, last.compute_time - first.compute_time, last.step, last.compute_time)
-        return jobs.job(row, pace)
+        is_running = status_of(row) is FineTuningStatus.RUNNING
+        newest = self._library.steps(row, _NO_STEP, _PACE_STEPS) if is_running else ()
+        return jobs.job(row, jobs.estimated_finish(row, newest))
 
     def _row(
         self, caller: Key, identifier: str, otherwise: OpenAiError | None = None, role: Role = Role.READER

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from tunerun.job import Snapshot
 from tunerun.service.core.problems import Code, Json
 from tunerun.service.core.records import ModelState, TunedModelRow
 from tunerun.service.openai import names
@@ -62,7 +64,7 @@ def status_of(row: TunedModelRow) -> FineTuningStatus:
 
 @dataclass(frozen=True)
 class Notes:
-    """What is stored of a job's request, in `TunedModelRow.notes`.
+    """The parts of a job's request that are stored in `TunedModelRow.notes`.
 
     Attributes:
         training_file, validation_file: ids of the files.
@@ -74,29 +76,6 @@ class Notes:
     validation_file: str | None = None
     model: str = ""
     request: str = ""
-
-
-@dataclass(frozen=True)
-class Pace:
-    """The speed of a running job.
-
-    Attributes:
-        steps: number of steps between two times.
-        seconds: the seconds between them.
-        last: number of the newest step.
-        at: when the newest step ended, in seconds since 1970 (UTC).
-    """
-
-    steps: int
-    seconds: float
-    last: int
-    at: float
-
-    def end(self, total_steps: int) -> int | None:
-        """Estimate when all steps will be done, in seconds since 1970 (UTC); None: unknown."""
-        if self.steps < 1:
-            return None
-        return round(self.at + (total_steps - self.last) * self.seconds / self.steps)
 
 
 def notes_of(row: TunedModelRow) -> Notes:
@@ -120,12 +99,29 @@ def failure_of(row: TunedModelRow) -> str:
     return _HYPERPARAMETER.sub(lambda match: f"hyperparameters.{_NAMES.get(match[1], match[1])}", text)
 
 
-def job(row: TunedModelRow, pace: Pace | None = None) -> Json:
+def estimated_finish(row: TunedModelRow, newest: Sequence[Snapshot]) -> int | None:
+    """Estimate when a running job will have taken all its steps.
+
+    Args:
+        row: the tuned model of the job.
+        newest: its newest steps, newest first; the pace between the first and the last of them is assumed to continue.
+
+    Returns:
+        The time in seconds since 1970 (UTC); None: there are fewer than two steps.
+    """
+    if len(newest) < 2:
+        return None
+    last, first = newest[0], newest[-1]
+    seconds, steps = last.compute_time - first.compute_time, last.step - first.step
+    return round(last.compute_time + (row.total_steps - last.step) * seconds / steps)
+
+
+def job(row: TunedModelRow, estimate: int | None = None) -> Json:
     """Return a tuned model's job as the wire's JSON.
 
     Args:
         row: the tuned model.
-        pace: the speed of a running job; None: unknown.
+        estimate: from `estimated_finish`; None: unknown. Only shown while the job is running.
     """
     status, notes = status_of(row), notes_of(row)
     succeeded = status is FineTuningStatus.SUCCEEDED
@@ -135,7 +131,6 @@ def job(row: TunedModelRow, pace: Pace | None = None) -> Json:
         "batch_size": row.batch_size,
         "learning_rate_multiplier": row.learning_rate_multiplier,
     }
-    estimate = pace.end(row.total_steps) if pace is not None and status is FineTuningStatus.RUNNING else None
     error = None
     if status is FineTuningStatus.FAILED:
         code = ERROR_CODES.get(row.error_code or 0, "server_error")
@@ -146,7 +141,7 @@ def job(row: TunedModelRow, pace: Pace | None = None) -> Json:
         "id": names.job_id(row),
         "created_at": int(row.created_at),
         "finished_at": int(row.completed_at or row.updated_at) if status.is_finished else None,
-        "estimated_finish": estimate,
+        "estimated_finish": estimate if status is FineTuningStatus.RUNNING else None,
         "status": status,
         "model": notes.model or row.base_model,
         "fine_tuned_model": names.model_name(row) if succeeded else None,

@@ -23,7 +23,7 @@ from tunerun.service.routes import WireRoute, answer_json, caller_of, note_ignor
 
 IGNORED_HEADER = "x-tunerun-ignored"
 
-_MAY_BE_HALF = re.compile(r"\\u[dD][89a-fA-F]")
+_SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 """JSON escapes can encode an unpaired surrogate, which cannot be stored or sent as UTF-8."""
 
 
@@ -56,7 +56,7 @@ def read_json(content: bytes) -> Any:
     with refusing_bad_json():
         text = content.decode("utf-8-sig")
         value = json.loads(text, object_pairs_hook=unique, parse_constant=_refuse_constant)
-        if _MAY_BE_HALF.search(text):
+        if _SURROGATE_ESCAPE.search(text):
             # An unpaired surrogate would be a server error later, where the text is looked up or stored.
             json.dumps(value, ensure_ascii=False).encode()
         return value

@@ -20,6 +20,7 @@ from tunerun.service.core.credentials import Key
 from tunerun.service.core.problems import Code, ServiceError, not_found
 from tunerun.service.core.records import FileRow, Role
 from tunerun.service.core.state import State
+from tunerun.service.core.stored_files import file_name
 from tunerun.service.gemini import wire
 from tunerun.service.gemini.api import Methods
 from tunerun.service.gemini.tuning_request import (
@@ -36,8 +37,8 @@ from tunerun.service.page import forms, prompt_forms
 from tunerun.service.page.rendering import FOLDER, PageRoute, page, redirect
 from tunerun.service.page.sessions import Sessions
 from tunerun.service.page.training_rows import MOST_CHECKED, CheckedExamples, page_of
-from tunerun.service.page.uploads import MAX_FILE_BYTES, Table, file_name, read_table
-from tunerun.service.page.view_models import ViewModels
+from tunerun.service.page.uploads import MAX_FILE_BYTES, Table, read_table
+from tunerun.service.page.view_models import MAX_SOURCES, ViewModels
 from tunerun.service.routes import Caller
 
 KEPT_FILES = 5
@@ -243,7 +244,7 @@ def _file_routes(methods: Methods, state: State, views: ViewModels) -> APIRouter
         table = table_of(caller, identifier, has_header=header == "yes")
         text_input, output = table.likely()
         return _file_page(
-            methods, views, caller, identifier, table, forms.TuningForm(input_column=text_input, output_column=output)
+            methods, caller, identifier, table, forms.TuningForm(input_column=text_input, output_column=output)
         )
 
     @router.post("/files/{identifier}/tune")
@@ -257,7 +258,7 @@ def _file_routes(methods: Methods, state: State, views: ViewModels) -> APIRouter
             row = methods.library.create(caller, new)
         except ServiceError as error:
             problems = forms.problems_of(error, form, table)
-            return _file_page(methods, views, caller, identifier, table, form, problems, error.code.http_status)
+            return _file_page(methods, caller, identifier, table, form, problems, error.code.http_status)
         return redirect(f"/#model-{row.id}")
 
     return router
@@ -265,7 +266,6 @@ def _file_routes(methods: Methods, state: State, views: ViewModels) -> APIRouter
 
 def _file_page(
     methods: Methods,
-    views: ViewModels,
     caller: Key,
     identifier: str,
     table: Table,
@@ -286,7 +286,7 @@ def _file_page(
         form=form,
         labels=forms.LABELS,
         bases=methods.library.catalogue.offered,
-        sources=views.sources(caller),
+        sources=methods.library.own_sources(caller, MAX_SOURCES),
         defaults=defaults,
         problems=problems or forms.Problems(),
     )

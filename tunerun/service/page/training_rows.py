@@ -23,7 +23,7 @@ MOST_KEPT = 100
 
 
 @dataclass(frozen=True)
-class Examples:
+class ExamplePage:
     """A page of examples.
 
     Attributes:
@@ -47,12 +47,11 @@ class Examples:
         return max(1, -(-self.total // PER_PAGE))
 
 
-def page_of(examples: Sequence[Example], page: int) -> Examples:
+def page_of(examples: Sequence[Example], page: int) -> ExamplePage:
     """Return a page of examples; a number beyond the last page is the last one."""
-    found = Examples((), len(examples), 1)
-    page = min(max(1, page), found.last_page)
+    page = min(max(1, page), ExamplePage((), len(examples), 1).last_page)
     start = (page - 1) * PER_PAGE
-    return Examples(examples[start : start + PER_PAGE], len(examples), page)
+    return ExamplePage(examples[start : start + PER_PAGE], len(examples), page)
 
 
 class CheckedExamples:

@@ -10,7 +10,6 @@ from typing import Any
 from tunerun.dataset import Rows, SourceRow, read_content, with_conversations
 from tunerun.dataset.formats import BINARY_MAGIC
 from tunerun.errors import DatasetError
-from tunerun.service.core.stored_files import file_name as file_name
 from tunerun.service.gemini import wire
 from tunerun.template.json_text import to_json
 from tunerun.tuning_guide import MOST_TRAINING_BYTES

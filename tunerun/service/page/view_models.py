@@ -170,10 +170,6 @@ class ViewModels:
         """Return the caller's tuned models whose jobs have not ended, without roles."""
         return self._shown(self._library.creating(caller), {})
 
-    def sources(self, caller: Key) -> Sequence[TunedModelRow]:
-        """Return the caller's own tuned models that a job can continue, the newest first."""
-        return self._library.own_sources(caller, MAX_SOURCES)
-
     def _shown(self, rows: Sequence[TunedModelRow], roles: Mapping[str, Set[Role]]) -> list[ShownModel]:
         curves, sweep_models = self._library.curves(rows), self._library.sweep_models
         shown = []
