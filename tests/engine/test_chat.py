@@ -1,4 +1,4 @@
-"""The chat format of well known base models' own templates, and the tokens that training and generation see."""
+"""Chat formats of well-known base models, and the tokens of training and generation."""
 
 from __future__ import annotations
 

@@ -42,13 +42,13 @@ LEARNED = (
 
 def messages_of(name: str, example: Example) -> list[dict[str, Any]]:
     """Return a conversation as messages for transformers."""
-    said = [("system", example.system)] if example.system else []
-    said += [
+    messages = [("system", example.system)] if example.system else []
+    messages += [
         (role, text) for turn in example.turns for role, text in (("user", turn.text_input), ("assistant", turn.output))
     ]
     return [
         {"role": role, "content": [{"type": "text", "text": text}] if name == "smolvlm" else text}
-        for role, text in said
+        for role, text in messages
     ]
 
 

@@ -173,7 +173,7 @@ def test_cache_deleted_meanwhile(loopback_hub: Hub, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "said"),
+    ("model", "message"),
     [
         (
             replace(MODEL, revision="nosuch"),
@@ -182,9 +182,9 @@ def test_cache_deleted_meanwhile(loopback_hub: Hub, tmp_path: Path) -> None:
         (replace(MODEL, source="owner/other"), r"does not have 'owner/other', or you do not have access"),
     ],
 )
-def test_name_that_the_hub_does_not_know(model: BaseModelRef, said: str, loopback_hub: Hub, tmp_path: Path) -> None:
+def test_name_that_the_hub_does_not_know(model: BaseModelRef, message: str, loopback_hub: Hub, tmp_path: Path) -> None:
     """A name or revision that the hub does not have is refused in `plan`."""
-    with pytest.raises(BaseModelError, match=said):
+    with pytest.raises(BaseModelError, match=message):
         base_model.find(model, tmp_path / "cache")
 
 

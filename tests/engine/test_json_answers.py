@@ -35,25 +35,25 @@ def answered(base: LoadedModel, *prompts: Prompt, parts: list[str] | None = None
         if parts is not None:
             parts[position] += part.text
 
-    found = Generation(base).answer(prompts, on_part, all_or_none=True)
-    return [one for one in found if isinstance(one, Answer)]
+    answers = Generation(base).answer(prompts, on_part, all_or_none=True)
+    return [one for one in answers if isinstance(one, Answer)]
 
 
 def is_kept(text: str) -> bool:
-    found = json.loads(text)
-    return found.keys() == {"label", "sure"} and found["label"] in ("seven", "eight") and " " not in text
+    value = json.loads(text)
+    return value.keys() == {"label", "sure"} and value["label"] in ("seven", "eight") and " " not in text
 
 
 def test_every_answer_satisfies_its_schema_beside_answers_that_have_none(base: LoadedModel) -> None:
     """Greedy or sampled, alone or in a batch, each answer satisfies its own schema, and others are unchanged."""
     free = Prompt("twenty two", GenerateOptions(max_output_tokens=12, temperature=1.0, seed=1))
     parts = [""] * 4
-    found = answered(base, free, Prompt("8", GREEDY), Prompt("8", SAMPLED), Prompt("1", GREEDY), parts=parts)
-    assert [is_kept(one.text) for one in found[1:]] == [True] * 3
-    assert not any(one.is_cut for one in found[1:])
-    assert parts == [one.text for one in found]
-    assert found[:1] == answered(base, free)
-    assert found[1:2] == answered(base, Prompt("8", GREEDY))
+    answers = answered(base, free, Prompt("8", GREEDY), Prompt("8", SAMPLED), Prompt("1", GREEDY), parts=parts)
+    assert [is_kept(one.text) for one in answers[1:]] == [True] * 3
+    assert not any(one.is_cut for one in answers[1:])
+    assert parts == [one.text for one in answers]
+    assert answers[:1] == answered(base, free)
+    assert answers[1:2] == answered(base, Prompt("8", GREEDY))
 
 
 def test_a_schema_with_one_valid_answer(base: LoadedModel) -> None:
@@ -79,12 +79,12 @@ def test_every_kind_of_tokenizer_is_constrained_or_refused(kind: str, tmp_path: 
     folder = tiny_model.build(tmp_path / "model", tokenizer=tiny_model.TOKENIZERS[kind]())
     base = network.load(tiny_model.model_of(folder), engine_cache, torch.device("cpu"))
     base.network.resize_token_embeddings(base.network.config.vocab_size + 7, mean_resizing=False)
-    (found,) = Generation(base).answer([Prompt("8", SAMPLED)])
+    (answer,) = Generation(base).answer([Prompt("8", SAMPLED)])
     if kind == "unigram":
-        assert "llguidance cannot read its tokenizer" in str(found)
+        assert "llguidance cannot read its tokenizer" in str(answer)
     else:
-        assert isinstance(found, Answer)
-        assert is_kept(found.text)
+        assert isinstance(answer, Answer)
+        assert is_kept(answer.text)
 
 
 @pytest.mark.parametrize(
@@ -110,15 +110,15 @@ def test_scores_are_the_models_own_probabilities(base: LoadedModel) -> None:
     """Log probabilities are the network's, before temperature, with those of the likeliest tokens."""
     prompt = Prompt("twenty two", GenerateOptions(max_output_tokens=8, temperature=1.5, seed=5, logprobs=3))
     parts: list[AnswerPart] = []
-    (found,) = Generation(base).answer([prompt], lambda _position, part: parts.append(part))
-    assert isinstance(found, Answer)
-    assert found.text == answered(base, replace(prompt, options=replace(prompt.options, logprobs=None)))[0].text
-    assert len(found.scores) == found.tokens
-    assert bytes(value for one in found.scores for value in one.bytes).decode() == found.text
+    (answer,) = Generation(base).answer([prompt], lambda _position, part: parts.append(part))
+    assert isinstance(answer, Answer)
+    assert answer.text == answered(base, replace(prompt, options=replace(prompt.options, logprobs=None)))[0].text
+    assert len(answer.scores) == answer.tokens
+    assert bytes(value for one in answer.scores for value in one.bytes).decode() == answer.text
     sent = [score for part in parts for score in part.scores]
-    assert sent == list(found.scores[: len(sent)])
-    assert "".join(part.text for part in parts) == found.text
-    first = found.scores[0]
+    assert sent == list(answer.scores[: len(sent)])
+    assert "".join(part.text for part in parts) == answer.text
+    first = answer.scores[0]
     assert [one.logprob for one in first.likeliest] == sorted((one.logprob for one in first.likeliest), reverse=True)
     assert first.logprob == pytest.approx(_logprob(base, prompt.text_input, first.text), abs=1e-4)
 
@@ -131,6 +131,6 @@ def _logprob(base: LoadedModel, text_input: str, token: str) -> float:
     (ids,) = encoder.prompts([text_input])
     logits: Any = base.network(input_ids=torch.tensor([ids])).logits[0, -1]
     number = next(n for n in range(len(logits)) if encoder.score(n, 0.0).text == token)
-    found = float(logits.float().log_softmax(-1)[number])
-    assert math.isfinite(found)
-    return found
+    logprob = float(logits.float().log_softmax(-1)[number])
+    assert math.isfinite(logprob)
+    return logprob

@@ -37,8 +37,8 @@ def generation(base: LoadedModel) -> Generation:
 def measured(
     generation: Generation, rows: tuple[Example, ...], adapter: Path | None, examples: tuple[Example, ...] = ()
 ) -> list[tuple[float, int]]:
-    found = generation.measure([(row.text_input, (row.output,)) for row in rows], adapter, examples)
-    return [(one.nats, one.tokens) for (one,) in found]
+    losses = generation.measure([(row.text_input, (row.output,)) for row in rows], adapter, examples)
+    return [(one.nats, one.tokens) for (one,) in losses]
 
 
 def test_losses_are_those_of_training(
@@ -49,8 +49,8 @@ def test_losses_are_those_of_training(
     folder = tune(base, request, tmp_path)
     (outcome,) = training.train([request], base, Recording())
     for adapter, name in ((None, "validation/base_loss"), (folder, "validation/loss")):
-        found = measured(generation, ROWS, adapter)
-        loss = sum(nats for nats, _tokens in found) / sum(tokens for _nats, tokens in found)
+        losses = measured(generation, ROWS, adapter)
+        loss = sum(nats for nats, _tokens in losses) / sum(tokens for _nats, tokens in losses)
         assert loss == pytest.approx(outcome.metrics[name], rel=1e-6)
 
 
@@ -77,8 +77,8 @@ def test_losses_are_those_of_transformers(
     """For the base model and a tuned one, without and with examples before the input."""
     turns = [text for one in examples for text in (one.text_input, one.output)]
     for adapter in (None, tuned):
-        found = measured(generation, HELD_OUT, adapter, examples)
-        for row, (nats, _tokens) in zip(HELD_OUT, found, strict=True):
+        losses = measured(generation, HELD_OUT, adapter, examples)
+        for row, (nats, _tokens) in zip(HELD_OUT, losses, strict=True):
             expected = transformers_nats(tiny.source, adapter, [*turns, row.text_input], row.output)
             assert nats == pytest.approx(expected, rel=1e-5)
 
@@ -120,9 +120,9 @@ def test_a_loss_does_not_depend_on_other_rows(generation: Generation, tuned: Pat
     rows = ROWS * 4
     alone = {row: measured(generation, (row,), tuned)[0] for row in ROWS}
     for chosen in (rows, rows[::-1]):
-        found = measured(generation, chosen, tuned)
-        assert found == measured(generation, chosen, tuned)
-        for row, (nats, tokens) in zip(chosen, found, strict=True):
+        losses = measured(generation, chosen, tuned)
+        assert losses == measured(generation, chosen, tuned)
+        for row, (nats, tokens) in zip(chosen, losses, strict=True):
             assert nats == pytest.approx(alone[row][0], rel=1e-5)
             assert tokens == alone[row][1]
 

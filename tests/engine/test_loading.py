@@ -1,4 +1,4 @@
-"""What transformers alone can know of a base model is found when it is prepared, before a sweep starts."""
+"""Problems of a base model that only transformers can detect are reported when it is prepared, before a sweep."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def more_tokens(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (
             lacking("model.layers.1.mlp.up_proj.weight"),
@@ -75,13 +75,13 @@ def more_tokens(folder: Path) -> None:
     ],
 )
 def test_model_that_cannot_be_loaded(
-    change: Callable[[Path], None], said: str, tiny_folder: Path, tmp_path: Path
+    change: Callable[[Path], None], message: str, tiny_folder: Path, tmp_path: Path
 ) -> None:
     """Missing weights, wrong shapes, custom code and unknown architectures are refused in one sentence, each time."""
     folder = Path(shutil.copytree(tiny_folder, tmp_path / "model"))
     change(folder)
     for _ in range(2):  # what was refused leaves nothing in the cache that would be trusted later
-        with pytest.raises(BaseModelError, match=said) as refused:
+        with pytest.raises(BaseModelError, match=message) as refused:
             prepared_model.prepare(tiny_model.model_of(folder), tmp_path / "cache")
         assert "\n" not in str(refused.value)
         assert "trust_remote_code" not in str(refused.value)

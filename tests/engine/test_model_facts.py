@@ -59,7 +59,7 @@ def void(_: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (configured(num_hidden_layers=3), r"its config states 3 layers, but the weights have 2; a part of the weights"),
         (
@@ -101,12 +101,12 @@ def void(_: object) -> None:
     ],
 )
 def test_folder_that_cannot_be_tuned(
-    change: Callable[[Path], None], said: str, tiny_folder: Path, tmp_path: Path
+    change: Callable[[Path], None], message: str, tiny_folder: Path, tmp_path: Path
 ) -> None:
     """A damaged, quantised, encoding or incomplete folder is refused in one sentence that names the file."""
     folder = Path(shutil.copytree(tiny_folder, tmp_path / "model"))
     change(folder)
-    with pytest.raises(BaseModelError, match=said) as refused:
+    with pytest.raises(BaseModelError, match=message) as refused:
         base_model.find(tiny_model.model_of(folder), tmp_path / "cache")
     assert str(refused.value).count("\n") == 0
 
@@ -169,7 +169,7 @@ TENSORS = [("blk.0.a.weight", 8), ("blk.1.a.weight", 8)]
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (gguf(LLAMA, TENSORS, 32), r"x\.gguf has [\d,]+ bytes, but needs [\d,]+: it is cut off; download it again"),
         (gguf(LLAMA, TENSORS[:1], 64), r"its config states 2 layers, but the weights have 1"),
@@ -181,10 +181,10 @@ TENSORS = [("blk.0.a.weight", 8), ("blk.1.a.weight", 8)]
         (POINTER.encode(), r"x\.gguf is a Git LFS pointer"),
     ],
 )
-def test_gguf_that_cannot_be_tuned(content: bytes, said: str, tmp_path: Path) -> None:
+def test_gguf_that_cannot_be_tuned(content: bytes, message: str, tmp_path: Path) -> None:
     """A GGUF file that is cut off, split, an encoder, or not GGUF at all is refused by its header."""
     (tmp_path / "x.gguf").write_bytes(content)
-    with pytest.raises(BaseModelError, match=said):
+    with pytest.raises(BaseModelError, match=message):
         base_model.find(tiny_model.model_of(tmp_path / "x.gguf"), tmp_path / "cache")
 
 

@@ -130,15 +130,15 @@ def test_a_sample_decides_whether_words_are_counted() -> None:
 def test_each_text_and_word_is_counted_once() -> None:
     """Equal texts are tokenised once, and so are equal words of many texts."""
     tokenizer = TOKENIZERS["GPT-2's"]
-    asked: list[str] = []
+    tokenised: list[str] = []
 
     def whole(some: Sequence[str]) -> list[list[int]]:
-        asked.extend(some)
+        tokenised.extend(some)
         return [encoding.ids for encoding in tokenizer.encode_batch_fast(list(some), add_special_tokens=False)]
 
     texts = [f"the word {number}" for number in range(FEW_TEXTS + 1)]
     by_words(tokenizer).lengths([*texts, *texts], whole)
-    assert asked.count("the") <= 2  # once for the sample
-    asked.clear()
+    assert tokenised.count("the") <= 2  # once for the sample
+    tokenised.clear()
     by_words(tokenizer).lengths(["one", "two", "one"] * 50, whole)
-    assert asked == ["one", "two"]
+    assert tokenised == ["one", "two"]
