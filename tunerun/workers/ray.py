@@ -95,17 +95,17 @@ def room(section: RayWorkers) -> int:
         AccessError: the cluster cannot be reached.
     """
     ray = _connect(section)
-    there = ray.cluster_resources()
-    holds = there.get("CPU", 0.0) / section.cpus_per_worker
+    resources = ray.cluster_resources()
+    fitting = resources.get("CPU", 0.0) / section.cpus_per_worker
     if section.gpus_per_worker:
-        holds = min(holds, there.get("GPU", 0.0) / section.gpus_per_worker)
-    if holds < 1:
+        fitting = min(fitting, resources.get("GPU", 0.0) / section.gpus_per_worker)
+    if fitting < 1:
         raise InputError(
-            f"backend.workers: the cluster at {section.address} has {there.get('CPU', 0.0):g} CPU cores and "
-            f"{there.get('GPU', 0.0):g} GPUs, a worker asks for {section.cpus_per_worker:g} and "
+            f"backend.workers: the cluster at {section.address} has {resources.get('CPU', 0.0):g} CPU cores and "
+            f"{resources.get('GPU', 0.0):g} GPUs, a worker asks for {section.cpus_per_worker:g} and "
             f"{section.gpus_per_worker:g}; lower backend.workers.gpus_per_worker or cpus_per_worker"
         )
-    return min(int(holds), section.count)
+    return min(int(fitting), section.count)
 
 
 def take_over(section: RayWorkers, place: Place) -> list[RecoveredWorker]:
@@ -214,8 +214,8 @@ def _journals(place: Place) -> Path:
 
 def _name_prefix(section: RayWorkers, settings: NodeSettings) -> str:
     """Return the common prefix of the names of actors with equal settings; other settings would give other bits."""
-    made = f"{section.gpus_per_worker:g} {section.cpus_per_worker:g} {settings}"
-    return f"engine-{hashlib.sha256(made.encode()).hexdigest()[:12]}-"
+    settings_text = f"{section.gpus_per_worker:g} {section.cpus_per_worker:g} {settings}"
+    return f"engine-{hashlib.sha256(settings_text.encode()).hexdigest()[:12]}-"
 
 
 class _ActorChannel:
@@ -251,8 +251,8 @@ class _ActorChannel:
             with self._translated(passing=unavailable):
                 if self._reading is None:
                     self._reading = self._actor.entries.remote(self._owner, after)
-                there, _ = self._ray.wait([self._reading], timeout=WAIT_S)
-                if not there:  # the actor is still waiting for a node
+                answered, _ = self._ray.wait([self._reading], timeout=WAIT_S)
+                if not answered:  # the actor is still waiting for a node
                     return ()
                 reading, self._reading = self._reading, None
                 entries: Sequence[Entry] = self._ray.get(reading)

@@ -52,7 +52,7 @@ class Channel(Protocol):
 
 
 @dataclass(frozen=True)
-class _Sent:
+class _SentJob:
     """A job that was sent to the node.
 
     Attributes:
@@ -83,10 +83,10 @@ class RemoteWorker:
         self._sending = threading.Lock()
         self._read = 0 if attached is None else attached.after
         self._waiting: deque[Entry] = deque()
-        self._sent: dict[str, _Sent] = {}
+        self._jobs: dict[str, _SentJob] = {}
         self._root: Path | None = None  # the folder of tuned models on this machine
-        self._there: set[str] = set()  # folders of the node with tuned models that were sent to it
-        self._come: set[tuple[str, str]] = set()  # (job, folder of the node) of tuned models that were fetched
+        self._sent_adapters: set[str] = set()  # folders of the node with tuned models that were sent to it
+        self._fetched_models: set[tuple[str, str]] = set()  # (job, folder of the node)
         self._failure: Failure | None = None
         self._is_ended = False
 
@@ -99,7 +99,7 @@ class RemoteWorker:
         """
         self._root = tuned_models
         for packed in jobs:
-            self._sent[packed.job] = _Sent(packed.request, tuned_models / packed.request.tuned_model_id)
+            self._jobs[packed.job] = _SentJob(packed.request, tuned_models / packed.request.tuned_model_id)
 
     @property
     def has_ended(self) -> bool:
@@ -141,9 +141,9 @@ class RemoteWorker:
         for name, content in sorted(files.items()):
             digest.update(f"{name}:{len(content)}:".encode() + content)
         place = f"{ADAPTERS}/{digest.hexdigest()}"
-        if place not in self._there:
+        if place not in self._sent_adapters:
             self._channel.put(place, files)
-            self._there.add(place)
+            self._sent_adapters.add(place)
         return place
 
     def receive(self) -> messages.Report | None:
@@ -164,7 +164,7 @@ class RemoteWorker:
                 if self._foreign_calls and not isinstance(report, messages.JobReport | messages.RunBegan):
                     self._foreign_calls -= isinstance(report, messages.FINAL)
                     continue
-                return self._brought_home(report, entry.folder)
+                return self._with_local_folders(report, entry.folder)
             except LostError as error:
                 self._lost(error)
         return None
@@ -184,16 +184,16 @@ class RemoteWorker:
     def _lost(self, error: LostError) -> None:
         self._failure = self._failure or Failure(FailureKind.LOST, f"{error}; run the command again")
 
-    def _brought_home(self, report: messages.Report, folder: str | None) -> messages.Report:
+    def _with_local_folders(self, report: messages.Report, folder: str | None) -> messages.Report:
         """Return a report with this machine's folders, after fetching the tuned model that it is about."""
         if folder is None or not isinstance(report, messages.EpochKept | messages.JobEnded):
             return report
-        sent = self._sent.get(report.job)
+        sent = self._jobs.get(report.job)
         if sent is None:  # a job of another program that is not in its journal
             return report
         if isinstance(report, messages.JobEnded):
             problem = self._fetched(report.job, folder, sent.folder)
-            del self._sent[report.job]
+            del self._jobs[report.job]
             if problem is not None:
                 return replace(report, state=JobState.FAILED, failure=Failure(FailureKind.CRASHED, problem))
             return report
@@ -204,15 +204,15 @@ class RemoteWorker:
 
     def _fetched(self, job: str, folder: str, place: Path) -> str | None:
         """Copy a tuned model to this machine once; return the problem if that fails."""
-        if (job, folder) in self._come:
+        if (job, folder) in self._fetched_models:
             return None
-        request = self._sent[job].request
-        root = self._sent[job].folder
+        request = self._jobs[job].request
+        root = self._jobs[job].folder
         try:
             tuned_model.receive(self._channel.files(folder), place, request.key, lambda n: _epoch_folder(root, n))
         except (OSError, ValueError) as error:
             return f"the tuned model that came from a worker cannot be kept: {error}; run with --retry-failed"
-        self._come.add((job, folder))
+        self._fetched_models.add((job, folder))
         return None
 
     def end(self) -> None:
@@ -235,21 +235,21 @@ def _epoch_folder(folder: Path, epoch: int) -> Path:
     return tuned_model.epochs_folder(folder) / str(epoch)
 
 
-def bring_home(made: Path, tuned_models: Path) -> None:
-    """Copy the tuned models and states that an engine made for a program that was killed.
+def fetch_results(source: Path, tuned_models: Path) -> None:
+    """Copy the tuned models and states that an engine wrote for a program that was killed.
 
     A tuned model that this machine already has is not replaced.
 
     Args:
-        made: the folder that the engine wrote to.
+        source: the folder that the engine wrote to.
         tuned_models: the folder of tuned models on this machine.
     """
-    for file in made.glob(f"*/{tuned_model.STATUS_FILE}"):
+    for file in source.glob(f"*/{tuned_model.STATUS_FILE}"):
         place = tuned_models / file.parent.name
         if not place.exists():
             with contextlib.suppress(OSError, ValueError, NotFoundError):  # a damaged model is trained again
                 key = tuned_model.read(file.parent).key
                 tuned_model.receive(tuned_model.parts(file.parent), place, key, partial(_epoch_folder, place))
-    for name in states.names(made):
+    for name in states.names(source):
         with contextlib.suppress(OSError):
-            states.keep(tuned_models, name, states.parts(made / name))
+            states.keep(tuned_models, name, states.parts(source / name))

@@ -31,7 +31,7 @@ from tunerun.job import Failure, FailureKind
 from tunerun.section import Section
 from tunerun.workers.base import Place, RecoveredWorker, Worker
 from tunerun.workers.node import ENTRY, TUNED_MODELS, Entry, NodeEngine, NodeSettings, OpenWork, files_of
-from tunerun.workers.remote import LostError, RemoteWorker, bring_home
+from tunerun.workers.remote import LostError, RemoteWorker, fetch_results
 
 COMMANDS_FILE = "commands.jsonl"
 REPORTS_FILE = "reports.jsonl"
@@ -172,7 +172,7 @@ def take_over(section: SlurmWorkers, place: Place) -> tuple[RecoveredWorker, ...
 
             for submitted in (folder / "job").glob("*_submitted.pkl"):
                 submitit.SlurmJob(folder / "job", submitted.name.partition("_")[0]).cancel(check=False)
-        bring_home(folder / TUNED_MODELS, place.runs / TUNED_MODELS)
+        fetch_results(folder / TUNED_MODELS, place.runs / TUNED_MODELS)
         lock.release()
         shutil.rmtree(folder, ignore_errors=True)
     return ()

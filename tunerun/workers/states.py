@@ -51,8 +51,8 @@ def keys(tuned_models: Path) -> dict[str, list[str]]:
 
 def parts(folder: Path) -> dict[str, bytes]:
     """Return the content of a state's files by name; missing files are omitted."""
-    there = (folder / name for name in (STATE_FILE, TENSORS_FILE))
-    return {file.name: file.read_bytes() for file in there if file.is_file()}
+    files = (folder / name for name in (STATE_FILE, TENSORS_FILE))
+    return {file.name: file.read_bytes() for file in files if file.is_file()}
 
 
 def keep(tuned_models: Path, name: str, files: Mapping[str, bytes]) -> None:
