@@ -45,6 +45,14 @@ def process_of(answerer: Answerer) -> int:
     return process
 
 
+def ask(
+    answerer: Answerer, model: BaseModelRef, prompt: Prompt, on_part: Callable[[AnswerPart], None] | None = None
+) -> Future[Answer]:
+    """Queue one prompt."""
+    (answer,) = answerer.ask(model, [prompt], [on_part])
+    return answer
+
+
 def noted_batches(answerer: Answerer, monkeypatch: pytest.MonkeyPatch) -> list[list[Prompt]]:
     """The prompts of each batch that the engine is given from now on."""
     (engine,) = answerer.engines.values()
@@ -88,10 +96,10 @@ def test_models_of_one_base_share_batches(settings: Settings, tmp_path: Path, mo
         adapters = [None, *(str(running.state / "tuned_models" / row.folder) for row in rows_of(running))]
         answerer = running.service.answerer
         batches = noted_batches(answerer, monkeypatch)
-        blocker = answerer.ask(own.models[0], Prompt("1", LONG))
+        blocker = ask(answerer, own.models[0], Prompt("1", LONG))
         wait_until(lambda: len(batches) == 1, "the blocker is being answered")
         options = GenerateOptions(max_output_tokens=8)
-        futures = [answerer.ask(own.models[0], Prompt("twenty two", options, adapter)) for adapter in adapters]
+        futures = [ask(answerer, own.models[0], Prompt("twenty two", options, adapter)) for adapter in adapters]
         blocker.result()
         texts = [future.result().text for future in futures]
         assert texts == [one["candidates"][0]["content"]["parts"][0]["text"] for one in alone]
@@ -108,9 +116,9 @@ def test_no_prompt_waits_for_a_longer_one_that_came_later(
     """A prompt joins the batch of the first one only if its token limit is not higher."""
     short, long = GenerateOptions(max_output_tokens=2), GenerateOptions(max_output_tokens=3)
     batches = noted_batches(answerer, monkeypatch)
-    blocker = answerer.ask(tiny, Prompt("1", LONG))
+    blocker = ask(answerer, tiny, Prompt("1", LONG))
     wait_until(lambda: len(batches) == 1, "the blocker is being answered")
-    futures = [answerer.ask(tiny, Prompt("1", options)) for options in (short, long, short)]
+    futures = [ask(answerer, tiny, Prompt("1", options)) for options in (short, long, short)]
     for future in (blocker, *futures):
         future.result()
     assert [[one.options for one in batch] for batch in batches] == [[LONG], [short, short], [long]]
@@ -120,7 +128,7 @@ def test_an_answer_does_not_wait_for_longer_ones_of_its_batch(answerer: Answerer
     """Each answer is returned as soon as it is complete, in any order."""
     lengths = [100, 50, 2]
     options = [GenerateOptions(max_output_tokens=length, temperature=2.0, seed=3) for length in lengths]
-    futures = answerer.ask_together(tiny, [Prompt("1", each) for each in options], [None] * 3)
+    futures = answerer.ask(tiny, [Prompt("1", each) for each in options], [None] * 3)
     returned: list[Future[Answer]] = []
     for future in futures:
         future.add_done_callback(returned.append)
@@ -132,9 +140,9 @@ def test_an_engine_that_is_killed_while_it_answers(answerer: Answerer, tiny: Bas
     """The next engine answers the prompts; one whose answer was partly sent fails with an error that says so."""
     answerer.load(lambda _model: None)
     parts: list[AnswerPart] = []
-    streamed = answerer.ask(tiny, Prompt("1", LONG), parts.append)
+    streamed = ask(answerer, tiny, Prompt("1", LONG), parts.append)
     wait_until(lambda: bool(parts), "a part is sent")
-    waiting = [answerer.ask(tiny, Prompt("1", replace(LONG, max_output_tokens=3))) for _ in range(3)]
+    waiting = [ask(answerer, tiny, Prompt("1", replace(LONG, max_output_tokens=3))) for _ in range(3)]
     os.kill(process_of(answerer), signal.SIGKILL)
     with pytest.raises(BackendError, match="was killed"):
         streamed.result()
@@ -161,5 +169,5 @@ def test_a_tuned_model_that_is_damaged_or_deleted_while_a_prompt_waits(settings:
         client.good("DELETE", "/tunedModels/deleted")
         wait_until(lambda: not Path(adapter).exists(), "its folder is gone")
         with pytest.raises(NotFoundError, match="does not hold a tuned model"):
-            running.service.answerer.ask(own.models[0], Prompt("1", LONG, adapter)).result()
+            ask(running.service.answerer, own.models[0], Prompt("1", LONG, adapter)).result()
         assert client.good("POST", "/models/tiny:generateContent", prompt("1", maxOutputTokens=2))

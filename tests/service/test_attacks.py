@@ -149,13 +149,13 @@ def test_a_deleted_source_is_kept_until_its_child_has_started(client: Client) ->
 def answers(running: RunningService, monkeypatch: pytest.MonkeyPatch) -> list[Future[Answer]]:
     """The answers for which clients wait, from now on."""
     answerer = running.service.answerer
-    ask, answers = answerer.ask_together, list[Future[Answer]]()
+    ask, answers = answerer.ask, list[Future[Answer]]()
 
     def noted(*arguments: Any) -> list[Future[Answer]]:
         answers.extend(futures := ask(*arguments))
         return futures
 
-    monkeypatch.setattr(answerer, "ask_together", noted)
+    monkeypatch.setattr(answerer, "ask", noted)
     return answers
 
 
@@ -166,7 +166,7 @@ def test_queued_prompts_of_clients_that_hang_up_are_dropped(
     answerer, base = running.service.answerer, running.service.library.catalogue.offered["tiny"].model
     # Each allows more tokens than the one before, so it is a batch of its own: the engine is busy for seconds.
     options = [GenerateOptions(most, temperature=2.0, seed=3) for most in range(80, 100)]
-    blockers = [answerer.ask(base, Prompt("1", each)) for each in options]
+    blockers = answerer.ask(base, [Prompt("1", each) for each in options], [None] * len(options))
     answers.clear()
     content = json.dumps(prompt("1", maxOutputTokens=105)).encode()
     head = (

@@ -73,35 +73,18 @@ class Answerer:
         """Number of queued prompts, over all base models."""
         return sum(engine.calls_waiting for engine in self.engines.values())
 
-    def ask(self, model: BaseModelRef, prompt: Prompt, on_part: OnPart | None = None) -> Future[Answer]:
-        """Queue a prompt; see `LocalBackend.ask`.
+    def ask(
+        self, model: BaseModelRef, prompts: Sequence[Prompt], on_part: Sequence[OnPart | None]
+    ) -> list[Future[Answer]]:
+        """Queue prompts, which may share a batch: either all are accepted or none; see `LocalBackend.ask`.
 
         Args:
             model: the base model to load; `prompt.adapter` selects a tuned model of it.
-            prompt: the input and its generation options.
-            on_part: called with each new part of the answer, from another thread.
+            prompts: the inputs, each with its generation options.
+            on_part: for each prompt: called with each new part of its answer, from another thread; None: not streamed.
 
         Returns:
-            The future of the whole answer.
-
-        Raises:
-            ServiceError: the queue is full, or the service is shutting down.
-        """
-        (answer,) = self.ask_together(model, [prompt], [on_part])
-        return answer
-
-    def ask_together(
-        self, model: BaseModelRef, prompts: Sequence[Prompt], on_part: Sequence[OnPart | None]
-    ) -> list[Future[Answer]]:
-        """Queue several prompts, which may share a batch: either all are accepted or none; see `ask`.
-
-        Args:
-            model: the base model of all of them.
-            prompts: the prompts.
-            on_part: for each prompt, as in `ask`.
-
-        Returns:
-            The future of each answer.
+            A future for each whole answer.
 
         Raises:
             ServiceError: the queue is full, or the service is shutting down.

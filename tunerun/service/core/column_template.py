@@ -26,7 +26,7 @@ class ColumnTemplate:
 
     def __init__(self, template: PromptTemplate) -> None:
         self._template = template
-        self._one_at_a_time = threading.Lock()
+        self._one_at_a_time = threading.Lock()  # a template's sandbox counts the work of one rendering
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -66,6 +66,7 @@ def _row(text: str) -> Mapping[str, Any] | None:
     """Parse a JSON object as a row of a training file, numbers as written; None: the text is not an object."""
     if not text.lstrip().startswith("{"):
         return None
+    # Read as a file with one row, so that numbers, nulls and nesting are treated as in training.
     try:
         rows = read_content("contents.json", f"[{text}]".encode())
     except DatasetError:

@@ -155,7 +155,7 @@ class ServedModels:
             ServiceError: the queue is full, or the service is shutting down.
         """
         parts = [None if on_part is None else partial(on_part, number) for number in range(len(prompts))]
-        return self._answerer.ask_together(model.offered.model, prompts, parts)
+        return self._answerer.ask(model.offered.model, prompts, parts)
 
     def leave(self, model: ServedModel, answer: Future[Answer]) -> None:
         """Cancel a prompt whose client has disconnected; see `Answerer.leave`."""

@@ -104,12 +104,12 @@ def select(
             selected.append(
                 SweepModel(
                     row,
-                    tuple(ledger.snapshots(choice.job.id)),
-                    choice.words,
-                    ColumnTemplate(model.template),
-                    replace(row.serving, max_output_tokens=model.generation.max_output_tokens),
-                    model.tuned_model.weights,
-                    cache,
+                    curve=tuple(ledger.snapshots(choice.job.id)),
+                    trial=choice.words,
+                    template=ColumnTemplate(model.template),
+                    serving=replace(row.serving, max_output_tokens=model.generation.max_output_tokens),
+                    weights=model.tuned_model.weights,
+                    cache=cache,
                 )
             )
         if problems:

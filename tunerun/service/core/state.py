@@ -178,7 +178,11 @@ class State:
 
     def _examples(self, column: str, key: str) -> tuple[Example, ...]:
         rows = self.database.rows(f"SELECT {column} AS pairs FROM training_data WHERE key = ?", [key])
-        return tuple(map(_read_example, json.loads(rows[0]["pairs"]))) if rows else ()
+        examples = []
+        for pair in json.loads(rows[0]["pairs"]) if rows else ():
+            text_input, output, system, earlier = pair if len(pair) > 2 else (*pair, "", ())  # see `_written`
+            examples.append(Example(text_input, output, system, tuple(Turn(*turn) for turn in earlier)))
+        return tuple(examples)
 
     def snapshots(self, keys: Sequence[str]) -> dict[str, list[Snapshot]]:
         """Return the loss curves of tuned models by key, each in the order of steps."""
@@ -347,11 +351,6 @@ def _written(example: Example) -> list[Any]:
     if not (example.system or example.earlier):
         return pair
     return [*pair, example.system, [[turn.text_input, turn.output, turn.is_learned] for turn in example.earlier]]
-
-
-def _read_example(parts: list[Any]) -> Example:
-    text_input, output, system, earlier = (*parts, "", ())[:4] if len(parts) == 2 else parts
-    return Example(text_input, output, system, tuple(Turn(*turn) for turn in earlier))
 
 
 def _tuned_model(row: sqlite3.Row) -> TunedModelRow:
