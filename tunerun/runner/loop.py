@@ -517,6 +517,7 @@ class Loop:
         now = time.monotonic()
         if any(place.takes_one(now) for place in self._all_places):
             return
+        # Polling intervals, not retries: what failed waits in `_later` or behind its place's `resume_at`.
         if self._in_flight or any(place.ready for place in self._all_places):
             time.sleep(min(MAX_PAUSE_S, *(place.poll_interval_s for place in self._all_places)))
         elif self._later:

@@ -1,4 +1,4 @@
-"""The config section of the backend `gemini`, and what it says of the service."""
+"""The config section of the backend `gemini`, and the capabilities of the service at its address."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def open_backend(section: LocalSection, runs: Path, cache: Path) -> Backend:
     return LocalBackend(runs, cache, section.settings, workers=section.workers)
 
 
-_NOT_KNOWN = Failure(
+_UNKNOWN_JOB = Failure(
     FailureKind.LOST, "the engine does not know this job: the process that ran it is gone; run the command again"
 )
 
@@ -249,7 +249,7 @@ class LocalBackend:
             # A job of an earlier process: its tuned model's folder has the status.
             if (found := self._folders.status(job_id)) is not None:
                 return found
-        return JobStatus(JobState.FAILED, failure=_NOT_KNOWN)
+        return JobStatus(JobState.FAILED, failure=_UNKNOWN_JOB)
 
     def cancel(self, ref: JobRef) -> None:
         """Stop a job before its next step; see the Protocol."""

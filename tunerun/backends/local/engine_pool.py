@@ -103,6 +103,7 @@ class EnginePool:
             each.begin()
 
     def _of_run(self, job: Job) -> EngineQueue:
+        # Jobs of one training run share its steps only at the same engine.
         shared = in_common(job.request)
         same = (each for each in self._queues if any(in_common(one.request) == shared for one in each.jobs))
         return next(same, None) or self._least(job.request.model)
@@ -127,6 +128,7 @@ class EnginePool:
         """
         room = self._room()
         with self.lock:
+            # Running engines come first: where there is room for fewer than all, the others could not be started.
             numbers = sorted(range(len(self._queues)), key=lambda number: not self._runs(number))
             usable = [self._queues[number] for number in numbers[:room]]
             chosen = min(usable, key=lambda each: (each.load, self._models.get(each) != model))

@@ -1,4 +1,4 @@
-"""Known services that speak this wire: their limits and deviations, looked up by address."""
+"""Known services that speak this wire: their limits and deviations, chosen by address."""
 
 from __future__ import annotations
 
