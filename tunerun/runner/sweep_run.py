@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 from typing import Literal
 
 from tunerun.backends import open_backend
@@ -85,14 +86,7 @@ def run(
         stack.enter_context(held(plan.runs, plan.sweep))
         ledger = stack.enter_context(Ledger(plan.ledger_path))
         if not ledger.is_frozen(plan.sweep):
-            # Everything the plan depends on is recorded before the first job, so that any process can continue it.
-            sets = {s.digest: (t, s) for t in plan.trials for s in (t.training, *t.held_out.values())}
-            ledger.freeze(
-                plan.sweep_record(command, facts_of(plan.experiment, plan.trials, backends.cache)),
-                (trial.record() for trial in plan.trials),
-                [replace(s, source=t.as_stored(s.source)) for t, s in sets.values()],
-                [baseline.record() for baseline in plan.baselines],
-            )
+            _freeze(plan, ledger, command, backends.cache)
         ledger.clear_cancel_requests(plan.sweep)
         loop = Loop(
             plan,
@@ -106,6 +100,17 @@ def run(
         sweep = next(each for each in ledger.sweeps(plan.name) if each.id == plan.sweep)
         _run_tracked(plan, ledger, loop, tracker, sweep, talk)
         return replace(result_of(ledger, [sweep], tracker, backends.cache), stopped=loop.stopped)
+
+
+def _freeze(plan: Plan, ledger: Ledger, command: str, cache: Path) -> None:
+    """Record everything that the plan depends on before the first job, so that any process can continue it."""
+    sets = {s.digest: (t, s) for t in plan.trials for s in (t.training, *t.held_out.values())}
+    ledger.freeze(
+        plan.sweep_record(command, facts_of(plan.experiment, plan.trials, cache)),
+        (trial.record() for trial in plan.trials),
+        [replace(s, source=t.as_stored(s.source)) for t, s in sets.values()],
+        [baseline.record() for baseline in plan.baselines],
+    )
 
 
 def _run_tracked(
