@@ -1,4 +1,4 @@
-"""Which training rows stand in a prompt."""
+"""The choice of the training rows in a prompt."""
 
 from __future__ import annotations
 

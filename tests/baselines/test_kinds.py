@@ -59,7 +59,7 @@ def test_the_base_models_subject_is_the_one_of_earlier_versions() -> None:
 
 
 def test_examples_are_turns_or_one_text() -> None:
-    """As turns the examples stand before the input; as text each is its input, a line break, its output, a blank."""
+    """As turns the examples come before the input; as text each is its input, a line break, its output, a blank."""
     _, prompts = asked_of(named("base"), ["q"])
     assert prompts == [("q", 0)]
     _, prompts = asked_of(named("base+2"), ["q"])

@@ -118,7 +118,7 @@ def test_a_sweep_that_is_not_complete_says_so(tmp_path: Path) -> None:
     lab = frozen(tmp_path, trials)
     verdict = judge(lab.ledger, lab.sweep)
     assert verdict.sentence.startswith("So far, with 1 of 4 trials unfinished: Use point 0 (5 epochs): ")
-    assert "Not compared, for they have no answers: points 1, 2 and 3." in verdict.notes
+    assert "Not compared, because they have no answers: points 1, 2 and 3." in verdict.notes
     assert not verdict.is_measured
     assert [point.is_tied for point in verdict.points] == [True, False, False, False]
 

@@ -94,7 +94,7 @@ def test_a_terminal_table_is_no_wider_than_the_terminal(case: str, width: int) -
 
 
 def test_a_number_and_its_interval_stay_on_one_line() -> None:
-    """What there is no room for is left out and named, and nothing is cut."""
+    """Columns that do not fit are left out and named, and no cell is cut."""
     shown = at_width(table("demo"), 80)
     assert "+50 (21 to 72)  0.0020" in shown
     assert "Not shown at this width: validation loss, training loss, seconds, tokens, loss curve." in " ".join(

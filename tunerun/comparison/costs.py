@@ -24,7 +24,7 @@ class Priced(Protocol):
 
     @property
     def answer_length(self) -> float | None:
-        """Characters of an answer, on average; None: it was not asked for any."""
+        """Characters of an answer, on average; None: there are no answers."""
 
 
 Point = TypeVar("Point", bound=Priced)

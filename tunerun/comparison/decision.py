@@ -72,7 +72,7 @@ class Comparison:
     """A decision and the tests behind it.
 
     Attributes:
-        differences: for each point, in the order given, its difference to each baseline.
+        differences: for each point, in the order of `points`, its difference to each baseline.
         tied_p: for each point the p value of "it is as good as the best".
     """
 

@@ -95,7 +95,7 @@ def _verdict(measured: Measurements, rules: Rules, frozen_judges: Mapping[str, A
         sentence = reason
     else:
         comparison = _compared(measured, rules)
-        # An answer that is always given has no losses: by a metric of losses it is no baseline that lacks a measure.
+        # The majority answer has no losses: with a metric of losses it is not a baseline that is still to be measured.
         asks_losses = measured.metrics[0].asks is Asks.LOSSES
         measurable = [each for each in baselines if each.model or not asks_losses]
         decision = comparison.decision
@@ -245,7 +245,7 @@ def _notes(
         few = len(missing) <= sentences.MOST_NAMED
         if missing:
             which = sentences.listed_words(missing) if few else f"{len(missing)} of them"
-            yield f"Not compared, for they have no answers: points {which}."
+            yield f"Not compared, because they have no answers: points {which}."
     if measured.stops:
         yield sentences.stopped_early(measured.stops, alpha)
     shared = sum(len(each.records) for each in measured.sweeps) - len(measured.entries)

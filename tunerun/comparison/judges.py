@@ -94,7 +94,7 @@ def _agreement(metric: JudgedMetric, ledger: Ledger, frozen: Mapping[str, Any]) 
     exact, within = (numbers.measure(float(agreement[name]), Unit.SHARE, pairs) for name in ("exact", "within_one"))
     shares = f"of {answers} that people scored{unread} it scored {exact} the same and {within} within 1; "
     if kappa is None:
-        return f"{shares}weighted kappa is not defined, for one side gave one score only"
+        return f"{shares}weighted kappa is not defined, because one side gave the same score to every answer"
     interval = "" if agreement.get("low") is None else f" ({agreement['low']:.2f} to {agreement['high']:.2f})"
     return f"{shares}quadratically weighted kappa {kappa:.2f}{interval}"
 

@@ -36,7 +36,7 @@ KEPT_EPOCH = "train/kept_epoch"
 
 @dataclass(frozen=True)
 class HeldOutRows:
-    """One held-out set's examples as one subject was asked them: what names its answers in the ledger."""
+    """The key of a subject's answers in the ledger, beside the subject: the held-out set and how it was asked."""
 
     held_out: str
     asked: str

@@ -10,7 +10,7 @@ ROWS_FOR_A_DECIMAL = 200
 """Number of held-out rows from which a share is written with a decimal: with fewer, one row is more than 0.5 %."""
 
 UNKNOWN = "-"
-"""What is written for a value that is not known."""
+"""Written for a value that is not known."""
 
 _LEAST_P = 0.0001
 """Below it a p value of 10,000 random flips has no digit left: the smallest that they can give is 0.00005."""

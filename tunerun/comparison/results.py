@@ -200,9 +200,9 @@ class Decision:
         against: name of the baseline that is hardest to beat.
         difference, low, high, p: of that point against it; point minus baseline, also where less is better.
         family: how many comparisons p is corrected for: compared points times baselines.
-        smallest_visible: the smallest difference that these rows show with a power of 80 %; None: none.
+        smallest_visible: the smallest difference that these rows show with a power of 80 %; None: they show none.
         rows: held-out rows. clusters: what is flipped in their place; None: the rows themselves.
-        rows_needed: how many would show the difference that was seen; None: it was shown, or none would.
+        rows_needed: number of rows that would show the observed difference; None: it was shown, or no number would.
         corrected, corrected_low, corrected_high: the best point's own value without the luck of having been chosen.
         seeds: how many `about` has; with one, the claim is about this trained model and not about its settings.
         smallest_p: the smallest that p could have become on these rows; above alpha nothing could be decided.
@@ -290,7 +290,7 @@ class Verdict:
 
     @property
     def is_measured(self) -> bool:
-        """Whether every trial that succeeded has the measure that decides, if answers have to be asked for it."""
+        """Whether every trial that succeeded has the measure that decides, if that measure needs answers."""
         metric = self.metric
         if metric is None or metric == LOSS or self.held_out != "validation":
             return True

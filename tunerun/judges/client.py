@@ -21,7 +21,7 @@ _REFUSALS = (400, 413, 422)
 """Statuses with which services refuse a field or the text that is judged, rather than the caller."""
 
 _OPTIONAL = ("response_format", "seed", "temperature")
-"""Fields that some services or models refuse, the most often refused first; a judge can be asked without them."""
+"""Fields that some services or models refuse, the most often refused first; a judge works without them."""
 
 
 @dataclass(frozen=True, repr=False)
