@@ -1,4 +1,4 @@
-"""Who is signed in at the page, and for how long."""
+"""Sessions of the page: how they start, expire and end."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def key(keys: KeyFile) -> Key:
 
 
 def test_a_session_finds_its_key(keys: KeyFile, key: Key) -> None:
-    """The id of a session is new each time, is not the key, and finds it until the session is ended."""
+    """Its id is random and does not contain the key; it finds the key until the session is ended."""
     sessions = Sessions(keys)
     first, second = sessions.start(key.secret), sessions.start(key.secret)
     assert len({first, second, key.secret}) == 3
@@ -34,15 +34,15 @@ def test_a_session_finds_its_key(keys: KeyFile, key: Key) -> None:
     assert sessions.key(second) == key
 
 
-def test_a_session_ends_by_itself(keys: KeyFile, key: Key) -> None:
-    """After its life a session is over."""
+def test_a_session_expires(keys: KeyFile, key: Key) -> None:
+    """After its lifetime it does not find its key."""
     sessions = Sessions(keys, life_s=0)
     with pytest.raises(ServiceError, match="You are signed out"):
         sessions.key(sessions.start(key.secret))
 
 
-def test_the_oldest_session_makes_room(keys: KeyFile, key: Key) -> None:
-    """Of more sessions than are kept, the oldest is over."""
+def test_the_oldest_session_is_ended_at_the_limit(keys: KeyFile, key: Key) -> None:
+    """So that sessions cannot fill the memory."""
     sessions = Sessions(keys, most=2)
     first, *others = [sessions.start(key.secret) for _ in range(3)]
     with pytest.raises(ServiceError, match="You are signed out"):
@@ -51,7 +51,7 @@ def test_the_oldest_session_makes_room(keys: KeyFile, key: Key) -> None:
 
 
 def test_a_revoked_key_ends_its_sessions(keys: KeyFile, key: Key) -> None:
-    """A key that is not in the file any more opens nothing, also where it did before."""
+    """A revoked key cannot start one either."""
     sessions = Sessions(keys)
     session = sessions.start(key.secret)
     keys.revoke(key.id)
@@ -61,8 +61,8 @@ def test_a_revoked_key_ends_its_sessions(keys: KeyFile, key: Key) -> None:
         sessions.start(key.secret)
 
 
-def test_a_key_has_to_have_the_scope(keys: KeyFile) -> None:
-    """A key that may not tune starts no session, and the answer says why."""
+def test_a_key_without_the_scope_is_refused(keys: KeyFile) -> None:
+    """The error names the key and the missing scope."""
     key = keys.add("me@localhost", ["https://www.googleapis.com/auth/other"])
     with pytest.raises(ServiceError, match=f"The key {key.id} has no scope for tuning"):
         Sessions(keys).start(key.secret)
