@@ -36,5 +36,6 @@ class Confusion:
     @property
     def is_readable(self) -> bool:
         """Whether there are few enough labels, each often enough, to be shown as a matrix."""
+        # With fewer than two rows for each label the expected answers are texts of their own.
         rows = sum(map(sum, self.counts))
         return 2 <= len(self.labels) <= MOST_CLASSES and rows >= 2 * len(self.labels)

@@ -21,6 +21,7 @@ class JsonFields(RowMetric):
             wanted, given = dict(fields_of(read_json(expected))), dict(fields_of(read_json(answer)))
         except (NotJsonError, RecursionError):
             return 0.0
+        # An empty object and a value that is not an object are one leaf each, so there is always a field to divide by.
         return sum(path in given and are_equal(value, given[path]) for path, value in wanted.items()) / len(wanted)
 
     def unsuited(self, expected: str) -> str | None:

@@ -17,6 +17,7 @@ def label(text: str) -> str:
 
     `Positive.`, `"positive"` and `positive` are one label; a label of nothing but such characters is left as it is.
     """
+    # Models that were not tuned often answer `Positive.` or `"positive"`; counting these as wrong would measure form.
     folded = " ".join(text.casefold().split())
     return folded.strip(_QUOTES).rstrip(_STOPS).strip(_QUOTES).strip() or folded
 

@@ -119,6 +119,7 @@ class OwnMetric:
             line = getattr(error, "lineno", None)
             place = f"{self.path}:{line}" if line else str(self.path)
             raise ConfigError(f"{place}: is not Python: {getattr(error, 'msg', error)}") from error
+        # Read from the syntax tree: a plan checks that the function exists, and must not run a user's code for that.
         defined = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
         if function not in defined:
             raise ConfigError(
@@ -140,6 +141,7 @@ class OwnMetric:
             ConfigError: the file cannot be run; names file and line.
         """
         source, function = self._source(), self.python.rpartition(":")[2]
+        # Named after its content, so that two metrics with files of one name do not share a module.
         module = ModuleType(f"tunerun_metric_{hashlib.sha256(source).hexdigest()[:12]}")
         module.__file__ = str(self.path)
         sys.modules[module.__name__] = module  # dataclasses look up their module there
@@ -159,6 +161,7 @@ class OwnMetric:
             raise MetricError(f"evaluation.metrics.{self.name}: {place}: held-out row {row}: {said}") from error
         import numpy as np
 
+        # NumPy's bool is not a `numbers.Real`, unlike its numbers.
         number = float(value) if isinstance(value, numbers.Real | np.bool_) else math.nan
         largest = RANGES.get(self.unit, math.inf)
         if math.isfinite(number) and (self.unit is Unit.NUMBER or 0 <= number <= largest):

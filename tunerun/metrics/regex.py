@@ -44,5 +44,6 @@ class Regex(RowMetric):
         match = self._compiled.search(answer)
         if match is None or not self._compiled.groups:
             return float(match is not None)
+        # An expected text such as `The answer is 4` is read by the same pattern; a bare `4` is compared as it is.
         expected_match = self._compiled.search(expected)
         return float((match[1] or "").strip() == ((expected_match[1] or "") if expected_match else expected).strip())

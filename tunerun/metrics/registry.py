@@ -121,6 +121,7 @@ def resolve_stored(
         except ValueError as error:
             lost[name] = str(error)
             continue
+        # A changed file would give the sweep's stored answers other scores than those that were reported.
         if isinstance(metric, OwnMetric) and not runs_code:
             lost[name] = f"{metric.python} is code that a record from elsewhere names, which is not run"
         elif isinstance(metric, OwnMetric) and (changed := difference(metric, files)):
@@ -232,6 +233,7 @@ def _invalid(details: list[InitErrorDetails]) -> ValidationError:
 def _model(name: str) -> type[MetricModel]:
     if name in _BUILT_IN:
         return cast("type[MetricModel]", getattr(importlib.import_module(f"tunerun.metrics.{name}"), _BUILT_IN[name]))
+    # Another package's metric is loaded by name only, so that its code does not run in a plan that does not use it.
     others = _entry_points()
     if name not in others:
         known = [*_BUILT_IN, *sorted(others)]
