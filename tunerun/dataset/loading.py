@@ -116,12 +116,7 @@ def load_examples(
     held_out = {name: held_out[name] for name in ("validation", "test") if name in held_out}
     progress(f"looking for duplicates, leaks and more in {len(training):,} examples")
     findings = tuple(inspect(training, held_out, most_places, control_tokens))
-    sets: dict[str, ExampleSet] = {}
-    for name, of_set in held_out.items():
-        source = getattr(dataset, name).path or dataset.path
-        digest_of_rows = digest([content.hex() for content in of_set.contents])
-        clusters = clusters_of(of_set, dataset.cluster_by)
-        sets[name] = replace(_example_set(source, of_set), rows=digest_of_rows, clusters=clusters)
+    sets = {name: _held_out_set(dataset, name, rows_of_set) for name, rows_of_set in held_out.items()}
     return LoadedDataset(
         training=_example_set(dataset.path, training),
         validation=sets.get("validation"),
@@ -246,6 +241,13 @@ class _Reader:
                 f"{path}: dataset.stratify_by={column}: {have}, kept to train on and never measured: "
                 f"{listed(single)}; add rows of them, or set dataset.stratify_by=null to hold some out"
             )
+
+
+def _held_out_set(dataset: DatasetSection, name: str, rows: RenderedRows) -> ExampleSet:
+    """Return `validation` or `test` with a digest of its rows, whatever the template, and their clusters."""
+    examples = _example_set(getattr(dataset, name).path or dataset.path, rows)
+    digest_of_rows = digest([content.hex() for content in rows.contents])
+    return replace(examples, rows=digest_of_rows, clusters=clusters_of(rows, dataset.cluster_by))
 
 
 def _example_set(source: str, rows: RenderedRows) -> ExampleSet:
