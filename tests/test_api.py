@@ -18,7 +18,8 @@ from tests.experiments import planned
 from tests.test_runner import SWEEP, right_when_tuned, run_on
 from tunerun.backends.local import LocalSection
 from tunerun.errors import BackendError, NotFoundError, TemplateError
-from tunerun.job import BaseModelRef, GenerateOptions, TemplateText, TunedModel
+from tunerun.generation import GenerateOptions
+from tunerun.job import BaseModelRef, TemplateText, TunedModel
 from tunerun.prediction import CallableModel, OpenModel
 from tunerun.runner import SweepResult
 from tunerun.template import PromptTemplate

@@ -13,19 +13,9 @@ from tests.test_runner import run_on
 from tests.troubled import Notes, Troubled, run_with
 from tunerun.backends.base import NO_CURSORS, Backend, Capabilities
 from tunerun.errors import AmbiguousError, BackendError, UnavailableError
-from tunerun.job import (
-    BaseModelRef,
-    Example,
-    Failure,
-    FailureKind,
-    GenerateOptions,
-    Input,
-    JobRef,
-    JobState,
-    JobStatus,
-    Snapshot,
-    TunedModel,
-)
+from tunerun.examples import Example, Input
+from tunerun.generation import GenerateOptions
+from tunerun.job import BaseModelRef, Failure, FailureKind, JobRef, JobState, JobStatus, Snapshot, TunedModel
 from tunerun.ledger import Ledger
 from tunerun.planning import Trial
 from tunerun.runner import UnwatchedJob, cancel, unwatched_jobs

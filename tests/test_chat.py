@@ -14,7 +14,9 @@ from tunerun import schema
 from tunerun.chat import Chat
 from tunerun.cli import chat as command
 from tunerun.errors import InputError, TemplateError
-from tunerun.job import BaseModelRef, Conversation, Example, GenerateOptions, TunedModel, Turn
+from tunerun.examples import Conversation, Example, Turn
+from tunerun.generation import GenerateOptions
+from tunerun.job import BaseModelRef, TunedModel
 from tunerun.prediction import CallableModel, OpenModel
 from tunerun.template import PromptTemplate
 from tunerun.testing.scripted import ScriptedBackend, ScriptedService

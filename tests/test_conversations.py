@@ -16,7 +16,8 @@ from tests.troubled import run_with
 from tunerun import example_json
 from tunerun.compose import load
 from tunerun.errors import InputError
-from tunerun.job import BaseModelRef, Conversation, Example, TunedModel, Turn, as_text
+from tunerun.examples import Conversation, Example, Turn, as_text
+from tunerun.job import BaseModelRef, TunedModel
 from tunerun.ledger import Ledger
 from tunerun.ledger.portable import EXAMPLES, portable_files
 from tunerun.ledger.restoring import restored

@@ -20,15 +20,7 @@ from tunerun.cli import tables
 from tunerun.comparison.results import TrialResult
 from tunerun.compose import load
 from tunerun.errors import AccessError, AmbiguousError, BackendError, ConfigError, LimitError, UnavailableError
-from tunerun.job import (
-    Failure,
-    FailureKind,
-    JobRef,
-    JobState,
-    JobStatus,
-    Snapshot,
-    TuningRequest,
-)
+from tunerun.job import Failure, FailureKind, JobRef, JobState, JobStatus, Snapshot, TuningRequest
 from tunerun.ledger import Ledger
 from tunerun.planning import Plan, Trial, plan
 from tunerun.runner import SweepResult

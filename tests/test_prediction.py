@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.tracking.sweeps import freeze
-from tunerun.job import Conversation, Example, Input, TemplateText
+from tunerun.examples import Conversation, Example, Input
+from tunerun.job import TemplateText
 from tunerun.ledger import FILE_NAME, Ledger, Mark
 from tunerun.prediction import find_model, training_of, unlearned
 from tunerun.schema import Template

@@ -8,16 +8,9 @@ from pathlib import Path
 from tunerun import schema
 from tunerun.backends.base import NO_CURSORS, Backend
 from tunerun.errors import AmbiguousError, BackendError
-from tunerun.job import (
-    BaseModelRef,
-    Example,
-    GenerateOptions,
-    Input,
-    JobRef,
-    JobStatus,
-    TunedModel,
-    TuningRequest,
-)
+from tunerun.examples import Example, Input
+from tunerun.generation import GenerateOptions
+from tunerun.job import BaseModelRef, JobRef, JobStatus, TunedModel, TuningRequest
 from tunerun.planning import Plan
 from tunerun.runner import SweepResult, run
 from tunerun.runner.progress import Progress

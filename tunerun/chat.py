@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from tunerun.errors import InputError
-from tunerun.job import Conversation, Example, Input, Turn, as_conversation
+from tunerun.examples import Conversation, Example, Input, Turn, as_conversation
 from tunerun.prediction import OpenModel
 from tunerun.template import PromptTemplate
 from tunerun.template.prompt_template import SYSTEM, TEXT_INPUT

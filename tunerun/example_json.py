@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tunerun.digest import digest_of_list
-from tunerun.job import Example, Turn
+from tunerun.examples import Example, Turn
 
 
 def digest_of_examples(examples: Iterable[Example]) -> str:

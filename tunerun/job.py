@@ -1,16 +1,16 @@
-"""Values exchanged between the runner and backends: requests, references, statuses. Plain and picklable."""
+"""What the runner asks of a backend and hears from it: requests, references, states. Plain and picklable."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from tunerun.errors import TransitionError
+from tunerun.examples import Example
 
 KEY_DIGITS = 12
 """Digits of a key that are shown, enough to distinguish keys."""
@@ -46,6 +46,7 @@ class JobState(StrEnum):
 
 
 _FINISHED = frozenset({JobState.SUCCEEDED, JobState.STOPPED, JobState.FAILED, JobState.CANCELLED})
+
 _ORDER = list(JobState)
 
 
@@ -154,152 +155,6 @@ class TemplateText:
         """The JSON form that is displayed and hashed; without a system message it equals that of earlier versions."""
         parts = {"text_input": self.text_input, "output": self.output, "system": self.system}
         return {name: text for name, text in parts.items() if text is not None}
-
-
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """A message of the user and its answer, earlier in a conversation.
-
-    Attributes:
-        is_learned: whether training learns the answer: the `weight` of OpenAI's messages, 1 or 0.
-    """
-
-    text_input: str
-    output: str
-    is_learned: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Conversation:
-    """The input of a model: the user's last message, and what precedes it.
-
-    Attributes:
-        system: the system message; empty: none, so the base model's default applies.
-        text_input: the user's last message.
-        earlier: the turns before the last message, oldest first.
-    """
-
-    text_input: str
-    system: str = ""
-    earlier: tuple[Turn, ...] = ()
-
-
-Input = str | Conversation
-"""The input of a model; a plain text is short for a conversation with one message."""
-
-
-def as_conversation(asked: Input) -> Conversation:
-    """Return an input as a conversation."""
-    return Conversation(asked) if isinstance(asked, str) else asked
-
-
-def texts_of(asked: Input) -> list[str]:
-    """Return the non-empty texts of an input in order: system message, earlier turns, last message."""
-    if isinstance(asked, str):
-        return [asked]
-    before = [asked.system] if asked.system else []
-    return [*before, *(text for turn in asked.earlier for text in (turn.text_input, turn.output)), asked.text_input]
-
-
-def messages_of(asked: Input) -> list[dict[str, str]]:
-    """Return an input as messages with `role` and `content`, as chat templates and OpenAI's API expect."""
-    whole = as_conversation(asked)
-    said = [("system", whole.system)] if whole.system else []
-    for turn in whole.earlier:
-        said += [("user", turn.text_input), ("assistant", turn.output)]
-    return [{"role": role, "content": text} for role, text in (*said, ("user", whole.text_input))]
-
-
-def as_text(asked: Input) -> str:
-    """Return an input as readable text that is unique to it: a conversation as lines of `user: ...`."""
-    if isinstance(asked, str):
-        return asked
-    lines = [f"system: {asked.system}"] if asked.system else []
-    for turn in asked.earlier:
-        lines += [f"user: {turn.text_input}", f"assistant{'' if turn.is_learned else ' (weight 0)'}: {turn.output}"]
-    return "\n".join([*lines, f"user: {asked.text_input}"])
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """One training or held-out example, after the template: a conversation of one or more turns.
-
-    Attributes:
-        text_input, output: the last turn, whose answer is always learned.
-        system: the system message; empty: none, so the base model's default applies.
-        earlier: the turns before the last one, oldest first.
-    """
-
-    text_input: str
-    output: str
-    system: str = ""
-    earlier: tuple[Turn, ...] = ()
-
-    @property
-    def input(self) -> Input:
-        """The input that precedes the last answer; a plain text if nothing precedes its message."""
-        if self.is_conversation:
-            return Conversation(self.text_input, self.system, self.earlier)
-        return self.text_input
-
-    @property
-    def document(self) -> dict[str, Any]:
-        """The JSON form that is hashed; a single turn without a system message is just its two texts."""
-        found: dict[str, Any] = {"output": self.output, "text_input": self.text_input}
-        if self.system:
-            found["system"] = self.system
-        if self.earlier:
-            found["earlier"] = [
-                {"text_input": turn.text_input, "output": turn.output, "is_learned": turn.is_learned}
-                for turn in self.earlier
-            ]
-        return found
-
-    @property
-    def is_conversation(self) -> bool:
-        """Whether it is more than one input and its output."""
-        return bool(self.system or self.earlier)
-
-    @property
-    def turns(self) -> tuple[Turn, ...]:
-        """All its turns, the last one included."""
-        return (*self.earlier, Turn(self.text_input, self.output))
-
-
-def behind_examples(asked: Input, examples: Sequence[Example]) -> Input:
-    """Return an input with few-shot examples, inserted between its system message and its own earlier turns.
-
-    All turns of an example are included, since its last answer may depend on them. Its system message is omitted: a
-    conversation has only one, the input's.
-    """
-    if not examples:
-        return asked
-    shown = tuple(turn for example in examples for turn in example.turns)
-    own = as_conversation(asked)
-    return Conversation(own.text_input, own.system, shown + own.earlier)
-
-
-@dataclass(frozen=True)
-class ExampleSet:
-    """Examples after the template.
-
-    Attributes:
-        digest: digest of the examples.
-        source: the file that they were read from.
-        rows: digest of the source rows in order, independent of the template; empty: unknown.
-        clusters: cluster number of each held-out example; empty: each is its own cluster, or unknown.
-    """
-
-    digest: str
-    source: str
-    examples: tuple[Example, ...]
-    rows: str = ""
-    clusters: tuple[int, ...] = ()
-
-    @cached_property
-    def has_conversations(self) -> bool:
-        """Whether any example has a system message or more than one turn."""
-        return any(example.is_conversation for example in self.examples)
 
 
 @dataclass(frozen=True)
@@ -547,138 +402,3 @@ class JobStatus:
     def after(self, step: int) -> JobStatus:
         """Return a copy without the snapshots up to and including a step."""
         return replace(self, snapshots=tuple(s for s in self.snapshots if s.step > step)) if step else self
-
-
-@dataclass(frozen=True)
-class GenerateOptions:
-    """How to generate.
-
-    Attributes:
-        max_output_tokens: the most tokens of an answer.
-        temperature: 0 is greedy; above it samples with `seed`.
-        top_p: when sampling, only the likeliest tokens that together have this probability; 1: all.
-        top_k: when sampling, only so many of the likeliest tokens; 0: all.
-        stop_sequences: an answer ends before the first place where its text holds one of these.
-        logprobs: how many of the likeliest tokens are reported at each place of the answer, besides the one that was
-            taken; None: nothing is reported.
-        json_schema: a JSON schema, as JSON, that the answer has to satisfy; None: any text.
-    """
-
-    max_output_tokens: int = 64
-    temperature: float = 0.0
-    seed: int = 0
-    top_p: float = 1.0
-    top_k: int = 0
-    stop_sequences: tuple[str, ...] = ()
-    logprobs: int | None = None
-    json_schema: str | None = None
-
-
-@dataclass(frozen=True)
-class ModelInputs:
-    """The inputs for one model, as for `Backend.generate`.
-
-    Attributes:
-        examples: few-shot examples that precede each input.
-    """
-
-    model: BaseModelRef | TunedModel
-    inputs: tuple[Input, ...]
-    options: GenerateOptions
-    examples: tuple[Example, ...] = ()
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """One input and how to answer it.
-
-    Attributes:
-        adapter: location of the tuned model that answers (`TunedModel.location`); None: the base model answers.
-        examples: earlier turns of the same conversation, before the input; each with all its turns, and without a
-            system message of its own.
-        system: the system message; empty: none.
-    """
-
-    text_input: str
-    options: GenerateOptions = GenerateOptions()
-    adapter: str | None = None
-    examples: tuple[Example, ...] = ()
-    system: str = ""
-
-    @property
-    def asked(self) -> Input:
-        """The input with its examples and system message."""
-        asked = Conversation(self.text_input, self.system) if self.system else self.text_input
-        return behind_examples(asked, self.examples)
-
-
-def prompt_of(
-    asked: Input, options: GenerateOptions, adapter: str | None = None, examples: Sequence[Example] = ()
-) -> Prompt:
-    """Return the prompt of an input with examples before it.
-
-    Args:
-        adapter: as in `Prompt`.
-        examples: few-shot examples, placed as by `behind_examples`.
-    """
-    whole = as_conversation(behind_examples(asked, examples))
-    earlier = tuple(Example(turn.text_input, turn.output) for turn in whole.earlier)
-    return Prompt(whole.text_input, options, adapter, earlier, whole.system)
-
-
-@dataclass(frozen=True)
-class Likelihood:
-    """How likely a model is to give an output as its answer.
-
-    Attributes:
-        nats: negative log likelihood of all tokens of the output together, in nats.
-        tokens: how many these are, with those that the chat format puts around the output and the one that ends it.
-    """
-
-    nats: float
-    tokens: int
-
-
-@dataclass(frozen=True)
-class TokenScore:
-    """A token of an answer, and how likely it was.
-
-    Attributes:
-        text: as it is decoded by itself; a part of a character is U+FFFD.
-        bytes: its bytes in UTF-8; empty: they are not known.
-        logprob: natural logarithm of its probability, before temperature, top_p and top_k.
-        likeliest: the likeliest tokens at its place with their logarithms, the likeliest first.
-    """
-
-    text: str
-    bytes: tuple[int, ...]
-    logprob: float
-    likeliest: tuple[TokenScore, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class AnswerPart:
-    """A further part of an answer that is still being made.
-
-    Attributes:
-        scores: of the tokens that are whole with it, where `GenerateOptions.logprobs` asked for them.
-    """
-
-    text: str
-    scores: tuple[TokenScore, ...] = ()
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a model answered.
-
-    Attributes:
-        tokens: how many the text took: without the token that ends it, without a stop sequence's.
-        is_cut: whether it ended at `max_output_tokens`, or where the model's context ends, and not by itself.
-        scores: of its tokens, where `GenerateOptions.logprobs` asked for them.
-    """
-
-    text: str
-    tokens: int
-    is_cut: bool
-    scores: tuple[TokenScore, ...] = ()

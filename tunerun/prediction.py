@@ -17,8 +17,10 @@ from tunerun.dataset import RowBuilder, SourceRow, read_rows, with_conversations
 from tunerun.engine import tuned_model
 from tunerun.engine.base_model import cache_folder
 from tunerun.errors import BackendError, DatasetError, NotFoundError, TemplateError
+from tunerun.examples import Example, Input, as_conversation
+from tunerun.generation import GenerateOptions
 from tunerun.interpolation import resolved
-from tunerun.job import Example, GenerateOptions, Input, TunedModel, as_conversation
+from tunerun.job import TunedModel
 from tunerun.ledger import JobRecord, Ledger, TrialRecord, TrialSettings
 from tunerun.ledger.subjects import key_of_subject
 from tunerun.planning import ledger_path

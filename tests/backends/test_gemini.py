@@ -12,15 +12,8 @@ from tests.engine.tiny_model import HELD_OUT, request_of
 from tests.rigs.gemini_service import Fault, GeminiService, Request, Script
 from tunerun.backends.gemini import GeminiBackend, GeminiSection
 from tunerun.errors import AccessError, AmbiguousError, BackendError, InputError, UnavailableError
-from tunerun.job import (
-    BaseModelRef,
-    FailureKind,
-    GenerateOptions,
-    JobRef,
-    JobState,
-    TuningHyperparameters,
-    TuningRequest,
-)
+from tunerun.generation import GenerateOptions
+from tunerun.job import BaseModelRef, FailureKind, JobRef, JobState, TuningHyperparameters, TuningRequest
 from tunerun.testing.backend_contract import BackendContract
 
 MODEL = BaseModelRef(name="smollm2-135m", source="models/smollm2-135m")

@@ -18,16 +18,9 @@ from tunerun.backends.local import LocalBackend
 from tunerun.engine import tuned_model
 from tunerun.engine.settings import EngineSettings
 from tunerun.errors import BackendError, InputError, NotFoundError
-from tunerun.job import (
-    BaseModelRef,
-    Example,
-    FailureKind,
-    GenerateOptions,
-    JobState,
-    Prompt,
-    TunedModel,
-    TuningRequest,
-)
+from tunerun.examples import Example
+from tunerun.generation import GenerateOptions, Prompt
+from tunerun.job import BaseModelRef, FailureKind, JobState, TunedModel, TuningRequest
 from tunerun.testing.backend_contract import BackendContract
 from tunerun.testing.waiting import wait_for_end, wait_for_steps, wait_until
 

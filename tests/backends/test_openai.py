@@ -18,19 +18,17 @@ from tests.rigs.http_service import Fault, Json, Request
 from tests.rigs.openai_service import OpenAIService, Script, as_base64, once
 from tunerun.backends.openai import OpenAIBackend, OpenAISection
 from tunerun.errors import AccessError, AmbiguousError, BackendError, InputError, LimitError, UnavailableError
+from tunerun.examples import Conversation, Example, Turn
+from tunerun.generation import GenerateOptions
 from tunerun.job import (
     BaseModelRef,
     Checkpoint,
-    Conversation,
     EpochLoss,
-    Example,
     FailureKind,
-    GenerateOptions,
     JobState,
     JobStatus,
     TuningHyperparameters,
     TuningRequest,
-    Turn,
 )
 from tunerun.testing.backend_contract import BackendContract
 

@@ -21,16 +21,8 @@ from tunerun.backends.local.engine_session import EngineSession, Job
 from tunerun.backends.local.jobs import LocalJob
 from tunerun.engine import messages
 from tunerun.engine.settings import EngineSettings
-from tunerun.job import (
-    BaseModelRef,
-    Failure,
-    FailureKind,
-    GenerateOptions,
-    JobRef,
-    JobState,
-    JobStatus,
-    TuningRequest,
-)
+from tunerun.generation import GenerateOptions
+from tunerun.job import BaseModelRef, Failure, FailureKind, JobRef, JobState, JobStatus, TuningRequest
 from tunerun.testing.waiting import wait_for_end, wait_for_steps, wait_until
 from tunerun.workers.base import DeadWorker
 

@@ -11,7 +11,9 @@ import pytest
 from tunerun.baselines import Baseline, Setting, baselines_of, is_base_model, restored
 from tunerun.digest import digest
 from tunerun.engine.token_counter import EstimatedCounter
-from tunerun.job import BaseModelRef, Example, GenerateOptions, TunedModel
+from tunerun.examples import Example
+from tunerun.generation import GenerateOptions
+from tunerun.job import BaseModelRef, TunedModel
 from tunerun.testing.scripted import ScriptedBackend, ScriptedService
 
 MODEL = BaseModelRef("tiny", "folder")

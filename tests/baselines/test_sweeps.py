@@ -13,7 +13,9 @@ from tests.test_runner import run_on
 from tunerun.cli.plan_tables import plan_table
 from tunerun.dataset import TokenLimit, load_examples
 from tunerun.errors import InputError, LimitError, NoTurnsError
-from tunerun.job import BaseModelRef, Example, GenerateOptions, Input, TunedModel
+from tunerun.examples import Example, Input
+from tunerun.generation import GenerateOptions
+from tunerun.job import BaseModelRef, TunedModel
 from tunerun.ledger import Ledger
 from tunerun.planning import Plan
 from tunerun.planning.baselines import Group, planned_baselines

@@ -42,7 +42,8 @@ def _measure(cache: Path, folder: Path) -> list[str]:
     from tests.engine import drawn_adapters
     from tunerun.engine import network
     from tunerun.engine.generation import Generation
-    from tunerun.job import BaseModelRef, GenerateOptions, Prompt
+    from tunerun.generation import GenerateOptions, Prompt
+    from tunerun.job import BaseModelRef
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

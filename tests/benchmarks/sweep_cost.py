@@ -21,7 +21,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from tunerun.job import BaseModelRef, Example, TemplateText, TuningHyperparameters, TuningRequest
+from tunerun.examples import Example
+from tunerun.job import BaseModelRef, TemplateText, TuningHyperparameters, TuningRequest
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 EPOCHS, RATES, SEEDS = (3, 5, 10), (0.001, 0.0005), (0, 1)

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from tunerun.digest import digest
+from tunerun.examples import Example, ExampleSet
+from tunerun.generation import GenerateOptions
 from tunerun.job import (
     BaseModelRef,
-    Example,
-    ExampleSet,
     Failure,
     FailureKind,
-    GenerateOptions,
     JobRef,
     JobState,
     JobStatus,

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tunerun.dataset import ABSENT, Rows, SourceRow, with_conversations
-from tunerun.job import Conversation, Turn
+from tunerun.examples import Conversation, Turn
 
 BOTH = ("text_input", "output")
 

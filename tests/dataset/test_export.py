@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tunerun.dataset import LoadedDataset, load_examples
 from tunerun.dataset.export import FORMATS, export
 from tunerun.errors import InputError, LimitError
-from tunerun.job import Example, ExampleSet, Turn
+from tunerun.examples import Example, ExampleSet, Turn
 from tunerun.schema import DatasetSection, Template
 from tunerun.template import PromptTemplate
 

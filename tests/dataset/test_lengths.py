@@ -11,7 +11,7 @@ import pytest
 
 from tunerun.dataset import LoadedDataset, TokenLimit, load_examples
 from tunerun.errors import DatasetError
-from tunerun.job import Example
+from tunerun.examples import Example
 from tunerun.schema import DatasetSection, Template
 from tunerun.template import PromptTemplate
 

@@ -12,7 +12,7 @@ import pytest
 
 from tunerun.dataset import LoadedDataset, load_examples
 from tunerun.errors import DatasetError
-from tunerun.job import Example
+from tunerun.examples import Example
 from tunerun.schema import DatasetSection, HeldOut, Template
 from tunerun.template import PromptTemplate
 

@@ -14,7 +14,7 @@ from tests.conftest import REPOSITORY
 from tunerun.dataset import LoadedDataset, RowBuilder, TokenLimit, load_examples, with_conversations
 from tunerun.digest import digest
 from tunerun.errors import DatasetError
-from tunerun.job import Example, Turn
+from tunerun.examples import Example, Turn
 from tunerun.schema import DatasetSection, HeldOut, Template
 from tunerun.template import PromptTemplate
 

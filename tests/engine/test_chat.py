@@ -18,7 +18,7 @@ from tunerun.engine import base_model, chat_format, chat_template, encoding, pre
 from tunerun.engine.chat_encoder import ChatEncoder
 from tunerun.engine.chat_format import ChatFormat
 from tunerun.errors import BaseModelError, NoTurnsError
-from tunerun.job import Example
+from tunerun.examples import Example
 
 EXAMPLES = (
     Example("twenty two", "twenty three"),

@@ -21,7 +21,9 @@ from tunerun.engine.encoding import NOT_LEARNED, EncodedExample
 from tunerun.engine.generation import Generation
 from tunerun.engine.network import LoadedModel
 from tunerun.errors import NoTurnsError
-from tunerun.job import BaseModelRef, Conversation, Example, GenerateOptions, Turn, prompt_of
+from tunerun.examples import Conversation, Example, Turn
+from tunerun.generation import GenerateOptions, prompt_of
+from tunerun.job import BaseModelRef
 
 EARLIER = (Turn("one", "two"), Turn("two\n\nlines\tand 你好 🙂", "one line  é", is_learned=False), Turn("", "x"))
 CONVERSATIONS = (

@@ -17,7 +17,9 @@ from tunerun.engine.decoding import Decoder, decoder_of
 from tunerun.engine.generation import Generation
 from tunerun.engine.network import LoadedModel
 from tunerun.engine.padded_decoding import PaddedDecoder
-from tunerun.job import Answer, BaseModelRef, Example, GenerateOptions, Prompt
+from tunerun.examples import Example
+from tunerun.generation import Answer, GenerateOptions, Prompt
+from tunerun.job import BaseModelRef
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 

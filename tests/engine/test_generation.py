@@ -22,7 +22,9 @@ from tunerun.engine.generation import Generation
 from tunerun.engine.network import LoadedModel
 from tunerun.engine.observer import Trained
 from tunerun.errors import BaseModelError, InputError, NotFoundError
-from tunerun.job import Answer, AnswerPart, BaseModelRef, Example, GenerateOptions, Prompt, TuningRequest
+from tunerun.examples import Example
+from tunerun.generation import Answer, AnswerPart, GenerateOptions, Prompt
+from tunerun.job import BaseModelRef, TuningRequest
 
 # PEFT 0.21 asks transformers 5.23 by an old name.
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")

@@ -9,7 +9,8 @@ import torch
 
 from tests.benchmarks import gpu
 from tests.engine import tiny_model
-from tunerun.job import BaseModelRef, Example
+from tunerun.examples import Example
+from tunerun.job import BaseModelRef
 
 pytestmark = pytest.mark.engine
 

@@ -16,7 +16,7 @@ from tunerun.engine import json_grammar, network
 from tunerun.engine.generation import Generation
 from tunerun.engine.network import LoadedModel
 from tunerun.errors import InputError
-from tunerun.job import Answer, AnswerPart, GenerateOptions, Prompt
+from tunerun.generation import Answer, AnswerPart, GenerateOptions, Prompt
 
 SCHEMA = json.dumps(
     {

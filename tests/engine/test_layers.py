@@ -22,7 +22,8 @@ from tunerun.engine import layers, lora, model_facts, network
 from tunerun.engine.forms.padded import Padded
 from tunerun.engine.generation import Generation
 from tunerun.engine.network import LoadedModel
-from tunerun.job import GenerateOptions, JobState, Prompt, TuningHyperparameters
+from tunerun.generation import GenerateOptions, Prompt
+from tunerun.job import JobState, TuningHyperparameters
 
 ATTENTION = {
     "num_attention_heads": 4,

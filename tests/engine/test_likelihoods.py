@@ -17,7 +17,8 @@ from tunerun.engine.forms.padded import Padded
 from tunerun.engine.generation import Generation
 from tunerun.engine.network import LoadedModel
 from tunerun.errors import BaseModelError, InputError, NotFoundError
-from tunerun.job import BaseModelRef, Example
+from tunerun.examples import Example
+from tunerun.job import BaseModelRef
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 

@@ -20,7 +20,8 @@ from tunerun.engine import devices, forms, lora, machine, memory, model_shape, n
 from tunerun.engine.network import LoadedModel
 from tunerun.engine.pack import Pack, most_members
 from tunerun.engine.settings import EngineSettings
-from tunerun.job import BaseModelRef, Example, FailureKind, JobState, TuningHyperparameters, TuningRequest
+from tunerun.examples import Example
+from tunerun.job import BaseModelRef, FailureKind, JobState, TuningHyperparameters, TuningRequest
 
 
 def trained(base: LoadedModel, *requests: TuningRequest, most: int = 8) -> Recording:

@@ -22,7 +22,8 @@ from tunerun.engine.generation import Generation
 from tunerun.engine.network import LoadedModel
 from tunerun.engine.settings import EngineSettings
 from tunerun.errors import BaseModelError, MissingPackageError
-from tunerun.job import BaseModelRef, GenerateOptions, Prompt
+from tunerun.generation import GenerateOptions, Prompt
+from tunerun.job import BaseModelRef
 
 CPU = torch.device("cpu")
 

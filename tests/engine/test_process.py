@@ -13,20 +13,8 @@ from tunerun.engine.failures import DivergedError, failure_of
 from tunerun.engine.process import EngineProcess, failure_of_exit
 from tunerun.engine.settings import EngineSettings
 from tunerun.errors import InputError, MissingPackageError
-from tunerun.job import (
-    Answer,
-    AnswerPart,
-    BaseModelRef,
-    EpochLoss,
-    Failure,
-    FailureKind,
-    GenerateOptions,
-    JobState,
-    Likelihood,
-    Prompt,
-    Snapshot,
-    TrainedOn,
-)
+from tunerun.generation import Answer, AnswerPart, GenerateOptions, Likelihood, Prompt
+from tunerun.job import BaseModelRef, EpochLoss, Failure, FailureKind, JobState, Snapshot, TrainedOn
 
 MODEL = BaseModelRef(name="x", source="x")
 LOG = Path("engine.log")

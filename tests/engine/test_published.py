@@ -14,7 +14,9 @@ from tests.engine.published import CONFIGS, shrunk
 from tests.engine.test_generation import tune
 from tunerun.engine import layers, lora, model_facts, network
 from tunerun.engine.generation import Generation
-from tunerun.job import Example, GenerateOptions, Prompt, TuningHyperparameters
+from tunerun.examples import Example
+from tunerun.generation import GenerateOptions, Prompt
+from tunerun.job import TuningHyperparameters
 
 pytestmark = pytest.mark.engine
 

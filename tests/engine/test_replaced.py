@@ -15,7 +15,8 @@ from tunerun.backends.local import LocalBackend, engine_calls
 from tunerun.engine import base_model, messages
 from tunerun.engine.settings import EngineSettings
 from tunerun.errors import BackendError, BaseModelError
-from tunerun.job import Failure, FailureKind, GenerateOptions, JobState
+from tunerun.generation import GenerateOptions
+from tunerun.job import Failure, FailureKind, JobState
 from tunerun.testing.waiting import wait_for_end
 
 

@@ -10,7 +10,8 @@ from tests.engine.tiny_model import request_of
 from tunerun.engine import messages
 from tunerun.engine.session import Session
 from tunerun.engine.settings import EngineSettings
-from tunerun.job import BaseModelRef, GenerateOptions, JobState, Prompt
+from tunerun.generation import GenerateOptions, Prompt
+from tunerun.job import BaseModelRef, JobState
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 

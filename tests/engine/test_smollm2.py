@@ -12,16 +12,9 @@ from tokenizers import Tokenizer
 from tests.engine.test_generation import texts, transformers_answer, tune
 from tunerun.engine import base_model, encoding, network, prepared_model, token_counter
 from tunerun.engine.generation import Generation
-from tunerun.job import (
-    BaseModelRef,
-    Example,
-    GenerateOptions,
-    TemplateText,
-    TuningHyperparameters,
-    TuningRequest,
-    Turn,
-    messages_of,
-)
+from tunerun.examples import Example, Turn, messages_of
+from tunerun.generation import GenerateOptions
+from tunerun.job import BaseModelRef, TemplateText, TuningHyperparameters, TuningRequest
 
 # PEFT 0.21 asks transformers 5.23 by an old name.
 pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")]

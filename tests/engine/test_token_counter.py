@@ -7,7 +7,8 @@ from pathlib import Path
 from tests.engine.tiny_model import EXAMPLES
 from tunerun.engine import encoding, prepared_model, token_counter
 from tunerun.engine.network import LoadedModel
-from tunerun.job import BaseModelRef, Example, Turn
+from tunerun.examples import Example, Turn
+from tunerun.job import BaseModelRef
 
 
 def test_conversations_are_counted_whole(base: LoadedModel) -> None:

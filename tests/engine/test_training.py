@@ -22,7 +22,8 @@ from tunerun.engine import encoding, forms, lora
 from tunerun.engine.network import LoadedModel
 from tunerun.engine.observer import TrainingOutcome
 from tunerun.engine.training_run import epoch_order
-from tunerun.job import BaseModelRef, Example, FailureKind, JobState, TuningRequest
+from tunerun.examples import Example
+from tunerun.job import BaseModelRef, FailureKind, JobState, TuningRequest
 
 REPOSITORY = Path(__file__).parents[2]
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from tests.engine import tokenizers
 from tests.engine.chat_templates import ADDED_TOKENS, SPECIAL_TOKENS
-from tunerun.job import BaseModelRef, Example, TemplateText, TuningHyperparameters, TuningRequest
+from tunerun.examples import Example
+from tunerun.job import BaseModelRef, TemplateText, TuningHyperparameters, TuningRequest
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from tunerun.job import Example
+from tunerun.examples import Example
 
 
 def of_bytes(examples: Sequence[Example], special_tokens: Sequence[str] = (), added_tokens: Sequence[str] = ()) -> Any:

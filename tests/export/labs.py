@@ -15,15 +15,9 @@ from tunerun.digest import digest
 from tunerun.engine import export_answers, network, tuned_model
 from tunerun.engine.network import LoadedModel
 from tunerun.engine.observer import Trained
-from tunerun.job import (
-    ExampleSet,
-    GenerateOptions,
-    JobRef,
-    JobState,
-    JobStatus,
-    TunedModel,
-    TuningRequest,
-)
+from tunerun.examples import ExampleSet
+from tunerun.generation import GenerateOptions
+from tunerun.job import JobRef, JobState, JobStatus, TunedModel, TuningRequest
 from tunerun.ledger import Ledger, SweepRecord, TrialRecord, asked_by
 from tunerun.record import OpenRecord
 

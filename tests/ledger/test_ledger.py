@@ -12,14 +12,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tunerun.errors import LedgerError, TransitionError
+from tunerun.examples import Example, ExampleSet
+from tunerun.generation import GenerateOptions
 from tunerun.job import (
     BaseModelRef,
     EpochLoss,
-    Example,
-    ExampleSet,
     Failure,
     FailureKind,
-    GenerateOptions,
     JobRef,
     JobState,
     JobStatus,

@@ -20,11 +20,10 @@ from tunerun.comparison import judge
 from tunerun.comparison.renderers.document import document
 from tunerun.comparison.table import ComparisonTable
 from tunerun.errors import LedgerError, RecordError
+from tunerun.examples import Example, ExampleSet
 from tunerun.job import (
     BaseModelRef,
     EpochLoss,
-    Example,
-    ExampleSet,
     Failure,
     FailureKind,
     JobRef,

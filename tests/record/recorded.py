@@ -9,11 +9,10 @@ from typing import Any
 
 from tests.tracking.sweeps import MODEL, trial_config
 from tunerun.digest import digest
+from tunerun.examples import Example, ExampleSet
+from tunerun.generation import GenerateOptions
 from tunerun.job import (
     EpochLoss,
-    Example,
-    ExampleSet,
-    GenerateOptions,
     JobRef,
     JobState,
     JobStatus,

@@ -20,7 +20,9 @@ from tunerun.comparison import judge
 from tunerun.comparison.results import Outcome
 from tunerun.compose import load
 from tunerun.errors import AccessError, BackendError, InputError, NotFoundError
-from tunerun.job import BaseModelRef, Example, GenerateOptions, Input, TunedModel
+from tunerun.examples import Example, Input
+from tunerun.generation import GenerateOptions
+from tunerun.job import BaseModelRef, TunedModel
 from tunerun.ledger import Ledger, Opening, SweepRecord
 from tunerun.planning import Plan
 from tunerun.planning import plan as make_plan

@@ -14,7 +14,9 @@ from tests.experiments import HELD_OUT, planned, write_rows
 from tests.test_runner import right_when_tuned
 from tests.troubled import Notes, run_with
 from tunerun.errors import BackendError
-from tunerun.job import BaseModelRef, Example, GenerateOptions, Input, TunedModel
+from tunerun.examples import Example, Input
+from tunerun.generation import GenerateOptions
+from tunerun.job import BaseModelRef, TunedModel
 from tunerun.ledger import LOSSES, Ledger
 from tunerun.runner import SweepResult
 from tunerun.testing.scripted import ScriptedBackend, ScriptedService

@@ -13,7 +13,8 @@ from tests.runner.test_measuring import Asked, Counting
 from tests.test_runner import right_when_tuned
 from tests.troubled import Notes, run_with
 from tunerun.errors import BackendError, InputError, UnavailableError
-from tunerun.job import JobRef, JobState, ModelInputs, TunedModel
+from tunerun.generation import ModelInputs
+from tunerun.job import JobRef, JobState, TunedModel
 from tunerun.ledger import Ledger
 from tunerun.testing.scripted import ScriptedBackend, ScriptedService
 

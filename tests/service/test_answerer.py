@@ -18,7 +18,8 @@ from tunerun.backends.local import LocalBackend
 from tunerun.backends.local.engine_calls import PromptBatch
 from tunerun.engine.settings import EngineSettings
 from tunerun.errors import BackendError, BaseModelError, NotFoundError
-from tunerun.job import Answer, AnswerPart, BaseModelRef, GenerateOptions, Prompt
+from tunerun.generation import Answer, AnswerPart, GenerateOptions, Prompt
+from tunerun.job import BaseModelRef
 from tunerun.service.app import Settings
 from tunerun.service.core.answerer import Answerer
 from tunerun.testing.waiting import wait_until

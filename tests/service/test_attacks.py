@@ -20,7 +20,7 @@ import pytest
 
 from tests.rigs.running_service import RunningService
 from tests.service.client import ROWS, Client, body, continuing, prompt
-from tunerun.job import Answer, GenerateOptions, Prompt
+from tunerun.generation import Answer, GenerateOptions, Prompt
 from tunerun.service.app import Settings
 from tunerun.service.connection import Connection
 from tunerun.service.core.credentials import TUNING_SCOPE

@@ -11,7 +11,8 @@ import pytest
 from tests.engine.tiny_model import EXAMPLES, HELD_OUT
 from tests.rigs.running_service import RunningService
 from tunerun.engine.tuned_model import WEIGHTS_FILE, epochs_folder
-from tunerun.job import Example, GenerateOptions, Prompt, Turn
+from tunerun.examples import Example, Turn
+from tunerun.generation import GenerateOptions, Prompt
 from tunerun.service.app import Service, Settings
 from tunerun.service.core.model_calls import ServedModels
 from tunerun.service.core.new_model import NewModel

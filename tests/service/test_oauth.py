@@ -16,7 +16,8 @@ from tests.rigs.running_service import RunningService
 from tunerun.backends.gemini import GeminiBackend, GeminiSection
 from tunerun.backends.gemini.oauth import SCOPE
 from tunerun.errors import AccessError
-from tunerun.job import BaseModelRef, GenerateOptions, JobState
+from tunerun.generation import GenerateOptions
+from tunerun.job import BaseModelRef, JobState
 from tunerun.testing.waiting import wait_for_end
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")

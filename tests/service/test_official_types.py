@@ -13,7 +13,8 @@ from tests.rigs.gemini_service import GeminiService
 from tests.rigs.running_service import RunningService
 from tests.service.client import Client, body, continuing, prompt
 from tunerun.backends.gemini import GeminiBackend, GeminiSection
-from tunerun.job import BaseModelRef, GenerateOptions, TuningHyperparameters
+from tunerun.generation import GenerateOptions
+from tunerun.job import BaseModelRef, TuningHyperparameters
 from tunerun.service.core.model_calls import UNPREDICTABLE
 from tunerun.testing.waiting import wait_until
 

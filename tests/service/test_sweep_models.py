@@ -20,7 +20,8 @@ from tests.service.openai.conftest import client_of
 from tests.service.visitor import text_of, visiting
 from tests.tracking.sweeps import freeze
 from tunerun.errors import ConfigError, TemplateError
-from tunerun.job import BaseModelRef, Prompt
+from tunerun.generation import Prompt
+from tunerun.job import BaseModelRef
 from tunerun.ledger import Ledger
 from tunerun.planning import ledger_path
 from tunerun.service.app import Settings

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tunerun.job import Example, Turn
+from tunerun.examples import Example, Turn
 from tunerun.service.page.training_rows import MOST_CHECKED, PER_PAGE, CheckedExamples, page_of
 
 

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from tunerun.errors import TemplateError
-from tunerun.job import Conversation, Example, TemplateText, Turn
+from tunerun.examples import Conversation, Example, Turn
+from tunerun.job import TemplateText
 from tunerun.schema import Template
 from tunerun.stored import read_stored
 from tunerun.template import PromptTemplate

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tunerun.errors import TemplateError
-from tunerun.job import Example
+from tunerun.examples import Example
 from tunerun.schema import Template
 from tunerun.template import AbsentCellError, PromptTemplate
 

@@ -9,13 +9,12 @@ from typing import Any
 
 from tunerun.backends.local import LocalSection
 from tunerun.digest import digest
+from tunerun.examples import Example, ExampleSet
+from tunerun.generation import GenerateOptions
 from tunerun.job import (
     BaseModelRef,
-    Example,
-    ExampleSet,
     Failure,
     FailureKind,
-    GenerateOptions,
     JobRef,
     JobState,
     JobStatus,

@@ -10,7 +10,8 @@ import pytest
 
 from tests.tracking.adapters import write_adapter
 from tunerun.errors import BaseModelError, NotFoundError
-from tunerun.job import GenerateOptions, TemplateText
+from tunerun.generation import GenerateOptions
+from tunerun.job import TemplateText
 from tunerun.tracking.packaged.record import MODEL, TUNED_MODEL, PackagedModel
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType:UserWarning")

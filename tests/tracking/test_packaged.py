@@ -18,7 +18,8 @@ from tests.tracking.adapters import HOME, write_adapter
 from tests.tracking.content import client, run_of
 from tests.tracking.sweeps import Lab
 from tunerun.errors import TemplateError
-from tunerun.job import Conversation, Example, TemplateText
+from tunerun.examples import Conversation, Example
+from tunerun.job import TemplateText
 from tunerun.template import PromptTemplate
 from tunerun.tracking import Tracker
 from tunerun.tracking.address import parse_address

@@ -16,7 +16,7 @@ from tests.tracking.content import client, run_of
 from tests.tracking.sweeps import Lab, freeze, grid
 from tunerun.cli import app
 from tunerun.errors import InputError, LimitError, NotFoundError
-from tunerun.job import Example
+from tunerun.examples import Example
 from tunerun.ledger import Ledger
 
 HELD_OUT = tuple(Example(str(n), str(n + 1)) for n in range(100, 124))

@@ -15,7 +15,7 @@ from tests.tracking.sweeps import Lab, complete, freeze, grid
 from tunerun.comparison import judge
 from tunerun.comparison.table import ComparisonTable
 from tunerun.errors import NotFoundError, RecordError, TrackingError
-from tunerun.job import Example
+from tunerun.examples import Example
 from tunerun.ledger import Ledger
 from tunerun.ledger.restoring import restored
 from tunerun.locks import held

@@ -14,7 +14,7 @@ from tests.service.browser import CHROMIUM, DRIVER, MISSING, Browser, driver
 from tests.tracking.content import artifact_json, client, content, experiment_tags, run_of
 from tests.tracking.served import free_port, server
 from tests.tracking.sweeps import Lab, complete, freeze, grid
-from tunerun.job import Example
+from tunerun.examples import Example
 from tunerun.ledger import Ledger, Mark
 from tunerun.tracking import Tracker
 

@@ -14,7 +14,8 @@ import pytest
 from tests.engine.tiny_model import HELD_OUT, model_of, request_of
 from tunerun.engine import messages, tuned_model
 from tunerun.engine.settings import EngineSettings
-from tunerun.job import Answer, FailureKind, GenerateOptions, JobState, Prompt, TuningRequest
+from tunerun.generation import Answer, GenerateOptions, Prompt
+from tunerun.job import FailureKind, JobState, TuningRequest
 from tunerun.workers import states
 from tunerun.workers.engine_actor import Attached
 from tunerun.workers.node import Entry, NodeEngine, NodeSettings, files_of

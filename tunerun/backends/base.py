@@ -9,17 +9,9 @@ from typing import Protocol, Self, runtime_checkable
 
 from tunerun.engine.settings import EngineSettings
 from tunerun.errors import InputError
-from tunerun.job import (
-    BaseModelRef,
-    Example,
-    GenerateOptions,
-    Input,
-    JobRef,
-    JobStatus,
-    ModelInputs,
-    TunedModel,
-    TuningRequest,
-)
+from tunerun.examples import Example, Input
+from tunerun.generation import GenerateOptions, ModelInputs
+from tunerun.job import BaseModelRef, JobRef, JobStatus, TunedModel, TuningRequest
 
 
 @dataclass(frozen=True)

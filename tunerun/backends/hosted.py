@@ -13,16 +13,9 @@ from pydantic import Field
 from tunerun.backends.http import JsonService, ServiceAddress
 from tunerun.backends.registry import BackendSection
 from tunerun.errors import BackendError, InputError, StatusError
-from tunerun.job import (
-    BaseModelRef,
-    Conversation,
-    Example,
-    GenerateOptions,
-    Input,
-    TunedModel,
-    as_conversation,
-    behind_examples,
-)
+from tunerun.examples import Conversation, Example, Input, as_conversation, behind_examples
+from tunerun.generation import GenerateOptions
+from tunerun.job import BaseModelRef, TunedModel
 from tunerun.section import VARIABLE
 
 

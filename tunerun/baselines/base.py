@@ -9,7 +9,9 @@ from typing import Any, Protocol
 from tunerun.backends.base import Backend
 from tunerun.digest import digest
 from tunerun.engine.token_counter import TokenCounter
-from tunerun.job import BaseModelRef, Example, GenerateOptions, Input, ModelInputs
+from tunerun.examples import Example, Input
+from tunerun.generation import GenerateOptions, ModelInputs
+from tunerun.job import BaseModelRef
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,9 @@ from tunerun.backends.base import Backend
 from tunerun.baselines.base import Baseline, Setting, subject_of
 from tunerun.digest import digest
 from tunerun.engine.token_counter import TokenCounter
-from tunerun.job import BaseModelRef, Example, GenerateOptions, Input, ModelInputs, as_conversation
+from tunerun.examples import Example, Input, as_conversation
+from tunerun.generation import GenerateOptions, ModelInputs
+from tunerun.job import BaseModelRef
 from tunerun.stored import read_stored, section
 
 KIND = "few_shot"

@@ -17,7 +17,8 @@ from tunerun.baselines.base import Baseline, Setting
 from tunerun.digest import digest
 from tunerun.engine.token_counter import TokenCounter
 from tunerun.errors import InputError
-from tunerun.job import Example, GenerateOptions, Input
+from tunerun.examples import Example, Input
+from tunerun.generation import GenerateOptions
 
 KIND = "majority"
 

@@ -9,7 +9,9 @@ from typing import Any
 from tunerun.backends.base import Backend
 from tunerun.baselines.base import Baseline, Setting, subject_of
 from tunerun.engine.token_counter import TokenCounter
-from tunerun.job import BaseModelRef, Example, GenerateOptions, Input, ModelInputs
+from tunerun.examples import Example, Input
+from tunerun.generation import GenerateOptions, ModelInputs
+from tunerun.job import BaseModelRef
 from tunerun.stored import read_stored, section
 
 KIND = "base"

@@ -16,7 +16,7 @@ from tunerun.dataset.rendered_rows import PARTS, RenderedRows
 from tunerun.dataset.rows import ABSENT, RowConversation, Rows, close_name, nearest
 from tunerun.dataset.suggestion import advice_on_template
 from tunerun.errors import TemplateError
-from tunerun.job import Conversation, Turn
+from tunerun.examples import Conversation, Turn
 from tunerun.template import AbsentCellError, PrintedColumn, PromptTemplate
 from tunerun.template.absent_cells import is_null
 from tunerun.template.prompt_template import OUTPUT, SYSTEM, TEXT_INPUT, system_or_none

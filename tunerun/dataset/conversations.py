@@ -19,7 +19,7 @@ from tunerun.dataset.messages import (
     messages_of,
 )
 from tunerun.dataset.rows import ABSENT, RowConversation, Rows
-from tunerun.job import Conversation, Turn
+from tunerun.examples import Conversation, Turn
 from tunerun.template.absent_cells import is_null
 from tunerun.template.prompt_template import OUTPUT, SYSTEM, TEXT_INPUT
 

@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from tunerun.dataset.rendered_rows import RenderedRows
 from tunerun.dataset.split import ranks_of
-from tunerun.job import Example
+from tunerun.examples import Example
 
 
 def draw(training: RenderedRows, held_out: Collection[RenderedRows], seed: int, most: int) -> tuple[Example, ...]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from tunerun.dataset.loading import LoadedDataset
 from tunerun.errors import InputError, LimitError
-from tunerun.job import Example, ExampleSet
+from tunerun.examples import Example, ExampleSet
 from tunerun.tuning_guide import GUIDE, MOST_INPUT_CHARACTERS, MOST_OUTPUT_CHARACTERS, SAFE_TRAINING_BYTES
 
 _GIB = 2**30

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tunerun.dataset.findings import Findings
 from tunerun.dataset.rendered_rows import RenderedRows
-from tunerun.job import Example, Turn, texts_of
+from tunerun.examples import Example, Turn, texts_of
 
 _BYTES_PER_CHARACTER = 4  # of UTF-8, at most
 

@@ -21,7 +21,7 @@ from tunerun.dataset.split import choose, ranks_of, split_rows
 from tunerun.digest import digest
 from tunerun.errors import DatasetError
 from tunerun.example_json import digest_of_examples
-from tunerun.job import Example, ExampleSet
+from tunerun.examples import Example, ExampleSet
 from tunerun.schema import DatasetSection
 from tunerun.template import PromptTemplate
 

@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from tunerun.dataset.rows import ABSENT, Rows
-from tunerun.job import Conversation, Example, Turn
+from tunerun.examples import Conversation, Example, Turn
 from tunerun.template import PromptTemplate
 from tunerun.template.absent_cells import is_null
 from tunerun.template.json_text import to_json

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, Final, Literal, overload
 
-from tunerun.job import Conversation
+from tunerun.examples import Conversation
 
 _PART_OF_TURN = ("text_input", "output")
 

@@ -14,7 +14,7 @@ from tunerun.engine.chat_encoder import ChatEncoder
 from tunerun.engine.json_grammar import JsonConstraint
 from tunerun.engine.network import LoadedModel
 from tunerun.errors import InputError
-from tunerun.job import Answer, AnswerPart, Prompt, TokenScore
+from tunerun.generation import Answer, AnswerPart, Prompt, TokenScore
 
 
 class AnswerRow:

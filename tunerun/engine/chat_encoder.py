@@ -17,7 +17,8 @@ from itertools import pairwise
 from tokenizers import Tokenizer
 
 from tunerun.engine.chat_format import ChatFormat, EarlierTurns
-from tunerun.job import Conversation, Example, Input, TokenScore, as_conversation, behind_examples
+from tunerun.examples import Conversation, Example, Input, as_conversation, behind_examples
+from tunerun.generation import TokenScore
 
 _BREAK = "\n"
 """The text put before a text that is encoded separately: no tokenizer joins it with a word or adds a space after it."""

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 
 from tunerun.engine.chat_encoder import ChatEncoder
 from tunerun.engine.chat_format import ChatFormat, EarlierTurns
-from tunerun.job import Example
+from tunerun.examples import Example
 
 NOT_LEARNED = -100
 """The label of a token that does not count in the loss: torch's cross_entropy ignores it by default."""

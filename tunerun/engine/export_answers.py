@@ -15,7 +15,9 @@ from tunerun.engine import network, prepared_model
 from tunerun.engine.chat_format import ChatFormat
 from tunerun.engine.generation import Generation
 from tunerun.errors import BackendError
-from tunerun.job import BaseModelRef, GenerateOptions, Input, messages_of, prompt_of
+from tunerun.examples import Input, messages_of
+from tunerun.generation import GenerateOptions, prompt_of
+from tunerun.job import BaseModelRef
 
 ROWS = 8
 """Inputs of one batch: one by one SmolLM2-135M took 60 s for 24 rows on two busy cores (measured 2026-11-26)."""

@@ -20,7 +20,8 @@ from tunerun.engine.json_grammar import JsonGrammars
 from tunerun.engine.network import LoadedModel, chat_of
 from tunerun.engine.padded_decoding import PaddedDecoder
 from tunerun.errors import InputError
-from tunerun.job import Answer, AnswerPart, Example, Input, Likelihood, Prompt
+from tunerun.examples import Example, Input
+from tunerun.generation import Answer, AnswerPart, Likelihood, Prompt
 
 
 class Generation:

@@ -19,7 +19,8 @@ from tunerun.engine.encoding import EncodedExample
 from tunerun.engine.failures import DivergedError
 from tunerun.engine.network import LoadedModel, chat_of
 from tunerun.errors import InputError
-from tunerun.job import Example, Input, Likelihood
+from tunerun.examples import Example, Input
+from tunerun.generation import Likelihood
 
 
 def measure(

@@ -23,7 +23,7 @@ from tunerun.engine.export_template import template_of
 from tunerun.engine.network import ADAPTER, LoadedModel
 from tunerun.engine.tuned_model import ADAPTER_FILE, RECORD_FILE, WEIGHTS_FILE, TunedModelRecord
 from tunerun.errors import BaseModelError, NotFoundError
-from tunerun.job import GenerateOptions
+from tunerun.generation import GenerateOptions
 
 _DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16}  # as safetensors calls them
 _GGUF_DTYPES = {1: torch.float16, 32: torch.bfloat16}  # by llama.cpp's llama_ftype

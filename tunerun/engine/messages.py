@@ -12,22 +12,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
-from tunerun.job import (
-    Answer,
-    AnswerPart,
-    BaseModelRef,
-    Checkpoint,
-    EpochLoss,
-    Example,
-    Failure,
-    Input,
-    JobState,
-    Likelihood,
-    Prompt,
-    Snapshot,
-    TrainedOn,
-    TuningRequest,
-)
+from tunerun.examples import Example, Input
+from tunerun.generation import Answer, AnswerPart, Likelihood, Prompt
+from tunerun.job import BaseModelRef, Checkpoint, EpochLoss, Failure, JobState, Snapshot, TrainedOn, TuningRequest
 
 
 @dataclass(frozen=True)

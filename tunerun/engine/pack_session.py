@@ -11,16 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tunerun.engine import messages, tuned_model
 from tunerun.engine.failures import failure_of
 from tunerun.errors import InputError
-from tunerun.job import (
-    Checkpoint,
-    EpochLoss,
-    Failure,
-    FailureKind,
-    JobState,
-    Snapshot,
-    TrainedOn,
-    TuningRequest,
-)
+from tunerun.job import Checkpoint, EpochLoss, Failure, FailureKind, JobState, Snapshot, TrainedOn, TuningRequest
 
 if TYPE_CHECKING:
     from tunerun.engine.lora import LearningAdapter

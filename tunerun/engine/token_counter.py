@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from tunerun.engine import base_model, prepared_model
 from tunerun.engine.chat_format import ChatFormat, EarlierTurns
-from tunerun.job import BaseModelRef, Example, Input, as_conversation, behind_examples, texts_of
+from tunerun.examples import Example, Input, as_conversation, behind_examples, texts_of
+from tunerun.job import BaseModelRef
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

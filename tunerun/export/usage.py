@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from tunerun.engine.chat_format import ChatFormat
 from tunerun.errors import InputError
-from tunerun.job import GenerateOptions
+from tunerun.generation import GenerateOptions
 from tunerun.markdown import code_block
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from tunerun.baselines import is_base_model
-from tunerun.job import Example, as_text
+from tunerun.examples import Example, as_text
 from tunerun.judges.prompt import Judged, Rating
 from tunerun.ledger import BaselineRecord, Ledger, SweepRecord, rated_by
 from tunerun.metrics.judged_metric import JudgedMetric

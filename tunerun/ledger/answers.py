@@ -11,7 +11,7 @@ from typing import Any
 
 from tunerun.database import DatabaseFile
 from tunerun.digest import digest
-from tunerun.job import GenerateOptions
+from tunerun.generation import GenerateOptions
 from tunerun.ledger.checksums import row_checksum
 from tunerun.ledger.ratings import RATED
 from tunerun.ledger.rows import RowReader, dump

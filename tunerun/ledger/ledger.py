@@ -35,17 +35,8 @@ from typing import Self
 from tunerun import example_json
 from tunerun.database import BUSY_TIMEOUT_S, DatabaseFile
 from tunerun.errors import LedgerError
-from tunerun.job import (
-    EpochLoss,
-    ExampleSet,
-    FailureKind,
-    JobRef,
-    JobState,
-    JobStatus,
-    Snapshot,
-    TuningRequest,
-    advance,
-)
+from tunerun.examples import ExampleSet
+from tunerun.job import EpochLoss, FailureKind, JobRef, JobState, JobStatus, Snapshot, TuningRequest, advance
 from tunerun.ledger.answers import LOSSES, AnswerTable
 from tunerun.ledger.checksums import row_checksum, snapshot_checksum, with_checksum
 from tunerun.ledger.marks import MarkTable

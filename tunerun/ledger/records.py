@@ -7,17 +7,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from tunerun.job import (
-    Failure,
-    GenerateOptions,
-    JobRef,
-    JobState,
-    Scalar,
-    TemplateText,
-    TrainedOn,
-    TunedModel,
-    TuningHyperparameters,
-)
+from tunerun.generation import GenerateOptions
+from tunerun.job import Failure, JobRef, JobState, Scalar, TemplateText, TrainedOn, TunedModel, TuningHyperparameters
 from tunerun.stored import read_stored, section
 
 

@@ -10,11 +10,11 @@ from typing import Any
 
 from tunerun import example_json
 from tunerun.errors import LedgerError
+from tunerun.examples import ExampleSet
 from tunerun.job import (
     BaseModelRef,
     Checkpoint,
     EpochLoss,
-    ExampleSet,
     Failure,
     FailureKind,
     JobRef,

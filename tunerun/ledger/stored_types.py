@@ -13,7 +13,8 @@ from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from tunerun.job import GenerateOptions, Scalar, TemplateText, TuningHyperparameters
+from tunerun.generation import GenerateOptions
+from tunerun.job import Scalar, TemplateText, TuningHyperparameters
 from tunerun.provenance.facts import Facts
 
 _MOST_PROBLEMS = 5

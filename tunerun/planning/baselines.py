@@ -11,7 +11,8 @@ from tunerun.baselines import Baseline, Setting, baselines_of
 from tunerun.dataset import LoadedDataset, TokenLimit
 from tunerun.engine.token_counter import TokenCounter
 from tunerun.errors import NoTurnsError
-from tunerun.job import BaseModelRef, Example, ExampleSet
+from tunerun.examples import Example, ExampleSet
+from tunerun.job import BaseModelRef
 from tunerun.ledger import LOSSES, BaselineRecord
 from tunerun.schema import Evaluation
 

@@ -10,7 +10,8 @@ from tunerun.backends.base import Capabilities
 from tunerun.dataset import LoadedDataset, TokenLimit
 from tunerun.engine import target_modules
 from tunerun.errors import DatasetError, LimitError
-from tunerun.job import ExampleSet, TuningHyperparameters, texts_of
+from tunerun.examples import ExampleSet, texts_of
+from tunerun.job import TuningHyperparameters
 from tunerun.schema import BASE_LEARNING_RATE, Point, TrialConfig
 
 SMALL_SET = 100

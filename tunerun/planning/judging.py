@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tunerun.baselines import is_base_model
-from tunerun.job import Example, as_text
+from tunerun.examples import Example, as_text
 from tunerun.judges import prompt
 from tunerun.judges.cost import usd_at_most, usd_of
 from tunerun.judges.rows import judged_rows

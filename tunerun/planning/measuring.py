@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from tunerun.backends.base import Capabilities
 from tunerun.errors import ConfigError
-from tunerun.job import ExampleSet, GenerateOptions
+from tunerun.examples import ExampleSet
+from tunerun.generation import GenerateOptions
 from tunerun.ledger import LOSSES, asked_by
 from tunerun.metrics import Asks, CodeFile, Metric, MetricModel, code_files, resolve
 from tunerun.metrics.base import RANGES

@@ -17,7 +17,7 @@ from tunerun.engine import model_facts, prepared_model
 from tunerun.engine.base_model import FoundModel, cache_folder, find
 from tunerun.engine.token_counter import EstimatedCounter, TokenCounter, token_counter
 from tunerun.errors import BaseModelError, MissingPackageError
-from tunerun.job import Example, ExampleSet
+from tunerun.examples import Example, ExampleSet
 from tunerun.planning import checks
 from tunerun.planning.measuring import MeasurementPlan, measurement_plan
 from tunerun.planning.recorded import NOTHING, Recorded

@@ -11,7 +11,8 @@ from typing import Any
 from tunerun import dotted_keys
 from tunerun.backends.base import Capabilities
 from tunerun.digest import digest
-from tunerun.job import BaseModelRef, ExampleSet, TuningRequest
+from tunerun.examples import ExampleSet
+from tunerun.job import BaseModelRef, TuningRequest
 from tunerun.ledger import TrialRecord
 from tunerun.redaction import redact
 from tunerun.schema import Scalar, TrialConfig

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tunerun.job import ExampleSet
+from tunerun.examples import ExampleSet
 from tunerun.planning.trial import Trial
 from tunerun.schema import Evaluation
 from tunerun.statistics.power import rows_for_equality, rows_needed, share_lost, smallest_visible

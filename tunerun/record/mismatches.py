@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 
 from tunerun.engine.base_model import cache_folder
-from tunerun.job import ExampleSet, as_text
+from tunerun.examples import ExampleSet, as_text
 from tunerun.ledger import TrialRecord
 from tunerun.planning import Plan, Trial
 from tunerun.planning.changes import differences

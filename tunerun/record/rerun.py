@@ -20,8 +20,8 @@ from tunerun.digest import digest_of_file
 from tunerun.engine import precision
 from tunerun.errors import ConfigError, InputError, MismatchError
 from tunerun.example_json import digest_of_examples, from_object
+from tunerun.examples import Example, ExampleSet
 from tunerun.files import private_folder, replacing
-from tunerun.job import Example, ExampleSet
 from tunerun.ledger import FILE_NAME, Ledger, TrialRecord
 from tunerun.metrics import resolve
 from tunerun.metrics.judged_metric import JudgedMetric

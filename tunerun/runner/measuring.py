@@ -15,7 +15,9 @@ from typing import Protocol, TypeVar
 
 from tunerun.backends.base import AnswersTogether, Backend
 from tunerun.errors import AccessError, BackendError, InputError, UnavailableError
-from tunerun.job import BaseModelRef, Example, ExampleSet, GenerateOptions, Input, ModelInputs, TunedModel
+from tunerun.examples import Example, ExampleSet, Input
+from tunerun.generation import GenerateOptions, ModelInputs
+from tunerun.job import BaseModelRef, TunedModel
 from tunerun.ledger import LOSSES, Ledger, stopped_by
 from tunerun.planning import Plan, Trial
 from tunerun.planning.baselines import PlannedBaseline

@@ -16,7 +16,7 @@ import jinja2
 from jinja2 import meta, nodes
 
 from tunerun.errors import TemplateError
-from tunerun.job import Conversation, Example, Input, Turn
+from tunerun.examples import Conversation, Example, Input, Turn
 from tunerun.template.absent_cells import AbsentCellError, CellsOfRow, PrintedError
 from tunerun.template.sandbox import BoundedEnvironment
 

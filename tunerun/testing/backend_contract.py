@@ -23,17 +23,9 @@ import pytest
 
 from tunerun.backends.base import AnswersTogether, Backend
 from tunerun.errors import BackendError, InputError
-from tunerun.job import (
-    BaseModelRef,
-    Example,
-    FailureKind,
-    GenerateOptions,
-    JobRef,
-    JobState,
-    ModelInputs,
-    TuningRequest,
-    Turn,
-)
+from tunerun.examples import Example, Turn
+from tunerun.generation import GenerateOptions, ModelInputs
+from tunerun.job import BaseModelRef, FailureKind, JobRef, JobState, TuningRequest
 from tunerun.testing.waiting import wait_for_end, wait_for_steps
 
 OPTIONS = GenerateOptions(max_output_tokens=8)

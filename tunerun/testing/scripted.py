@@ -9,24 +9,20 @@ from typing import TYPE_CHECKING, Self
 
 from tunerun.backends.base import NO_CURSORS, Backend, Capabilities
 from tunerun.errors import BackendError
+from tunerun.examples import Conversation, Example, Input, as_conversation, behind_examples
+from tunerun.generation import GenerateOptions
 from tunerun.job import (
     LATER_HYPERPARAMETERS,
     BaseModelRef,
-    Conversation,
     EpochLoss,
-    Example,
     Failure,
     FailureKind,
-    GenerateOptions,
-    Input,
     JobRef,
     JobState,
     JobStatus,
     Snapshot,
     TunedModel,
     TuningRequest,
-    as_conversation,
-    behind_examples,
 )
 
 Outcome = Callable[[TuningRequest], Failure | None]

@@ -10,7 +10,7 @@ from tunerun.comparison.judges import identities_of
 from tunerun.comparison.knowledge import HeldOutRows, Scores, readable
 from tunerun.digest import digest
 from tunerun.errors import ConfigError, MetricError, MissingPackageError
-from tunerun.job import as_text
+from tunerun.examples import as_text
 from tunerun.ledger import LOSSES, Ledger, TrialRecord, rated_by
 from tunerun.metrics import Metric, resolve_stored
 from tunerun.tracking.naming import metric_key

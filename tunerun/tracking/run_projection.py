@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeAlias, TypeVar
 
 from tunerun.digest import digest
 from tunerun.errors import NotFoundError
-from tunerun.job import ExampleSet
+from tunerun.examples import ExampleSet
 from tunerun.ledger import Ledger, SweepRecord, TrialProgress, TrialRecord
 from tunerun.ledger.subjects import RunKind, trial_prefix
 from tunerun.provenance.places import Places

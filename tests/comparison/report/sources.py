@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from tunerun.comparison.report import ConfusionTable, LossCurve, ReportSources, ShownAnswers
 from tunerun.comparison.results import Verdict
-from tunerun.job import Example
+from tunerun.examples import Example
 
 WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
 

@@ -15,16 +15,8 @@ from tunerun.comparison.renderers import report
 from tunerun.comparison.report import read_sources
 from tunerun.comparison.results import Measure, Verdict
 from tunerun.comparison.table import ComparisonTable
-from tunerun.job import (
-    Example,
-    ExampleSet,
-    JobState,
-    JobStatus,
-    Snapshot,
-    TemplateText,
-    TuningHyperparameters,
-    TuningRequest,
-)
+from tunerun.examples import Example, ExampleSet
+from tunerun.job import JobState, JobStatus, Snapshot, TemplateText, TuningHyperparameters, TuningRequest
 from tunerun.ledger import LOSSES, BaselineRecord, Ledger
 from tunerun.metrics import Unit
 

@@ -14,7 +14,7 @@ from starlette.requests import Request
 
 from tests.rigs.running_service import RunningService
 from tests.service.openai.training import jsonl, messages
-from tunerun.job import Example
+from tunerun.examples import Example
 from tunerun.service.core.problems import ServiceError
 from tunerun.service.openai.form import MAX_PARTS, read_form
 

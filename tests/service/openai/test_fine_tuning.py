@@ -12,7 +12,7 @@ from tests.rigs.running_service import RunningService
 from tests.service.client import Client
 from tests.service.openai.conftest import client_of
 from tests.service.openai.training import LONG, created, ended, hyperparameters, jsonl, messages, underway
-from tunerun.job import Example
+from tunerun.examples import Example
 from tunerun.service.openai.method import IGNORED_HEADER
 
 

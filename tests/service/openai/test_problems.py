@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Sequence
 
 import pytest
 
-from tunerun.job import AnswerPart
+from tunerun.generation import AnswerPart
 from tunerun.service.core.problems import Code, Json, ServiceError
 from tunerun.service.openai.answers import StreamedPart, event_lines
 from tunerun.service.openai.problems import refusal, wrong

@@ -10,7 +10,7 @@ import pytest
 
 from tests.engine.tiny_model import EXAMPLES
 from tests.service.openai.training import jsonl, messages
-from tunerun.job import Example, Turn
+from tunerun.examples import Example, Turn
 from tunerun.service.core.problems import ServiceError
 from tunerun.service.openai import training_rows
 

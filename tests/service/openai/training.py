@@ -10,7 +10,7 @@ from openai import OpenAI
 from openai.types.fine_tuning import FineTuningJob
 
 from tests.engine.tiny_model import EXAMPLES
-from tunerun.job import Example
+from tunerun.examples import Example
 from tunerun.testing.waiting import wait_until
 
 FINISHED = ("succeeded", "failed", "cancelled")

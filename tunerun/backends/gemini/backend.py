@@ -26,13 +26,13 @@ from tunerun.backends.gemini.wire import (
 from tunerun.backends.hosted import HostedBackend
 from tunerun.backends.http import ApiKey, Json, JsonService
 from tunerun.errors import BaseModelError, InputError, StatusError, UnavailableError
+from tunerun.examples import Conversation
+from tunerun.generation import GenerateOptions
 from tunerun.job import (
     TUNED_MODEL_ID,
     BaseModelRef,
-    Conversation,
     Failure,
     FailureKind,
-    GenerateOptions,
     JobRef,
     JobState,
     JobStatus,

@@ -6,8 +6,9 @@ import re
 from datetime import datetime
 
 from tunerun.backends.http import Json
+from tunerun.examples import Conversation
 from tunerun.interpolation import resolved
-from tunerun.job import BaseModelRef, Conversation, Failure, FailureKind, Snapshot, TuningRequest
+from tunerun.job import BaseModelRef, Failure, FailureKind, Snapshot, TuningRequest
 
 _KEY = re.compile(r"tunerun\.key=([0-9a-f]+)")
 

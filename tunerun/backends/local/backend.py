@@ -17,24 +17,18 @@ from tunerun.backends.local.section import KIND, LocalSection, capabilities_with
 from tunerun.engine import base_model, devices, messages, packages, pass_limits, precision, prepared_model, tuned_model
 from tunerun.engine.settings import DEFAULT, EngineSettings
 from tunerun.errors import AccessError, BaseModelError, InputError
+from tunerun.examples import Example, Input
+from tunerun.generation import Answer, GenerateOptions, Likelihood, ModelInputs, Prompt, prompt_of
 from tunerun.job import (
     TUNED_MODEL_ID,
-    Answer,
     BaseModelRef,
-    Example,
     Failure,
     FailureKind,
-    GenerateOptions,
-    Input,
     JobRef,
     JobState,
     JobStatus,
-    Likelihood,
-    ModelInputs,
-    Prompt,
     TunedModel,
     TuningRequest,
-    prompt_of,
 )
 from tunerun.workers import registry as worker_kinds
 from tunerun.workers.base import Place

@@ -11,7 +11,8 @@ from typing import Protocol
 from tunerun import errors
 from tunerun.engine import messages
 from tunerun.errors import BackendError, BaseModelError, InputError, UnavailableError
-from tunerun.job import Answer, AnswerPart, BaseModelRef, Failure, FailureKind, Prompt
+from tunerun.generation import Answer, AnswerPart, Prompt
+from tunerun.job import BaseModelRef, Failure, FailureKind
 
 OnPart = Callable[[AnswerPart], None]
 

@@ -15,7 +15,8 @@ from tunerun.backends.local.engine_calls import QueuedPrompt
 from tunerun.backends.local.engine_queue import EngineQueue
 from tunerun.backends.local.engine_session import Job
 from tunerun.engine import messages
-from tunerun.job import Answer, AnswerPart, BaseModelRef, Failure, FailureKind, in_common
+from tunerun.generation import Answer, AnswerPart
+from tunerun.job import BaseModelRef, Failure, FailureKind, in_common
 from tunerun.workers.base import DeadWorker, Worker
 
 _NO_ROOM = Failure(FailureKind.LOST, "no machine has room for another worker since one was lost")

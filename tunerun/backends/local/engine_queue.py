@@ -25,7 +25,8 @@ from tunerun.backends.local.engine_calls import BlockingCall, EngineWork, Prompt
 from tunerun.backends.local.engine_session import EngineSession, Job
 from tunerun.engine import messages
 from tunerun.errors import AccessError, BackendError, InputError
-from tunerun.job import Answer, AnswerPart, BaseModelRef, Failure, FailureKind
+from tunerun.generation import Answer, AnswerPart
+from tunerun.job import BaseModelRef, Failure, FailureKind
 from tunerun.workers.base import Worker
 
 MAX_TOGETHER = 64

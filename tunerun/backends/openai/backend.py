@@ -20,14 +20,14 @@ from tunerun.backends.openai.files import IDENTIFIER, TrainingFiles, content_of,
 from tunerun.backends.openai.refusals import is_unknown_field, refusal
 from tunerun.backends.openai.section import KIND, OpenAISection, capabilities
 from tunerun.errors import AmbiguousError, BaseModelError, InputError, StatusError, UnavailableError
+from tunerun.examples import Conversation
+from tunerun.generation import GenerateOptions
 from tunerun.interpolation import resolved
 from tunerun.job import (
     BaseModelRef,
     Checkpoint,
-    Conversation,
     Failure,
     FailureKind,
-    GenerateOptions,
     JobRef,
     JobState,
     JobStatus,

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from tunerun.backends.http import ATTEMPTS, MAX_RETRY_WAIT_S, RETRY_TIME_S, Json, JsonService, Upload
 from tunerun.errors import InputError, StatusError, UnavailableError
-from tunerun.job import Conversation, Example, as_conversation
+from tunerun.examples import Conversation, Example, as_conversation
 from tunerun.retry import retry
 
 PURPOSE = "fine-tune"

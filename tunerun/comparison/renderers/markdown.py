@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from tunerun.comparison.results import Verdict
 from tunerun.comparison.table import ComparisonTable, RowKind
-from tunerun.job import as_text
+from tunerun.examples import as_text
 from tunerun.ledger import Ledger
 from tunerun.markdown import escaped
 from tunerun.markdown import table as markdown_table

@@ -13,7 +13,7 @@ from tunerun.comparison.numbers import counted
 from tunerun.comparison.report.plots import MarkKind, point_name, standing
 from tunerun.comparison.report.sources import ReportSources, ShownAnswers
 from tunerun.comparison.results import Verdict
-from tunerun.job import as_text
+from tunerun.examples import as_text
 
 MAX_PACKED_BYTES = 3_000_000
 """Of the packed answers, in characters of base64: with the library and the tables the page stays under 5 MB."""

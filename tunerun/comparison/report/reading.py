@@ -16,7 +16,7 @@ from tunerun.comparison.report.plots import point_name
 from tunerun.comparison.report.sources import ConfusionTable, LossCurve, ReportSources, ShownAnswers, thinned
 from tunerun.comparison.results import LOSS, BaselineResult, TrialResult, Verdict
 from tunerun.errors import ConfigError
-from tunerun.job import Example
+from tunerun.examples import Example
 from tunerun.ledger import Ledger, TrialRecord, holds_texts
 from tunerun.metrics import Asks, Metric, Unit, resolve_stored
 from tunerun.metrics.confusion import Confusion

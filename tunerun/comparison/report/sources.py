@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from tunerun.job import Example
+from tunerun.examples import Example
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from tunerun.examples import Input
 from tunerun.export.formats.base import ExportSource
-from tunerun.job import Input
 
 
 class AdapterFormat:

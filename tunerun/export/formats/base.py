@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Protocol
 
 from tunerun.engine.tuned_model import TunedModelRecord
-from tunerun.job import GenerateOptions, Input
+from tunerun.examples import Input
+from tunerun.generation import GenerateOptions
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from tunerun.engine import base_model, prepared_model
 from tunerun.engine.packages import require
+from tunerun.examples import Input
 from tunerun.export.formats.base import ExportSource
-from tunerun.job import Input
 
 
 class GgufFormat:

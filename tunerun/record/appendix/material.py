@@ -14,7 +14,8 @@ from tunerun.comparison.judgement import TEST, VALIDATION, judge
 from tunerun.comparison.numbers import counted
 from tunerun.comparison.report import read_sources
 from tunerun.comparison.results import Verdict
-from tunerun.job import TrainedOn, as_text
+from tunerun.examples import as_text
+from tunerun.job import TrainedOn
 from tunerun.ledger import JobRecord, Opening, TrialRecord
 from tunerun.metrics import Metric, resolve_stored
 from tunerun.provenance import Facts

@@ -12,7 +12,7 @@ from itertools import islice
 from typing import Any
 
 from tunerun.comparison.numbers import counted
-from tunerun.job import ExampleSet, as_text
+from tunerun.examples import ExampleSet, as_text
 from tunerun.ledger import Ledger
 from tunerun.record.difference.pairs import TrialPair
 from tunerun.record.difference.sections import DifferenceSection, listed, one_line

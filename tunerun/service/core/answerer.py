@@ -13,7 +13,8 @@ from contextlib import ExitStack
 
 from tunerun.backends.local import LocalBackend
 from tunerun.backends.local.engine_calls import OnPart
-from tunerun.job import Answer, BaseModelRef, GenerateOptions, Prompt
+from tunerun.generation import Answer, GenerateOptions, Prompt
+from tunerun.job import BaseModelRef
 from tunerun.service.core.problems import Code, ServiceError
 
 MAX_WAITING = 1000

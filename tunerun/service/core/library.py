@@ -13,7 +13,8 @@ from types import MappingProxyType
 from typing import Any
 
 from tunerun.errors import ConfigError
-from tunerun.job import Example, Snapshot
+from tunerun.examples import Example
+from tunerun.job import Snapshot
 from tunerun.service.core.catalogue import Catalogue
 from tunerun.service.core.credentials import Key
 from tunerun.service.core.new_model import NewModel, checked_row

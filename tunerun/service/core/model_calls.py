@@ -11,7 +11,7 @@ from functools import partial
 from fastapi.concurrency import run_in_threadpool
 
 from tunerun.errors import BackendError, BaseModelError, InputError, NotFoundError, TemplateError
-from tunerun.job import Answer, AnswerPart, Prompt
+from tunerun.generation import Answer, AnswerPart, Prompt
 from tunerun.service.core.answerer import Answerer
 from tunerun.service.core.catalogue import OfferedModel
 from tunerun.service.core.column_template import ColumnTemplate

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tunerun.digest import digest
-from tunerun.job import TUNED_MODEL_ID, Example
+from tunerun.examples import Example
+from tunerun.job import TUNED_MODEL_ID
 from tunerun.service.core.catalogue import OfferedModel
 from tunerun.service.core.problems import MAX_PROBLEMS, Code, ServiceError, invalid
 from tunerun.service.core.records import ModelState, TunedModelRow

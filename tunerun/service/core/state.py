@@ -22,7 +22,8 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from tunerun.job import Example, Snapshot, Turn
+from tunerun.examples import Example, Turn
+from tunerun.job import Snapshot
 from tunerun.service.core import permissions
 from tunerun.service.core.database import ServiceDatabase, marks
 from tunerun.service.core.records import EpochRow, FileRow, Listing, ModelState, PermissionRow, Role, TunedModelRow

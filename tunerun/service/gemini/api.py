@@ -18,7 +18,7 @@ from fastapi.security import APIKeyHeader, APIKeyQuery, HTTPBearer
 from pydantic import BaseModel
 
 from tunerun.errors import NoTurnsError
-from tunerun.job import Answer, AnswerPart, Prompt
+from tunerun.generation import Answer, AnswerPart, Prompt
 from tunerun.service.core.library import Library
 from tunerun.service.core.model_calls import ServedModel, ServedModels
 from tunerun.service.core.problems import Code, Json, ServiceError, invalid

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pydantic.alias_generators import to_camel
 
 from tunerun.errors import TemplateError
-from tunerun.job import Conversation, GenerateOptions, Prompt, Turn, prompt_of
+from tunerun.examples import Conversation, Turn
+from tunerun.generation import GenerateOptions, Prompt, prompt_of
 from tunerun.service.core.column_template import ColumnTemplate
 from tunerun.service.core.problems import invalid
 from tunerun.service.core.records import Serving

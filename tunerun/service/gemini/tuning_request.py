@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic.alias_generators import to_camel
 
-from tunerun.job import Example
+from tunerun.examples import Example
 from tunerun.service.core.catalogue import Catalogue
 from tunerun.service.core.new_model import MAX_DISPLAY_NAME, NewModel, refuse
 from tunerun.service.core.problems import Code, ServiceError, invalid

@@ -16,7 +16,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, StreamingResponse
 
 from tunerun.errors import NoTurnsError
-from tunerun.job import Answer, AnswerPart, Prompt, TokenScore
+from tunerun.generation import Answer, AnswerPart, Prompt, TokenScore
 from tunerun.service.core.credentials import Key
 from tunerun.service.core.model_calls import ServedModel, ServedModels
 from tunerun.service.core.problems import Json, ServiceError

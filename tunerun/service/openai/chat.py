@@ -8,7 +8,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from tunerun.job import Answer, TokenScore
+from tunerun.generation import Answer, TokenScore
 from tunerun.service.core.problems import Json
 from tunerun.service.openai.answers import (
     CompletionAnswerer,

@@ -12,7 +12,8 @@ from pydantic import Field, WithJsonSchema
 
 from tunerun.engine import json_grammar
 from tunerun.errors import InputError, TemplateError
-from tunerun.job import Example, Prompt
+from tunerun.examples import Example
+from tunerun.generation import Prompt
 from tunerun.service.core.column_template import ColumnTemplate
 from tunerun.service.core.model_calls import ServedModel
 from tunerun.service.openai.method import LenientObject

@@ -15,7 +15,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import WithJsonSchema
 
 from tunerun.errors import TemplateError
-from tunerun.job import Answer, Prompt, TokenScore
+from tunerun.generation import Answer, Prompt, TokenScore
 from tunerun.service.core.model_calls import ServedModel
 from tunerun.service.core.problems import Json
 from tunerun.service.openai.answers import (

@@ -13,7 +13,7 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Request
 
 from tunerun.digest import digest
-from tunerun.job import Example
+from tunerun.examples import Example
 from tunerun.service.core.credentials import Key
 from tunerun.service.core.new_model import MAX_DISPLAY_NAME, NewModel
 from tunerun.service.core.problems import Code, Json, ServiceError

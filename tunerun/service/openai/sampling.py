@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, WithJsonSchema
 
-from tunerun.job import GenerateOptions
+from tunerun.generation import GenerateOptions
 from tunerun.service.core.problems import ServiceError
 from tunerun.service.core.records import Serving
 from tunerun.service.openai.method import LenientObject

@@ -14,7 +14,8 @@ from tunerun.dataset.findings import Findings
 from tunerun.dataset.json_rows import jsonl_rows
 from tunerun.dataset.rendered_rows import RenderedRows
 from tunerun.dataset.rows import Rows
-from tunerun.job import Example, TemplateText
+from tunerun.examples import Example
+from tunerun.job import TemplateText
 from tunerun.service.core.problems import MAX_PROBLEMS, Code
 from tunerun.service.openai.problems import OpenAiError
 from tunerun.template import PromptTemplate

@@ -10,7 +10,8 @@ from tunerun.dataset.checks import CharacterLimits, render_rows
 from tunerun.dataset.export import FORMATS
 from tunerun.dataset.inspection import Finding, inspect
 from tunerun.dataset.rows import RowBuilder
-from tunerun.job import Example, TemplateText
+from tunerun.examples import Example
+from tunerun.job import TemplateText
 from tunerun.template import PromptTemplate
 
 PER_PAGE = 20

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from tunerun.engine import hub
+from tunerun.generation import GenerateOptions
 from tunerun.interpolation import resolved_record
-from tunerun.job import BaseModelRef, GenerateOptions, TemplateText
+from tunerun.job import BaseModelRef, TemplateText
 from tunerun.stored import read_stored, section
 
 MODEL_FILE = "model.json"

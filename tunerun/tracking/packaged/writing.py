@@ -24,8 +24,9 @@ import tunerun
 from tunerun.digest import digest, digest_of_file
 from tunerun.engine import base_model, tuned_model
 from tunerun.errors import BaseModelError, NotFoundError, TemplateError
+from tunerun.examples import Example
 from tunerun.interpolation import resolved_record
-from tunerun.job import BaseModelRef, Example, TemplateText
+from tunerun.job import BaseModelRef, TemplateText
 from tunerun.ledger import JobRecord, TrialRecord
 from tunerun.prediction import CallableModel, callable_model
 from tunerun.redaction import redact
