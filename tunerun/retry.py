@@ -1,7 +1,7 @@
 """Retries: which errors, how many attempts, for how long; with jitter, and with the wait that a service asks for.
 
 `retry` blocks its caller. The runner's loop watches other jobs meanwhile, so it schedules its next attempt by
-`backoff_s` instead. What waits for a state rather than for an error to pass polls at an interval, and is no retry.
+`backoff_s` instead. What waits for a state rather than for an error to pass polls at an interval, and is not a retry.
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ class Chunks(Protocol):
 
 
 @dataclass(frozen=True)
-class PromptBatch:
+class PromptsOfRequest:
     """The prompts of a request, and the model that answers them.
 
     Attributes:
@@ -107,7 +107,7 @@ class CompletionAnswerer:
         field: str,
         read: Callable[[ServedModel], list[Prompt]],
         distinct: int | None = None,
-    ) -> PromptBatch:
+    ) -> PromptsOfRequest:
         """Look up the model of a request, and prepare its prompts.
 
         Args:
@@ -122,7 +122,7 @@ class CompletionAnswerer:
                 for an answer in the model's context.
         """
 
-        def prepared() -> PromptBatch:
+        def prepared() -> PromptsOfRequest:
             model = self._model(caller, name)
             prompts = [model.prepared(prompt, field) for prompt in read(model)]
             total, limit = 0, model.offered.context_tokens
@@ -136,7 +136,7 @@ class CompletionAnswerer:
                     words = f"has {tokens:,} tokens; the model's limit is {limit:,} including the answer; shorten it"
                     raise wrong(field, words, "context_length_exceeded")
                 total += tokens
-            return PromptBatch(model, field, prompts, total)
+            return PromptsOfRequest(model, field, prompts, total)
 
         # In a thread, since rendering a template may take up to a second, which would block all other requests.
         return await run_in_threadpool(prepared)
@@ -153,7 +153,7 @@ class CompletionAnswerer:
             raise OpenAiError(error.code, error.message, param="model") from error
 
     async def complete(
-        self, batch: PromptBatch, request: Request, body: Callable[[PromptBatch, Sequence[Answer]], Json]
+        self, batch: PromptsOfRequest, request: Request, body: Callable[[PromptsOfRequest, Sequence[Answer]], Json]
     ) -> JSONResponse:
         """Wait for all answers, and return them in one response.
 
@@ -166,7 +166,7 @@ class CompletionAnswerer:
         answers = await self._served.answered(batch.model, futures, request.is_disconnected, batch.field)
         return _with_warning(JSONResponse(body(batch, answers)), batch.model)
 
-    async def stream(self, batch: PromptBatch, chunks: Chunks) -> StreamingResponse:
+    async def stream(self, batch: PromptsOfRequest, chunks: Chunks) -> StreamingResponse:
         """Stream the answers as server-sent events.
 
         Args:
@@ -179,7 +179,7 @@ class CompletionAnswerer:
         response = StreamingResponse(lines, media_type="text/event-stream", headers={"cache-control": "no-cache"})
         return _with_warning(response, batch.model)
 
-    async def _parts(self, batch: PromptBatch) -> AsyncGenerator[StreamedPart]:
+    async def _parts(self, batch: PromptsOfRequest) -> AsyncGenerator[StreamedPart]:
         loop = asyncio.get_running_loop()
         arrived: asyncio.Queue[tuple[int, AnswerPart | None]] = asyncio.Queue()
 

@@ -12,7 +12,7 @@ from tunerun.generation import Answer, TokenScore
 from tunerun.service.core.problems import Json
 from tunerun.service.openai.answers import (
     CompletionAnswerer,
-    PromptBatch,
+    PromptsOfRequest,
     StreamedPart,
     finish_reason,
     logprob,
@@ -37,7 +37,7 @@ def router(answerer: CompletionAnswerer) -> APIRouter:
     return routes
 
 
-def _completion(batch: PromptBatch, answers: Sequence[Answer]) -> Json:
+def _completion(batch: PromptsOfRequest, answers: Sequence[Answer]) -> Json:
     choices: list[Json] = [
         {
             "index": number,
@@ -60,7 +60,7 @@ def _completion(batch: PromptBatch, answers: Sequence[Answer]) -> Json:
 class _ChatChunks:
     """Chunks with the role of each answer, then its text, then its finish reason."""
 
-    def __init__(self, body: ChatCompletion, batch: PromptBatch) -> None:
+    def __init__(self, body: ChatCompletion, batch: PromptsOfRequest) -> None:
         self._batch = batch
         self._has_usage = body.stream_options.include_usage
         self._same: Json = {

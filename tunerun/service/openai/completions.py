@@ -20,7 +20,7 @@ from tunerun.service.core.model_calls import ServedModel
 from tunerun.service.core.problems import Json
 from tunerun.service.openai.answers import (
     CompletionAnswerer,
-    PromptBatch,
+    PromptsOfRequest,
     StreamedPart,
     finish_reason,
     logprob,
@@ -101,7 +101,7 @@ def _prompts(body: Completion, texts: Sequence[str], model: ServedModel) -> list
     return prompts
 
 
-def _completion(batch: PromptBatch, answers: Sequence[Answer]) -> Json:
+def _completion(batch: PromptsOfRequest, answers: Sequence[Answer]) -> Json:
     choices = [
         _choice(number, answer.text, _logprobs(prompt.options.logprobs, answer.scores, 0), finish_reason(answer))
         for number, (prompt, answer) in enumerate(zip(batch.prompts, answers, strict=True))
@@ -109,7 +109,7 @@ def _completion(batch: PromptBatch, answers: Sequence[Answer]) -> Json:
     return _head(batch) | {"choices": choices, "usage": batch.usage(answers)}
 
 
-def _head(batch: PromptBatch) -> Json:
+def _head(batch: PromptsOfRequest) -> Json:
     return {
         "id": new_id("cmpl"),
         "object": "text_completion",
@@ -125,7 +125,7 @@ def _choice(number: int, text: str, logprobs: Json | None, finish: str | None) -
 class _TextChunks:
     """Chunks with text; the last one of each answer has its finish reason."""
 
-    def __init__(self, body: Completion, batch: PromptBatch) -> None:
+    def __init__(self, body: Completion, batch: PromptsOfRequest) -> None:
         self._batch = batch
         self._has_usage = body.stream_options.include_usage
         self._same = _head(batch) | ({"usage": None} if self._has_usage else {})
