@@ -107,6 +107,7 @@ def test_a_backend_without_likelihoods_is_refused(tmp_path: Path, more: str, mes
         plan(load(labels(tmp_path, *HOSTED, more)))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("metrics", "ways"),
     [("[exact_match]", 1), ("[answer_loss]", 1), ("[answer_loss,exact_match]", 2), ("[]", 0)],

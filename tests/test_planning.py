@@ -36,6 +36,7 @@ def test_planning_writes_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "change",
     [
@@ -60,6 +61,7 @@ def test_what_can_change_the_result_changes_the_key(tmp_path: Path, change: str)
     assert key(tmp_path) != key(tmp_path, change)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "change",
     [
@@ -99,6 +101,7 @@ def test_keys_are_those_of_earlier_versions(tmp_path: Path) -> None:
     assert baselines[0] == "73ddc53f2b90db8d8e87649ca5dde2de46715c9d961de18a8d0982ebf88f7af1"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("name", "values"),
     [
@@ -117,6 +120,7 @@ def test_a_service_refuses_hyperparameters_that_it_would_ignore(tmp_path: Path, 
         planned(tmp_path, *hosted, f"hyperparameters.{name}={values}")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -224,6 +228,7 @@ def test_the_problems_of_all_trials_are_reported_at_once(tmp_path: Path) -> None
     assert "'context'" in text
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("rows", "change", "warning"),
     [

@@ -52,6 +52,7 @@ def legend(axes: Any) -> list[str]:
     return [text.get_text() for text in axes.get_legend().get_texts()]
 
 
+@pytest.mark.slow
 def test_a_trial_is_a_png_of_the_stated_size() -> None:
     """A trial's plot is a PNG, the same bytes every time."""
     assert size_of(trial_plot(curve())) == SIZE
@@ -89,6 +90,7 @@ def test_the_validation_loss_of_each_epoch_is_drawn() -> None:
     assert size_of(sweep_plot("sweep x", [with_losses, curve("t1")], "t0")) == SIZE
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("count", [1, 3, 12, 40])
 def test_a_sweep_of_any_size_is_drawn(count: int) -> None:
     """Each trial has a line; the best one is the thickest, and the legend names the best and the lowest."""
@@ -105,6 +107,7 @@ def test_a_sweep_of_any_size_is_drawn(count: int) -> None:
     assert size_of(sweep_plot("sweep x", curves, best="t00")) == SIZE
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("last", "scale"), [(math.inf, "linear"), (math.nan, "linear"), (1e6, "log")])
 def test_a_curve_that_diverged_can_be_drawn(last: float, scale: str) -> None:
     """Losses that are not finite leave a gap, and very large ones have a logarithmic axis."""
@@ -118,6 +121,7 @@ def test_a_curve_that_diverged_can_be_drawn(last: float, scale: str) -> None:
     assert size_of(sweep_plot("sweep x", [curve(), curve("t1", last=last)])) == SIZE
 
 
+@pytest.mark.slow
 def test_intervals_of_any_number_and_size_are_drawn() -> None:
     """One below the other with their values; an interval without an end reaches the edge, many make the plot higher."""
     few = [Interval("a", 0.5, 0.2, 0.7, is_best=True), Interval("b", 0.0, 0.0, 0.0)]

@@ -36,6 +36,7 @@ def service() -> ScriptedService:
     return ScriptedService()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("where", ["submit", "poll", "generate"])
 def test_calls_to_an_unavailable_service_are_repeated(tmp_path: Path, service: ScriptedService, where: str) -> None:
     """A few failures cost time and nothing else; they are reported once."""
@@ -49,6 +50,7 @@ def test_calls_to_an_unavailable_service_are_repeated(tmp_path: Path, service: S
     assert notes.notes == ["busy; trying again for up to 600 s"] * 2
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("where", ["submit", "poll", "generate"])
 def test_a_service_that_stays_unavailable_ends_the_run(tmp_path: Path, service: ScriptedService, where: str) -> None:
     """After `unreachable_after_s` the run ends with the reason; the next one continues and submits nothing twice."""
@@ -74,6 +76,7 @@ def test_a_trial_that_cannot_be_measured_yet_is_reported_once(tmp_path: Path, se
     assert sorted(reported) == [(number, True) for number in range(4)]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("error", [UnavailableError("gone"), AccessError("no key")])
 def test_a_service_that_cannot_list_base_models_ends_the_run(
     tmp_path: Path, service: ScriptedService, error: BackendError
@@ -135,6 +138,7 @@ def test_everything_failing_the_same_way_stops_the_sweep(tmp_path: Path) -> None
     )
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("reason", "options"),
     [
@@ -235,6 +239,7 @@ def test_hours_that_are_used_up_stop_the_sweep(tmp_path: Path, service: Scripted
 # Two sweeps, one ledger
 
 
+@pytest.mark.slow
 def test_a_job_of_a_sweep_without_a_runner_is_taken_over(tmp_path: Path, service: ScriptedService) -> None:
     """The first runner was killed; another sweep with the same key finishes its job, submitted once."""
     service.steps_per_poll = 3
@@ -315,6 +320,7 @@ def replanned(tmp_path: Path, *more: str, fresh: bool = False) -> Plan:
     return plan(load(made), fresh=fresh)
 
 
+@pytest.mark.slow
 def test_changed_data_are_refused_under_the_same_name(tmp_path: Path, service: ScriptedService) -> None:
     """The reason says that the content changed, and both ways out; nothing is submitted."""
     run_on(service, planned(tmp_path))
@@ -333,6 +339,7 @@ def test_changed_data_are_refused_under_the_same_name(tmp_path: Path, service: S
     assert len(service.submitted) == 3 - (planned(tmp_path).trials[0].key in service.submitted[1:])
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "change", ["template.output='{{ output }}!'", "dataset.limit=20", "model={name: m, source: ./elsewhere}"]
 )
@@ -347,6 +354,7 @@ def test_a_changed_config_is_named_with_old_and_new(tmp_path: Path, service: Scr
     assert re.search(r"in the config (template.output|dataset.limit|model.name): .* -> ", plan.incomparable[0])
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("change", ["seed=4", "hyperparameters.epoch_count=7", "evaluation=none", "seed=0,1,2"])
 def test_what_is_being_explored_may_change(tmp_path: Path, service: ScriptedService, change: str) -> None:
     """Hyperparameters, seeds, axes and measures are what sweeps of one name differ in."""
@@ -364,6 +372,7 @@ def test_a_plan_says_why_a_trial_is_new(tmp_path: Path, service: ScriptedService
     assert plan.to_json()["changes"][0]["differences"] == [{"name": "seed", "old": 0, "new": 2}]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("change", "differences"),
     [

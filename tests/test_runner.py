@@ -173,6 +173,7 @@ class Interrupts(Progress):
             raise KeyboardInterrupt
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("after", [1, 7, 8, 9, 20, 40])
 def test_an_interrupted_sweep_continues_with_what_is_missing(
     tmp_path: Path, service: ScriptedService, after: int
@@ -328,6 +329,7 @@ def test_nothing_held_out_gives_no_advice(tmp_path: Path, service: ScriptedServi
     assert verdict.sentence.startswith("Nothing was held out, so no point can be preferred")
 
 
+@pytest.mark.slow
 def test_the_error_for_a_running_sweep_names_its_process(tmp_path: Path, service: ScriptedService) -> None:
     """A second runner of the same sweep is refused, and leaves everything as it is."""
     plan = planned(tmp_path)

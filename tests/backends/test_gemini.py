@@ -191,6 +191,7 @@ def test_a_deletion_whose_answer_was_lost_is_done(status: int) -> None:
         assert len(service.created) == 2
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("jobs", "requests"), [(1, 1), (2, 2), (3, 1), (1_000, 1), (2_500, 3)])
 def test_many_jobs_are_one_request_a_page(place: GeminiPlace, backend: GeminiBackend, jobs: int, requests: int) -> None:
     """A thousand jobs are polled with one list request; a few are asked for one by one."""
@@ -238,6 +239,7 @@ def test_a_missing_key_is_an_access_error_that_names_the_variable(
     assert place.service.requests == []
 
 
+@pytest.mark.slow
 def test_a_service_that_does_not_listen_is_unavailable() -> None:
     """Nothing was sent, so the runner may try again."""
     with GeminiService() as service:

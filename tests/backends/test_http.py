@@ -112,6 +112,7 @@ def test_repeating_has_an_end(service: GeminiService, client: JsonService) -> No
     assert len(service.requests) == 4
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("fault", "wait_s"),
     [

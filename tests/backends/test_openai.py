@@ -239,6 +239,7 @@ def test_azure_has_paths_and_a_header_of_its_own(place: OpenAIPlace) -> None:
 # Finding jobs again
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("applied", [True, False])
 @pytest.mark.parametrize("keeps_metadata", [True, False])
 def test_a_lost_answer_is_looked_up(applied: bool, keeps_metadata: bool) -> None:
@@ -277,6 +278,7 @@ def test_a_job_is_found_among_many(filters: bool) -> None:
             assert later.find("8" * 64, "tiny-8") is None
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("jobs", "requests"), [(2, 2), (40, 1), (250, 3)])
 def test_many_jobs_are_one_request_a_page(jobs: int, requests: int) -> None:
     """Few are asked for by themselves, many are listed."""

@@ -40,6 +40,7 @@ def test_no_code_compares_a_kind_with_a_name() -> None:
     assert found == []
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_has_a_section_and_a_yaml(kind: str, tmp_path: Path) -> None:
     """The YAML states the section's own defaults, and its capabilities name the kind."""
@@ -59,6 +60,7 @@ def test_an_unknown_kind_of_a_record_is_hosted() -> None:
     assert len(sections()) == len(KINDS)
 
 
+@pytest.mark.slow
 def test_checking_a_config_imports_no_client() -> None:
     """The sections of all kinds are there before anything that sends is imported."""
     code = "import sys, tunerun.schema as s; s.json_schema(); print('httpx' in sys.modules)"

@@ -95,6 +95,7 @@ def test_a_majority_that_two_templates_share_is_one(tmp_path: Path) -> None:
     assert majority.record().document["answer"] == "even"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("more", "expected"),
     [

@@ -85,6 +85,7 @@ def test_init_writes_a_project_that_plans(tmp_path: Path) -> None:
 ROW = '{"text_input": "1", "output": "2"}\n'
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("name", "content", "more", "problem"),
     [
@@ -104,6 +105,7 @@ def test_bad_input_is_one_line_and_starts_nothing(
     assert any(problem in line for line in lines), lines
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [

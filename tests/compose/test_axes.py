@@ -140,6 +140,7 @@ OVERRIDES = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(OVERRIDES, min_size=1, max_size=4))
 def test_expansion_equals_a_full_compose_of_every_point(sweep: list[list[str]]) -> None:
@@ -229,6 +230,7 @@ def test_a_wrong_item_of_a_list_on_the_command_line_is_located_there() -> None:
         load(["experiment=next_number", "evaluation.metrics=[exact_mach]"])
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("entry", "words"),
     [
@@ -269,6 +271,7 @@ def test_an_exclusion_about_an_axis_that_the_command_line_changed_is_not_a_mista
     assert {p[EPOCHS] for p in points(entry, typed) if EPOCHS in p} <= {3, 4}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("text", "values"),
     [
@@ -313,6 +316,7 @@ def test_an_override_is_bounded(text: str, words: str) -> None:
     assert len(caught.value.problems) == 1
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("typed", "found"),
     [

@@ -49,6 +49,7 @@ def test_every_key_of_the_schema_is_explained() -> None:
     assert problems == []
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("key", "words"),
     [

@@ -61,6 +61,7 @@ def test_a_mistake_in_an_experiments_file_names_the_file_and_the_fix(
     assert len(caught.value.problems) == 1
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("content", "words"),
     [
@@ -107,6 +108,7 @@ def test_a_file_that_ends_in_yml_is_named() -> None:
         load(["experiment=mine"])
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("text", ["+experiment=next_number", "+experiment=next_number +template=plain"])
 def test_hydras_documented_form_of_choosing_an_experiment_works(text: str) -> None:
     """`+experiment=x` is what its documentation writes."""
@@ -130,6 +132,7 @@ def test_a_group_that_is_not_chosen_says_how_to_choose(override: str, words: str
         load([NEXT, override])
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("override", "note"),
     [
@@ -208,6 +211,7 @@ def test_a_users_own_primary_config_must_have_room_for_experiments(defaults: str
         load([NEXT])
 
 
+@pytest.mark.slow
 def test_several_directories_are_searched_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of the command line, then those of TUNERUN_CONF with a colon between two."""
     for name, epochs in (("one", 1), ("two", 2), ("three", 3), ("four", 4)):
@@ -237,6 +241,7 @@ def test_a_dictionary_for_a_group_does_not_move_relative_paths() -> None:
     assert load([NEXT, "dataset={path: rows.csv}"]).dataset.path == str(Path("rows.csv").absolute())
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("override", "key"),
     [("name='x-${seed}'", "name"), ("paths.runs='runs/${seed}'", "paths"), ("budget.max_tokens=${seed}", "budget")],
@@ -248,6 +253,7 @@ def test_what_all_trials_have_alike_must_not_read_a_swept_key(override: str, key
     assert load([NEXT, "sweep.axes=null", "seed=1", override]).seed == 1
 
 
+@pytest.mark.slow
 def test_what_was_composed_before_is_not_used_after_a_change(monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that changes, one that appears, one that is removed and a choice by the environment all count at once."""
 

@@ -223,6 +223,7 @@ def test_places_need_no_experiment(tmp_path: Path) -> None:
     assert tracking.uri is None
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("group", sorted(p.name for p in (REPOSITORY / "conf").iterdir() if p.is_dir()))
 def test_every_shipped_yaml_composes_and_validates(group: str, examples_file: Path) -> None:
     """Each file under conf/ gives a valid experiment, and starts with a line that says what it is."""
@@ -234,6 +235,7 @@ def test_every_shipped_yaml_composes_and_validates(group: str, examples_file: Pa
         assert file.read_text().startswith("# "), f"{file} has no header"
 
 
+@pytest.mark.slow
 def test_a_choice_misspelt_in_a_file_is_named_with_its_line(tmp_path: Path) -> None:
     """In a defaults list and in an axis: the file, the line, and the nearest right name."""
     file = tmp_path / "conf" / "experiment" / "g.yaml"

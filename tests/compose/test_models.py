@@ -24,6 +24,7 @@ def shipped(name: str) -> Model:
     return load(["name=x", "dataset.path=x.csv", f"model={name}"]).model
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", OPEN)
 def test_a_shipped_model_says_what_a_user_has_to_know(name: str) -> None:
     """Hub name, licence, context, a learning rate with its source and date; its header has a command."""

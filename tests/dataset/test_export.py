@@ -39,6 +39,7 @@ def read_back(file: Path) -> tuple[Example, ...]:
     return load_examples(dataset, template, max_input_characters=None, max_output_characters=None).training.examples
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", FORMATS)
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(examples=EXAMPLES)
@@ -51,6 +52,7 @@ def test_what_is_written_is_read_back(
     assert read_back(done.files[0]) == tuple(examples)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", [name for name, format_ in FORMATS.items() if format_.has_conversations])
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())

@@ -282,6 +282,7 @@ def test_advice_on_the_number(tmp_path: Path, count: int, advice: list[str]) -> 
     assert list(_load(path).warnings) == [f"{path}: {line}" for line in advice]
 
 
+@pytest.mark.slow
 def test_advice_on_bytes(tmp_path: Path) -> None:
     """More than 4 MB to train on are a warning, counted in bytes of UTF-8."""
     path = _write(tmp_path / "a.jsonl", [{"text_input": "é" * 21_000 + str(n), "output": "2"} for n in range(100)])

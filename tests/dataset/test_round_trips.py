@@ -95,6 +95,7 @@ WRITERS: dict[str, Callable[[Rows], bytes]] = {
 FORMATS = {"a.psv": "pipe", "b.csv": "auto", "a.jsonl.gz": "auto"}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", WRITERS)
 @settings(deadline=None, max_examples=60)
 @given(rows=ROWS, mark=st.booleans())

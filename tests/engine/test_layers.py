@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import peft
 import pytest
 import torch
 
@@ -109,7 +108,9 @@ def test_other_architectures_learn(other: tuple[LoadedModel, Path, tuple[str, ..
     assert all(bool(value.any()) for value in learned.values()), "an adapter without effect"
     assert not any(router in name for name in learned for router in (".gate.", ".router.", "shared_expert_gate"))
     with network.peft_warnings_ignored():
-        adapted = peft.PeftModel.from_pretrained(base.network, tmp_path / request.tuned_model_id)
+        from peft import PeftModel  # 4 s of import, which every run of the tests would take while it collects
+
+        adapted = PeftModel.from_pretrained(base.network, tmp_path / request.tuned_model_id)
     missed = {name.rpartition(".")[0] for name in layers.without_adapter(base.network, adapted.targeted_module_names)}
     assert tuple(sorted(name.partition("*.")[2] for name in missed)) == left_alone
     peft_loop.take_off(base, adapted)

@@ -61,6 +61,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         yield Lab(service, server, folder / "runs")
 
 
+@pytest.mark.slow
 def test_a_run_judges_no_test_set_and_its_opening_does(lab: Lab) -> None:
     """The judge sees the rows for the end when they are opened."""
     inputs = {body["messages"][1]["content"].split(">\n")[1].split("\n")[0] for body in lab.server.asked}

@@ -102,6 +102,7 @@ def test_a_reader_cannot_write(tmp_path: Path) -> None:
     assert content_of(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_reading_beside_a_writer_of_this_process_keeps_its_locks(tmp_path: Path) -> None:
     """Closing a copy's descriptor would drop SQLite's own locks, and the next process would delete the log."""
     path = tmp_path / "ledger.db"

@@ -61,6 +61,7 @@ def gathered(*overrides: str, cache: Path = Path("cache")) -> Facts:
     return facts_of(made.experiment, made.trials, cache)
 
 
+@pytest.mark.slow
 def test_files_of_rows_are_recorded_by_content_and_use(project: Path) -> None:
     """Each file of rows is recorded once, with digest, size, use and licence, without its folders."""
     train, test = gathered(*SERVICE).data_files
@@ -70,6 +71,7 @@ def test_files_of_rows_are_recorded_by_content_and_use(project: Path) -> None:
     assert (test.name, test.used_for) == ("test.jsonl", ("test",))
 
 
+@pytest.mark.slow
 def test_every_composed_yaml_file_is_recorded(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Composed files are recorded with their origin and text; other files are not."""
     for name in ("typed", "variable"):

@@ -153,6 +153,7 @@ def labelled(folder: Path, *more: str) -> list[str]:
     ]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("more", "ways"),
     [

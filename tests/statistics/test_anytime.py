@@ -68,6 +68,7 @@ def test_models_that_are_alike_are_rarely_stopped(kind: str) -> None:
     assert wrong / worlds <= 0.05
 
 
+@pytest.mark.slow
 def test_a_model_that_is_much_worse_is_stopped_early() -> None:
     """30 points below three equal ones: in nearly every world, after about a third of 200 rows; the others go on."""
     random = np.random.default_rng(3)

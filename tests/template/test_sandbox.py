@@ -18,6 +18,7 @@ def doubled(expression: str, times: int = 60) -> str:
     return "{% set x = text %}" + f"{{% set x = {expression} %}}" * times
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("text", "reason"),
     [

@@ -27,6 +27,7 @@ def artifacts(tmp_path: Path) -> dict[str, Path]:
     return {TUNED_MODEL: write_adapter(tmp_path / "tuned", "a" * 64, source="./tiny"), MODEL: file}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("given", "rows"),
     [

@@ -149,6 +149,7 @@ def test_a_folder_that_is_damaged_leaves_the_name(lab: Lab, uri: str) -> None:
     assert logged(uri).tags["tunerun.tuned_model"].startswith("tunedModels/t-")
 
 
+@pytest.mark.slow
 def test_packaging_does_not_load_the_engine() -> None:
     """A tracker in the runner's process must not import torch."""
     code = (

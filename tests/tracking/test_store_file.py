@@ -79,6 +79,7 @@ def test_a_store_that_cannot_be_used_is_rebuilt_from_the_ledger(
     assert Tracker(lab.ledger.path, uri).sync().runs == 0
 
 
+@pytest.mark.slow
 def test_a_database_of_another_program_is_left_alone(lab: Lab) -> None:
     """A tracking URI that names the ledger itself is refused, and no byte of it changes."""
     complete(lab)

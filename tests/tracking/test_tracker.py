@@ -75,6 +75,7 @@ def test_a_fault_of_our_own_ends_no_thread_silently(ledger: Ledger, uri: str) ->
     assert "\n" not in tracker.problem
 
 
+@pytest.mark.slow
 def test_a_server_that_never_answers_holds_up_nothing(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """A hung server costs one timeout, and closing waits no longer than its limit."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")

@@ -30,6 +30,7 @@ EVERY_KIND = [
 ]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("make", EVERY_KIND)
 @pytest.mark.parametrize("with_sources", [True, False])
 def test_every_verdict_has_a_report(make: Callable[[], Verdict], with_sources: bool) -> None:

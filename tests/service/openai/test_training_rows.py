@@ -59,6 +59,7 @@ def test_a_line_without_end_is_refused(path: Path) -> None:
         training_rows.check(path, "a.jsonl")
 
 
+@pytest.mark.slow
 def test_checking_a_file_does_not_load_it_whole(path: Path) -> None:
     """Twenty megabytes are checked with less memory than that."""
     row = jsonl([messages(EXAMPLES[2])])
