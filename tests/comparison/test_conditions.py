@@ -34,7 +34,7 @@ def test_several_have_to_hold_together() -> None:
     """Each that does not is a line of its own."""
     assert problems("eval/exact_match >= 99 %", "not tied", "test set opened", "better than base") == [
         "eval/exact_match >= 99 %: it is 62 %",
-        "not tied: point 0 cannot be told from 1, 2, 3",
+        "not tied: point 0 cannot be distinguished from 1, 2, 3",
         "test set opened: it was not, for this point; `tunerun compare --final` opens it",
     ]
 
@@ -48,7 +48,7 @@ def test_a_baseline_that_does_not_differ_from_it_is_named_with_the_figures() -> 
         DEMO, points=(replace(point, against=against), *DEMO.points[1:]), baselines=(*DEMO.baselines[:2], unmeasured)
     )
     assert problems("better than every baseline", of=Candidate(verdict, verdict.trials[0])) == [
-        "better than every baseline: it cannot be told from base by eval/exact_match (+4 points, p = 0.7000)",
+        "better than every baseline: it cannot be distinguished from base by eval/exact_match (+4 points, p = 0.7000)",
         "better than every baseline: majority is not measured (the service refused it)",
     ]
 

@@ -24,7 +24,7 @@ def test_a_sweep_ends_in_a_sentence(tmp_path: Path) -> None:
     assert verdict.sentence.startswith(
         "Use point 0 (5 epochs): this trained model is better than the base model with 4 examples in the prompt (+50"
     )
-    assert verdict.sentence.endswith("Point 1 cannot be told from it; 0 is the cheapest of them.")
+    assert verdict.sentence.endswith("Point 1 cannot be distinguished from it; 0 is the cheapest of them.")
     assert verdict.best == 0
     assert verdict.metric == "eval/exact_match"
     assert [point.is_tied for point in verdict.points] == [True, True]

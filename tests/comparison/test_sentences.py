@@ -65,7 +65,7 @@ def test_better_with_a_tied_set() -> None:
     assert sentence(found) == (
         "Use point 0 (5 epochs): this trained model is better than the base model with 4 examples in the prompt "
         "(+50 points, 95 % interval 13 to 74, p = 0.0020, corrected for 6 comparisons). "
-        "Points 1 and 2 cannot be told from it; 0 is the cheapest of them."
+        "Points 1 and 2 cannot be distinguished from it; 0 is the cheapest of them."
     )
     seeds, luck, power, errors = notes(found)
     assert seeds == (
@@ -80,8 +80,8 @@ def test_better_with_a_tied_set() -> None:
         "24 held-out rows show differences of about 52 points or more in 6 comparisons (power 80 %, unrelated errors)."
     )
     assert errors == (
-        "What is better than a baseline and what cannot be told from the best point are two statements, each with an "
-        "error rate of its own (5 %)."
+        "What is better than a baseline and what cannot be distinguished from the best point are two statements, each with "
+        "an error rate of its own (5 %)."
     )
 
 
@@ -101,9 +101,11 @@ def test_one_point_only() -> None:
 def test_all_points_are_tied_and_cost_the_same() -> None:
     """The first of them is as good as any."""
     same = [point(number, "1" * 17 + "0" * 7) for number in range(8)]
-    assert sentence(case(same, [ZERO])).endswith("7 other points cannot be told from it; all of them cost the same.")
+    assert sentence(case(same, [ZERO])).endswith(
+        "7 other points cannot be distinguished from it; all of them cost the same."
+    )
     assert sentence(case([*same[:2], point(2, "1" * 17 + "0" * 7, tokens=900)], [ZERO])).endswith(
-        "Points 1 and 2 cannot be told from it; none of them is cheaper."
+        "Points 1 and 2 cannot be distinguished from it; none of them is cheaper."
     )
 
 
@@ -111,7 +113,7 @@ def test_a_cheaper_point_that_is_not_shown_to_be_better_is_passed_over() -> None
     """And the sentence does not call the advised one the cheapest of all."""
     found = case([point(0, "1" * 4 + "0" * 20, tokens=1), point(1, "1" * 8 + "0" * 16, tokens=2)], [ZERO])
     assert sentence(found).endswith(
-        "Point 0 cannot be told from it; of those that are better than the base model, 1 is the cheapest."
+        "Point 0 cannot be distinguished from it; of those that are better than the base model, 1 is the cheapest."
     )
 
 
@@ -124,18 +126,18 @@ def test_the_others_are_worse() -> None:
     )
 
 
-def test_it_cannot_be_told() -> None:
+def test_a_difference_cannot_be_distinguished_from_chance() -> None:
     """With the rows that would show such a difference."""
     found = case([point(0, "1" * 6 + "0" * 18), point(1, "1" * 7 + "0" * 17)], [baseline("base+4", "0" * 20 + "1111")])
     assert sentence(found) == (
         "No point can be said to be better than the base model with 4 examples in the prompt: the best, point 1 "
         "(10 epochs), differs by +12 points (95 % interval -17 to 40, p = 0.4463, corrected for 2 points), which "
-        "24 held-out rows cannot tell from chance. About 280 rows would show such a difference."
+        "24 held-out rows cannot distinguish from chance. About 280 rows would show such a difference."
     )
     alone = case([point(0, "1" * 4 + "0" * 20)], [baseline("base+4", "0" * 20 + "1111")])
     assert sentence(alone) == (
         "Point 0 (5 epochs) cannot be said to be better than the base model with 4 examples in the prompt: it differs "
-        "by +0 points (95 % interval -24 to 24, p = 1.0000), which 24 held-out rows cannot tell from chance."
+        "by +0 points (95 % interval -24 to 24, p = 1.0000), which 24 held-out rows cannot distinguish from chance."
     )
 
 
@@ -162,7 +164,7 @@ def test_the_majority_answer_is_the_hardest_to_beat() -> None:
     assert sentence(found) == (
         "Point 0 (5 epochs) cannot be said to be better than always giving the most frequent answer: it differs by "
         "+11 points (95 % interval -12 to 34, p = 0.2633, corrected for 2 comparisons), which 36 held-out rows cannot "
-        "tell from chance. About 260 rows would show such a difference."
+        "distinguish from chance. About 260 rows would show such a difference."
     )
 
 
@@ -225,7 +227,7 @@ def test_several_seeds() -> None:
     assert not any("one seed" in note for note in notes(better))
     assert sentence(case([point(0, *moving)], [base])) == (
         "Point 0 (5 epochs) cannot be said to be better than the base model: it differs by +10.0 points (95 % interval "
-        "-54.2 to 74.2, p = 0.5809), which 200 held-out rows and 3 seeds cannot tell from chance."
+        "-54.2 to 74.2, p = 0.5809), which 200 held-out rows and 3 seeds cannot distinguish from chance."
     )
 
 
@@ -249,7 +251,7 @@ def test_a_baseline_that_is_not_measured() -> None:
     none = case([point(0, "1" * 17 + "0" * 7), point(1, "1" * 17 + "0" * 7)], [])
     assert sentence(none) == (
         "Use point 0 (5 epochs), but whether it is better than the base model is not known: there is no baseline. "
-        "Point 1 cannot be told from it; all of them cost the same."
+        "Point 1 cannot be distinguished from it; all of them cost the same."
     )
     later = replace(none, decision=replace(none.decision, advised=None))
     assert sentence(later) == (

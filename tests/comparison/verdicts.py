@@ -225,7 +225,7 @@ def demo_verdict() -> Verdict:
         sentence=(
             "Use point 0 (learning_rate 0.001, 5 epochs): better than the base model with 4 examples in the prompt "
             "(+50 points, 95 % interval 27 to 68, p = 0.0020, corrected for 12 comparisons). Points 1, 2 and 3 cannot "
-            "be told from it; 0 is the cheapest of them."
+            "be distinguished from it; 0 is the cheapest of them."
         ),
         notes=("24 held-out examples show differences of about 36 points or more.",),
     )
@@ -376,7 +376,9 @@ def cannot_tell_verdict() -> Verdict:
             p=hardest.p,
             rows_needed=540,
         ),
-        sentence="No point can be told from the base model with 4 examples in the prompt; about 540 rows would show it.",
+        sentence=(
+            "No point can be distinguished from the base model with 4 examples in the prompt; about 540 rows would show it."
+        ),
     )
 
 

@@ -128,7 +128,7 @@ class _Better:
 _OUTCOMES = {
     Outcome.WORSE: "it is worse than",
     Outcome.EQUIVALENT: "it is equal to",
-    Outcome.CANNOT_TELL: "it cannot be told from",
+    Outcome.CANNOT_TELL: "it cannot be distinguished from",
     Outcome.NONE: "it was not compared with",
 }
 
@@ -178,7 +178,7 @@ class _NotTied:
             yield f"not tied: point {own} is not among the best, or nothing was compared"
         elif len(tied) > 1:
             others = ", ".join(str(number) for number in tied if number != own)
-            yield f"not tied: point {own} cannot be told from {others}"
+            yield f"not tied: point {own} cannot be distinguished from {others}"
 
 
 @dataclass(frozen=True)

@@ -202,7 +202,9 @@ def _claim(case: Case) -> str:
                 unit = int(10 ** max(0, len(str(decision.rows_needed)) - 2))
                 rounded = -(-decision.rows_needed // unit) * unit  # up to two digits, as it is an estimate
                 more = f" About {rounded:,} rows would show such a difference."
-            return f"{text} by {_difference(case)} ({_chance(case)}), which {units} cannot tell from chance.{more}"
+            return (
+                f"{text} by {_difference(case)} ({_chance(case)}), which {units} cannot distinguish from chance.{more}"
+            )
         case Outcome.NONE if decision.advised is None:
             return f"No baseline is measured, so it is not known whether tuning helps; {_AGAIN} them."
         case Outcome.NONE:
@@ -232,7 +234,7 @@ def _others(case: Case) -> str:
     listed = f"{len(others)} other points"
     if len(others) <= MOST_NAMED:
         listed = f"{'Point' if len(others) == 1 else 'Points'} {listed_words(list(map(str, others)))}"
-    return f"{listed} cannot be told from it; {why}."
+    return f"{listed} cannot be distinguished from it; {why}."
 
 
 def notes(case: Case) -> tuple[str, ...]:
@@ -296,8 +298,8 @@ def _notes_on_the_test(case: Case) -> Iterator[str]:
     if decision.against is not None and len(case.compared) > 1:
         # Each alone is wrong in at most 5.4 % of simulated worlds without a difference, both together in up to 7.2 %.
         yield (
-            "What is better than a baseline and what cannot be told from the best point are two statements, each with "
-            f"an error rate of its own ({100 * decision.alpha:g} %)."
+            "What is better than a baseline and what cannot be distinguished from the best point are two statements, "
+            f"each with an error rate of its own ({100 * decision.alpha:g} %)."
         )
 
 

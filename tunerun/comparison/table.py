@@ -52,7 +52,7 @@ class Row:
 
     @property
     def mark(self) -> str:
-        """One character: `*` the advised point, `=` one that cannot be told from the best; else none."""
+        """One character: `*` the advised point, `=` one that cannot be distinguished from the best; else none."""
         return "*" if self.is_advised else "=" if self.is_tied else ""
 
 
@@ -121,7 +121,7 @@ class ComparisonTable:
         if any(row.is_advised for row in self.rows):
             lines.append("*: the point to use.")
         if any(row.mark == "=" for row in self.rows):
-            lines.append("=: cannot be told from the best point.")
+            lines.append("=: cannot be distinguished from the best point.")
         against = self.column_of(ColumnKind.DIFFERENCE)
         if against is not None:
             unit = "percentage points" if self._deciding_unit is Unit.SHARE else "units of the measure"
@@ -230,7 +230,7 @@ class ComparisonTable:
             return self
 
         def rank(row: Row) -> tuple[bool, bool, float, int]:
-            # The advised point first, then what cannot be told from the best, then by the measure that decides.
+            # The advised point first, then the rest of the tied set, then by the measure that decides.
             estimate = row.cells.get(measure.name) if measure else None
             merit = float("inf")
             if measure is not None and isinstance(estimate, Estimate) and estimate.value == estimate.value:  # not NaN

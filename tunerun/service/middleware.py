@@ -111,7 +111,7 @@ class Middleware:
             await self._app(scope, receive, send)
             return
         started, status = time.perf_counter(), 0
-        # After a request whose framing is refused, its body and the next request cannot be told apart (RFC 9112, 6.3).
+        # After a request whose framing is refused, its body cannot be distinguished from the next one (RFC 9112, 6.3).
         # The unread body of any other refused request is discarded as it arrives: a client whose connection is closed
         # while it sends is reset, and loses the response. `Connection` ends that after half a minute.
         closes = True

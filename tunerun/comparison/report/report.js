@@ -33,7 +33,7 @@
 
   const DASHES = [[6, 4], [2, 3], [9, 3, 2, 3], [12, 4]];
   const SHAPES = { advised: "rectRot", tied: "circle", point: "circle", baseline: "rect" };
-  const SAID = { advised: "advised", tied: "cannot be told from the best", point: "other point", baseline: "baseline" };
+  const SAID = { advised: "advised", tied: "cannot be distinguished from the best", point: "other point", baseline: "baseline" };
 
   const series = (index) => { const all = css("--series").split(" "); return all[index % all.length]; };
   const colourOf = { advised: () => css("--accent"), tied: () => css("--accent"), point: () => css("--soft"), baseline: () => css("--care") };

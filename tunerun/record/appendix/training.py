@@ -137,10 +137,10 @@ def selection(material: Material) -> Topic:
     compared = sum(verdict.metric in point.estimates and not point.stopped for point in verdict.points)
     rule = (
         f"Points are compared by {verdict.metric} on the validation set ({units}), {compared} of {len(verdict.points)} "
-        "of them; of those that cannot be told from the best, the cheapest that is better than every baseline is "
-        "advised."
+        "of them; of those that cannot be distinguished from the best, the cheapest that is better than every baseline "
+        "is advised."
     )
-    tied = f"Points that cannot be told from the best: {words(decision.tied)}." if decision.tied else ""
+    tied = f"Points that cannot be distinguished from the best: {words(decision.tied)}." if decision.tied else ""
     summary = f"{rule} {verdict.sentence}"
     return Topic("Selection", summary, (Paragraph(f"{rule} {tied}".strip()), Paragraph(verdict.sentence)))
 
