@@ -10,7 +10,8 @@ import pytest
 
 from tests.comparison.worlds import RIGHT, Scores, World
 from tunerun.comparison.arms import BaselineScores, PointScores, estimate
-from tunerun.comparison.decision import Comparison, Rules, decide
+from tunerun.comparison.decision import Comparison, decide
+from tunerun.comparison.paired_tests import Rules
 from tunerun.comparison.results import Outcome
 from tunerun.metrics import Unit
 from tunerun.metrics.base import FloatArray

@@ -11,7 +11,8 @@ from tests.comparison.test_decision import baseline, column, point
 from tests.comparison.worlds import RIGHT, Scores
 from tunerun.comparison import sentences
 from tunerun.comparison.arms import BaselineScores, PointScores
-from tunerun.comparison.decision import Rules, decide
+from tunerun.comparison.decision import decide
+from tunerun.comparison.paired_tests import Rules
 from tunerun.comparison.results import BaselineResult, Estimate, Measure, PointResult
 from tunerun.comparison.sentences import Case, notes, sentence
 from tunerun.job import JobState, Scalar

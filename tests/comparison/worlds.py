@@ -9,7 +9,8 @@ from statistics import NormalDist
 import numpy as np
 
 from tunerun.comparison.arms import BaselineScores, PointScores
-from tunerun.comparison.decision import Comparison, Rules, decide
+from tunerun.comparison.decision import Comparison, decide
+from tunerun.comparison.paired_tests import Rules
 from tunerun.comparison.results import Outcome
 from tunerun.metrics import Asks, Unit
 from tunerun.metrics.base import FloatArray

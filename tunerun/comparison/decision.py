@@ -13,58 +13,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import inf
 
 import numpy as np
 
 from tunerun.comparison.arms import DUST, BaselineScores, PointScores, ScoreTable, Units, within
 from tunerun.comparison.costs import cheapest
+from tunerun.comparison.paired_tests import Family, Pair, Rules
 from tunerun.comparison.results import Decision, Difference, Outcome
 from tunerun.metrics import Metric, Unit
-from tunerun.metrics.base import RANGES, FloatArray
 from tunerun.statistics import (
-    SeedVariance,
-    SettingsTest,
     bias_corrected,
     critical_value,
-    few_rows_decide,
-    holm,
-    max_t,
-    max_t_of_swaps,
-    mid_p,
     rows_for_equality,
     rows_needed,
     rows_needed_for_mean,
     score_interval,
     smallest_visible,
-    tango,
     tied_set_p,
     tied_settings_p,
-    two_way,
     wilson,
 )
-from tunerun.statistics.flips import FLIPS
 from tunerun.statistics.intervals import Interval
-from tunerun.statistics.winner import RESAMPLES
-
-
-@dataclass(frozen=True)
-class Rules:
-    """The settings of a comparison.
-
-    Attributes:
-        alpha: error rate of the family of tests, and of the tied set.
-        worth: the smallest difference worth having, in the unit of the metric; 0: nothing is called equal.
-        flips: number of random sign patterns where there are too many to enumerate.
-        resamples: number of bootstrap samples for the best point's own value.
-        seed: of flips and samples; the same seed gives the same decision.
-    """
-
-    alpha: float = 0.05
-    worth: float = 0.0
-    flips: int = FLIPS
-    resamples: int = RESAMPLES
-    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -99,11 +68,12 @@ def decide(
     """
     rules = rules or Rules()
     table = ScoreTable.of(metric, points, baselines, Units.of(points[0].scores.shape[1], clusters))
-    family = _test_family(table, rules)
-    differences = [_difference(table, family, pair, rules) for pair in family.pairs]
+    family = Family.of(table, rules)
+    differences = [family.difference(table, pair, rules) for pair in family.pairs]
     width = len(baselines)
     by_point = tuple(tuple(differences[p * width : (p + 1) * width]) for p in range(len(points)))
     if table.seed_variance is not None:
+        # As in the family: no t test knows how few units there are.
         tied_p = [
             max(p, family.smallest_p) for p in tied_settings_p(table.means, table.seed_variance, table.seed_counts)
         ]
@@ -115,180 +85,12 @@ def decide(
     return Comparison(_decision(table, family, by_point, tied_p, rules), by_point, tuple(tied_p))
 
 
-# The family of paired tests
-
-
-@dataclass(frozen=True)
-class _Pair:
-    """A point against a baseline, higher is better.
-
-    Attributes:
-        units: the difference on each unit.
-        statistic: the difference in standard errors.
-        p: corrected for the family.
-        settings: the test with the variance between seeds; None: the pair is about these trained models.
-    """
-
-    point: int
-    baseline: int
-    units: FloatArray
-    statistic: float
-    p: float
-    holm_p: float
-    few_rows_decide: bool
-    settings: SettingsTest | None = None
-
-    @property
-    def difference(self) -> float:
-        return float(self.units.mean())
-
-    @property
-    def wins_and_losses(self) -> tuple[int, int]:
-        return int(np.sum(self.units > 0)), int(np.sum(self.units < 0))
-
-
-@dataclass(frozen=True)
-class _Family:
-    """Every point against every baseline, tested together.
-
-    Attributes:
-        z: critical value of the intervals, in standard errors.
-        smallest_p: the smallest p that these rows allow.
-    """
-
-    pairs: list[_Pair]
-    z: float
-    smallest_p: float
-
-
-def _test_family(table: ScoreTable, rules: Rules) -> _Family:
-    """Test the family by the one method that suits its scores.
-
-    Several seeds: a two-way t test for each pair with Holm's correction. One binary pair: McNemar's mid-p. Everything
-    else: step-down maxT by joint sign flips, or by swapped answers where the metric is not a mean of rows.
-    """
-    if table.seed_variance is not None:
-        return _test_settings(table, table.seed_variance, rules)
-    alpha, rows = rules.alpha, table.differences
-    pairs = [(p, q) for p in range(len(table.points)) for q in range(len(table.baselines))]
-    if not pairs:
-        return _Family([], critical_value(alpha), 0.0)
-
-    sign = 1.0
-    if table.metric.is_corpus:
-        family = max_t_of_swaps(
-            np.stack([sums.mean(axis=0) for sums in table.point_sums]),
-            np.stack([sums[0] for sums in table.baseline_sums]),
-            table.units.rows,
-            table.metric.value,
-            alpha=alpha,
-            flips=rules.flips,
-            seed=rules.seed,
-        )
-        sign = 1.0 if table.metric.higher_is_better else -1.0  # swaps are measured in the metric's own direction
-    else:
-        family = max_t(rows, alpha=alpha, flips=rules.flips, seed=rules.seed)
-    single, p_values = family.single_p, family.p_values
-    if table.is_binary:
-        # Half-counted ties make a flip test of one binary pair exactly McNemar's mid-p (Fagerland, Lydersen and Laake
-        # 2013); the closed form needs no random flips.
-        single = tuple(mid_p(int(np.sum(rows[:, c] > 0)), int(np.sum(rows[:, c] < 0))) for c in range(len(pairs)))
-        p_values = single if len(pairs) == 1 else p_values
-    # maxT decides. Holm on the single p values is shown beside it because a reader can check it by hand; with 12 points
-    # and three baselines at 24 rows it has a third of the power (0.07 against 0.21).
-    by_holm = holm(single)
-
-    # Intervals at the family's critical value leave out 0 exactly where single-step maxT rejects. With few live rows
-    # the flips' own value is below that of one comparison; an interval is never narrower than that.
-    least = critical_value(alpha)
-    z = family.critical_value if family.critical_value < inf else critical_value(alpha / len(pairs))
-    return _Family(
-        [
-            _Pair(p, q, rows[:, c], sign * family.statistics[c], p_values[c], by_holm[c], family.few_rows_decide[c])
-            for c, (p, q) in enumerate(pairs)
-        ],
-        max(least, z) if len(pairs) > 1 or not table.is_binary else least,
-        family.smallest_p,
-    )
-
-
-def _test_settings(table: ScoreTable, variance: SeedVariance, rules: Rules) -> _Family:
-    """Test claims about settings, of points with several seeds: two-way t tests with Holm's correction."""
-    # A test over rows alone knows nothing of other seeds: with a standard deviation of 0.04 between seeds it errs in
-    # 37 % of simulated worlds at 300 rows, where the two-way test errs in at most 5.4 %.
-    rows, seeds = table.differences, table.seed_counts
-    pairs = [(p, q) for p in range(len(table.points)) for q in range(len(table.baselines))]
-    tests = [two_way(rows[:, c], variance, [seeds[p]]) for c, (p, _) in enumerate(pairs)]
-    # No t test knows how few units there are: as with flips, fewer than five cannot reach 0.05.
-    smallest_p = 0.5**table.units.count
-    corrected = [max(p, smallest_p) for p in holm([test.p for test in tests])]
-    few = few_rows_decide(rows)
-    settings = [
-        _Pair(p, q, rows[:, c], tests[c].statistic, corrected[c], corrected[c], few[c], tests[c])
-        for c, (p, q) in enumerate(pairs)
-    ]
-    return _Family(settings, critical_value(rules.alpha), smallest_p)
-
-
-# Each pair: an interval and one of four outcomes
-
-
-def _difference(table: ScoreTable, family: _Family, pair: _Pair, rules: Rules) -> Difference:
-    """The difference of a pair in the metric's own direction, with its interval and its outcome."""
-    low, high = _interval(table, family, pair, rules)
-    value = pair.difference
-    if not table.metric.higher_is_better:
-        low, high, value = -high, -low, -value
-    wins, losses = pair.wins_and_losses if table.is_binary else (None, None)
-
-    # In the order in which two outcomes overlap least: both "better" and "equal" hold in up to 4.5 % of worlds.
-    outcome = Outcome.CANNOT_TELL
-    if pair.p <= rules.alpha and pair.statistic != 0:
-        outcome = Outcome.WORSE if pair.statistic < 0 else Outcome.BETTER
-    elif rules.worth > 0 and table.is_binary:
-        # Two one-sided tests by Tango's interval: at the margin it wrongly says "equal" in at most 5.8 % of simulated
-        # worlds, Wald's interval in up to 48 % at 24 rows. Scores that are not 0 or 1 have no such interval here.
-        least, most = tango(*pair.wins_and_losses, table.units.rows, critical_value(2 * rules.alpha))
-        if -rules.worth < least and most < rules.worth:
-            outcome = Outcome.EQUIVALENT
-    return Difference(
-        point=table.points[pair.point].number,
-        baseline=table.baselines[pair.baseline].name,
-        value=value,
-        low=low,
-        high=high,
-        p=pair.p,
-        holm_p=pair.holm_p,
-        outcome=outcome,
-        wins=wins,
-        losses=losses,
-    )
-
-
-def _interval(table: ScoreTable, family: _Family, pair: _Pair, rules: Rules) -> Interval:
-    """The simultaneous interval of a difference, higher is better."""
-    units, top, z = table.units.count, RANGES.get(table.metric.unit, inf), family.z
-    if pair.settings is not None:
-        reach = pair.settings.reach(rules.alpha, len(family.pairs))
-        low, high = pair.difference - reach, pair.difference + reach
-    elif table.is_binary:
-        # Least coverage of 95 % intervals in 42 simulated worlds: Tango 93.6 %, Wald 77 %, percentile bootstrap 62 %.
-        low, high = tango(*pair.wins_and_losses, table.units.rows, z)
-    else:
-        low, high = score_interval(pair.difference, float(pair.units.std()), units, z)
-    if high - low < 10**-DUST and top < inf:
-        # Rows that do not differ do not prove that none would: the reach of Tango's without a discordant row.
-        reach = top * z * z / (units + z * z)
-        low, high = low - reach, high + reach
-    return max(low, -top), min(high, top)
-
-
 # The verdict: which point, against which baseline
 
 
 def _decision(
     table: ScoreTable,
-    family: _Family,
+    family: Family,
     differences: Sequence[Sequence[Difference]],
     tied_p: Sequence[float],
     rules: Rules,
@@ -302,13 +104,14 @@ def _decision(
         return -values[place], points[place].tokens, place
 
     def advised(places: Sequence[int]) -> int:
-        # Among points that the rows cannot tell apart, price decides; of several cheapest ones, the higher score.
+        # Among points that the rows cannot distinguish, price decides; of several cheapest ones, the higher score.
         least = cheapest([points[place] for place in places])
         return min((place for place in places if any(points[place] is each for each in least)), key=ranked)
 
     best = min(tied, key=ranked)
     corrected, (corrected_low, corrected_high) = _corrected(table, best, rules)
     tables = [*(each.scores for each in points), *(each.scores for each in table.baselines)]
+    # A corpus metric's counts say nothing by themselves, and of a loss 0 is the best value.
     nothing_right = (
         not metric.is_corpus and metric.higher_is_better and not any(bool(scores.any()) for scores in tables)
     )
@@ -332,6 +135,7 @@ def _decision(
     if not table.baselines:
         return decision if nothing_right else replace(decision, advised=points[advised(tied)].number)
 
+    # A baseline costs nothing to tune, so a point that does not beat each of them is not worth its price.
     proven = [p for p in tied if all(each.outcome is Outcome.BETTER for each in differences[p])]
     place = advised(proven) if proven else best
     return _against_hardest(table, family, differences[place], place, decision, rules, is_proven=bool(proven))
@@ -339,7 +143,7 @@ def _decision(
 
 def _against_hardest(
     table: ScoreTable,
-    family: _Family,
+    family: Family,
     differences: Sequence[Difference],
     place: int,
     decision: Decision,
@@ -360,6 +164,7 @@ def _against_hardest(
     found, pair = differences[hardest], family.pairs[place * width + hardest]
     smallest = None
     if metric.unit is Unit.SHARE and metric.higher_is_better:
+        # Connor's formula is for shares. A plan has to assume a baseline of one half; here its real value is known.
         accuracy = min(1.0, max(0.0, float(metric.value(table.baselines[hardest].scores.mean(axis=0)))))
         smallest = smallest_visible(table.units.count, accuracy, comparisons=comparisons, alpha=rules.alpha)
     return replace(
@@ -381,11 +186,7 @@ def _against_hardest(
 
 
 def _corrected(table: ScoreTable, best: int, rules: Rules) -> tuple[float, Interval]:
-    """The best point's own value without the luck of having been chosen, with an interval around it.
-
-    The bootstrap's percentiles would cover as well, but are 1.5 times as wide as Wilson's interval at the corrected
-    value, which covers 92 to 98 %.
-    """
+    """The best point's own value without the luck of having been chosen, with an interval around it."""
     metric, units = table.metric, table.units
     value = bias_corrected(
         np.stack([sums.mean(axis=0) for sums in table.point_sums], axis=1),
@@ -396,17 +197,20 @@ def _corrected(table: ScoreTable, best: int, rules: Rules) -> tuple[float, Inter
         seed=rules.seed,
     )
     if metric.unit is Unit.SHARE and not metric.is_corpus:
+        # The bootstrap's percentiles would cover as well, but are 1.5 times as wide as Wilson's interval at the
+        # corrected value, which covers 92 to 98 %; at the raw value it covers as few as 82 %.
         return value, wilson(min(1.0, max(0.0, value)), units.count, rules.alpha)
     deviation = float(table.means[:, best].std())
     return value, within(metric, *score_interval(value, deviation, units.count, critical_value(rules.alpha)))
 
 
-def _rows_needed(table: ScoreTable, family: _Family, pair: _Pair, rules: Rules) -> int | None:
+def _rows_needed(table: ScoreTable, family: Family, pair: Pair, rules: Rules) -> int | None:
     """How many rows would show the observed difference; None: there is none, or more rows would not show it."""
     difference, comparisons, units = abs(pair.difference), len(family.pairs), table.units
     if difference < 10**-DUST:
         return None
     if table.is_binary:
+        # More rows are assumed to have the same share of lost ones.
         lost = min(pair.wins_and_losses) / units.rows
         needed: int | None = rows_needed(difference, lost, comparisons=comparisons, alpha=rules.alpha)
     else:

@@ -16,9 +16,10 @@ import numpy as np
 from tunerun.baselines import words
 from tunerun.comparison import judges, sentences
 from tunerun.comparison.arms import BaselineScores, PointScores
-from tunerun.comparison.decision import Comparison, Rules, decide
+from tunerun.comparison.decision import Comparison, decide
 from tunerun.comparison.knowledge import Scores, SweepKnowledge
 from tunerun.comparison.measurements import TEST, VALIDATION, MeasuredPoint, Measurements
+from tunerun.comparison.paired_tests import Rules
 from tunerun.comparison.results import (
     LOSS,
     BaselineResult,

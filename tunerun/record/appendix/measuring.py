@@ -104,7 +104,7 @@ def uncertainty(material: Material) -> Topic:
 
 
 def _test(material: Material) -> Iterator[str]:
-    """Yield the tests of differences; `tunerun.comparison.decision` chooses among the same methods."""
+    """Yield the tests of differences; `tunerun.comparison.paired_tests` chooses among the same methods."""
     decision = material.verdict.decision
     if decision.against is None:
         yield "No baseline was measured, so no difference was tested."
