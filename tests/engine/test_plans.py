@@ -16,7 +16,7 @@ from tunerun.errors import InputError
 from tunerun.job import BaseModelRef
 from tunerun.ledger import Ledger
 from tunerun.planning import plan
-from tunerun.planning.planner import load_dataset
+from tunerun.planning.sources import load_dataset
 from tunerun.runner import run
 
 COMMIT = "a1" * 20

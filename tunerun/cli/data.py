@@ -32,7 +32,7 @@ def check(
     from tunerun.cli.stages import Stages
     from tunerun.dataset import yaml_line
     from tunerun.planning.baselines import baseline_count
-    from tunerun.planning.planner import load_dataset
+    from tunerun.planning.sources import load_dataset
     from tunerun.planning.visibility import visibility_of
     from tunerun.replicates import point_numbers
 
@@ -85,7 +85,7 @@ def export(
     from tunerun.cli import tables
     from tunerun.dataset.export import FORMATS
     from tunerun.dataset.export import export as write
-    from tunerun.planning.planner import load_dataset
+    from tunerun.planning.sources import load_dataset
 
     if format_ not in FORMATS:
         raise InputError(f"--format {format_}: choose one of {', '.join(FORMATS)}")
@@ -117,7 +117,7 @@ def _experiment(overrides: list[str] | None, config_dir: list[str] | None) -> Ex
 def _with_a_template_that_fits(experiment: Experiment, places: list[int]) -> tuple[Experiment, LoadedDataset] | None:
     """Return the experiment with a template that fits its columns, and its examples; None: no template does."""
     from tunerun.dataset import template_that_fits
-    from tunerun.planning.planner import load_dataset
+    from tunerun.planning.sources import load_dataset
     from tunerun.template import PromptTemplate
 
     try:

@@ -9,12 +9,16 @@ from typing import Any
 
 from tunerun.baselines import Baseline, Setting, baselines_of
 from tunerun.dataset import LoadedDataset, TokenLimit
+from tunerun.digest import digest
 from tunerun.engine.token_counter import TokenCounter
 from tunerun.errors import NoTurnsError
 from tunerun.examples import Example, ExampleSet
 from tunerun.job import BaseModelRef
 from tunerun.ledger import LOSSES, BaselineRecord
-from tunerun.schema import Evaluation
+from tunerun.planning.sources import Sources
+from tunerun.planning.trial import Trial
+from tunerun.planning.trial_key import group_identity
+from tunerun.schema import Evaluation, Point
 
 
 @dataclass(frozen=True)
@@ -166,6 +170,28 @@ def _same(example: Example) -> tuple[str, ...]:
     """A form that is equal for inputs that differ only in case, white space or system message."""
     said = [text for turn in example.earlier for text in (turn.text_input, turn.output)]
     return tuple(" ".join(text.casefold().split()) for text in (*said, example.text_input))
+
+
+def groups_of(points: Sequence[Point], trials: Sequence[Trial], sources: Sources) -> list[Group]:
+    """Return the groups of trials that are compared with the same baselines.
+
+    Args:
+        points: of the plan.
+        trials: one for each point.
+        sources: from which the trials were made.
+    """
+    groups: dict[str, Group] = {}
+    for point, trial in zip(points, trials, strict=True):
+        # Looked up by the point's config: the trial's may name another revision, which was not loaded.
+        config, loaded = point.config, sources.examples(point.config, trial.number)
+        identity = group_identity(trial.capabilities, loaded, trial.ingredients["model"])
+        key = digest(identity)
+        if key not in groups:
+            counter, limit = sources.counter(config), sources.token_limit(config)
+            groups[key] = Group(trial.base_model, identity, loaded, counter, limit)
+        ways = trial.ways if loaded.validation is not None else ()
+        groups[key].add(trial.number, loaded, config.evaluation.baselines.examples, ways)
+    return list(groups.values())
 
 
 def planned_baselines(

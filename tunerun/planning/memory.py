@@ -12,27 +12,11 @@ from tunerun.engine.memory import GIB, MemoryEstimate, Workload
 from tunerun.engine.model_shape import ModelShape
 from tunerun.engine.precision import BFLOAT16
 from tunerun.engine.settings import EngineSettings
+from tunerun.planning.sources import Sources
 from tunerun.planning.trial import Trial
 
 CLOSE = 0.9
 """Share of the device's memory above which a plan warns. Our choice: other programs need some of it too."""
-
-
-@dataclass(frozen=True)
-class Load:
-    """A trial with the quantities that determine its memory.
-
-    Attributes:
-        trial: the trial.
-        shape: of its base model; None: its files are not on this machine or do not state it.
-        tokens: mean number of tokens of a row in the longest batch.
-        learned: number of tokens of the longest output.
-    """
-
-    trial: Trial
-    shape: ModelShape | None
-    tokens: int
-    learned: int
 
 
 @dataclass(frozen=True)
@@ -171,47 +155,49 @@ class PlannedMemory:
         }
 
 
-def planned_memory(loads: Sequence[Load]) -> tuple[PlannedMemory, ...]:
-    """Estimate the memory of trials, grouped by base model and engine settings.
+def planned_memory(trials: Sequence[Trial], sources: Sources) -> tuple[PlannedMemory, ...]:
+    """Estimate the memory of trials, grouped by base model and engine settings; hosted trials are omitted.
 
     Args:
-        loads: trials that train on this machine.
+        trials: of a plan.
+        sources: from which they were made.
     """
-    alike: dict[tuple[Any, ...], list[Load]] = {}
-    for load in loads:
-        alike.setdefault((load.trial.ingredients["model"], load.trial.capabilities.engine), []).append(load)
-    return tuple(_largest(each) for each in alike.values())
+    alike: dict[tuple[str, EngineSettings], list[Trial]] = {}
+    for trial in trials:
+        if trial.capabilities.engine is not None:
+            alike.setdefault((trial.ingredients["model"], trial.capabilities.engine), []).append(trial)
+    return tuple(_largest(each, settings, sources) for (_, settings), each in alike.items())
 
 
-def _largest(loads: Sequence[Load]) -> PlannedMemory:
-    place = loads[0].trial.capabilities
-    settings = place.engine or EngineSettings()
+def _largest(trials: Sequence[Trial], settings: EngineSettings, sources: Sources) -> PlannedMemory:
+    place = trials[0].capabilities
     device = devices.chosen(settings.device)
-    works = [
-        Workload(
-            number_format=place.precision,
-            is_quantised=settings.is_quantised,
-            device=device,
-            adapter_rank=load.trial.config.hyperparameters.adapter_rank,
-            rows=min(
-                load.trial.config.hyperparameters.batch_size,
-                settings.micro_batch or load.trial.config.hyperparameters.batch_size,
-            ),
-            tokens=load.tokens,
-            learned=load.learned,
-            gradient_checkpointing=settings.gradient_checkpointing,
+    works = []
+    for trial in trials:
+        batch_size = trial.config.hyperparameters.batch_size
+        lengths = sources.lengths(trial.config, trial.training)
+        works.append(
+            Workload(
+                number_format=place.precision,
+                is_quantised=settings.is_quantised,
+                device=device,
+                adapter_rank=trial.config.hyperparameters.adapter_rank,
+                rows=min(batch_size, settings.micro_batch or batch_size),
+                tokens=lengths.of_longest_batch(batch_size),
+                learned=lengths.learned,
+                gradient_checkpointing=settings.gradient_checkpointing,
+            )
         )
-        for load in loads
-    ]
     # The largest trial decides whether the memory is sufficient.
-    shape = loads[0].shape
+    found = sources.model(trials[0].config)
+    shape = None if found is None else found.facts.shape
     largest = works[0] if shape is None else max(works, key=lambda work: memory.estimate(shape, work).total)
     # Trials that differ in their epochs alone are one training run, so one member of a pass.
-    runs = len({load.trial.training_run for load in loads})
+    runs = len({trial.training_run for trial in trials})
     most = pass_limits.most_members(settings.packing, device)
     return PlannedMemory(
-        model=loads[0].trial.config.model.name,
-        trials=tuple(load.trial.number for load in loads),
+        model=trials[0].config.model.name,
+        trials=tuple(trial.number for trial in trials),
         device=device,
         available=devices.memory_bytes(device),
         free=None if device == "cuda" else devices.free_main_memory_bytes(),

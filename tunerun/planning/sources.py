@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from heapq import nlargest
 from statistics import fmean
 from typing import TypeVar, cast
@@ -63,7 +63,8 @@ class Sources:
         warnings: for the user, one line each.
         tokens_exact: whether every count was made by the base model's own tokenizer.
         loaded: every dataset that was loaded.
-        measured: every way of measuring that was determined.
+        measurements: how trials are measured, each measurement once.
+        recorded: as passed.
     """
 
     def __init__(
@@ -78,12 +79,12 @@ class Sources:
         self.warnings: list[str] = [*experiment.notes]
         self.tokens_exact = True
         self.loaded: list[LoadedDataset] = []
-        self.measured: list[MeasurementPlan] = []
+        self.measurements: list[MeasurementPlan] = []
+        self.recorded = recorded
         self._cache = cache_folder(experiment.paths.cache)
         self._most_places = most_places
         self._progress = progress
         self._needs_base_model = needs_base_model
-        self._recorded = recorded
         configs: list[TrialConfig] = [point.config for point in experiment.points] or [experiment]
         sections = {id(config.evaluation): config.evaluation for config in configs}.values()
         # Draw twice the number of few-shot examples needed: some may be in another trial's test set and be dropped.
@@ -139,7 +140,7 @@ class Sources:
 
         def load() -> LoadedDataset:
             place = self.capabilities(config)
-            if self._recorded.examples is None:
+            if self.recorded.examples is None:
                 loaded = load_examples(
                     config.dataset,
                     PromptTemplate(config.template),
@@ -152,7 +153,7 @@ class Sources:
                     draws=self._draws,
                 )
             else:
-                loaded = self._recorded.examples[number]
+                loaded = self.recorded.examples[number]
                 checks.check_lengths(loaded, self.token_limit(config))
             checks.check_size(loaded.training, place)
             self.warnings.extend(loaded.warnings)
@@ -169,7 +170,7 @@ class Sources:
             found = measurement_plan(config.evaluation, loaded.training, loaded.validation, place)
             for note in found.notes:
                 self.warn(note)
-            self.measured.append(found)
+            self.measurements.append(found)
             return found
 
         validation = loaded.validation.digest if loaded.validation else ""
@@ -273,3 +274,23 @@ class Sources:
             return Lengths(sum(lengths), tuple(nlargest(LONGEST_KEPT, lengths)), max(1, learned))
 
         return self._once(("lengths", self.identity(config), examples.digest), count)
+
+
+def load_dataset(
+    experiment: Experiment, most_places: int = MOST_PLACES, *, progress: Progress | None = None
+) -> LoadedDataset:
+    """Load the examples of an experiment's own config, ignoring its sweep, and check them as a plan does.
+
+    The base model need not be available; without it tokens are estimated, and a warning says so.
+
+    Args:
+        experiment: from `tunerun.load`.
+        most_places: maximum number of places that one finding lists.
+        progress: called with a short description of the next step.
+
+    Raises:
+        InputError: the data or the template have problems; all of them, one line each.
+    """
+    sources = Sources(experiment, most_places=most_places, progress=progress, needs_base_model=False)
+    loaded = sources.examples(experiment)
+    return replace(loaded, warnings=tuple(dict.fromkeys([*loaded.warnings, *sources.warnings])))

@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tunerun.dataset import Progress
-from tunerun.digest import digest
 from tunerun.engine.base_model import cache_folder
 from tunerun.engine.token_counter import token_counter
 from tunerun.errors import ConfigError, InputError
-from tunerun.job import TuningHyperparameters, TuningRequest, in_common
+from tunerun.job import JobState, TuningHyperparameters, TuningRequest, in_common
 from tunerun.ledger import Spending
+from tunerun.planning import checks
 from tunerun.planning.advice import notes_on_rates
+from tunerun.planning.baselines import PlannedBaseline, groups_of, planned_baselines
 from tunerun.planning.changes import MAX_EXPLAINED, Change, broken_comparison, changes
+from tunerun.planning.document import sweep_document, sweep_id
 from tunerun.planning.history import History, read_history
 from tunerun.planning.judging import documents_of, notes_on_judges, planned_judges
-from tunerun.planning.planner import Planner
+from tunerun.planning.memory import planned_memory
 from tunerun.planning.recorded import NOTHING, Recorded
 from tunerun.planning.sources import Sources
 from tunerun.planning.sweep_plan import Plan, ledger_path
 from tunerun.planning.trial import Trial
+from tunerun.planning.trial_key import TrialKey
 from tunerun.replicates import point_numbers
 from tunerun.schema import Experiment, Point, TrialConfig
 
@@ -52,11 +56,11 @@ def plan(
         LedgerError: the ledger cannot be read.
     """
     history = read_history(ledger_path(Path(experiment.paths.runs)), experiment.name)
-    now = history.round if recorded.round is None else recorded.round
-    current = _planned(experiment, history, now, progress, recorded)
-    if not fresh or (now > 0 and history.is_unfinished(current.sweep)):
+    round_ = history.round if recorded.round is None else recorded.round
+    current = _planned(experiment, history, round_, progress, recorded)
+    if not fresh or (round_ > 0 and history.is_unfinished(current.sweep)):
         return replace(current, fresh=fresh)
-    return replace(_planned(experiment, history, now + 1, progress, recorded), fresh=fresh)
+    return replace(_planned(experiment, history, round_ + 1, progress, recorded), fresh=fresh)
 
 
 def counted(estimated: Plan) -> Plan:
@@ -78,35 +82,29 @@ def _planned(
     experiment: Experiment, history: History, round_: int, progress: Progress | None, recorded: Recorded
 ) -> Plan:
     sources = Sources(experiment, progress=progress, recorded=recorded)
-    planner = Planner(experiment, history, round_, sources, recorded)
-    trials, chosen = _trials_and_tracking(experiment, planner)
-    # Points and baselines are known only when all trials are.
-    numbers = point_numbers(trial.overrides for trial in trials)
-    baselines = planner.baselines()
-    subjects: dict[int, tuple[str, ...]] = defaultdict(tuple)
-    for baseline in baselines:
-        for number in baseline.trials:
-            subjects[number] += (baseline.subject,)
-    trials = [
-        replace(trial, point=point, baselines=subjects[trial.number])
-        for trial, point in zip(trials, numbers, strict=True)
-    ]
+    points = experiment.points or (_only_point(experiment),)
+    made, destination = _trials_and_tracking(experiment, points, sources, history, round_)
+    baselines = planned_baselines(groups_of(points, made, sources), history.is_answered)
+    trials = _related(made, baselines)
+    for each in baselines:
+        if each.problem is not None:
+            sources.warn(f"evaluation.baselines: {each.name} is omitted: {each.problem}")
     sources.warnings.extend(_what_compares_badly(trials))
     sources.warnings.extend(notes_on_rates(trials))
-    in_runs = tuple(_with_prefixes(trials))
-    memory = planner.memory(in_runs)
+    memory = planned_memory(trials, sources)
     sources.warnings.extend(line for each in memory if (line := each.warning()))
     judges = planned_judges(trials, baselines, history.path, is_repeated=bool(recorded.rerun))
     sources.warnings.extend(notes_on_judges(judges, trials))
+
     judges_document = recorded.judges if recorded.rerun else trials[0].as_stored(documents_of(judges))
     document = {
-        **planner.document(trials),
-        "mlflow_experiment": chosen.experiment if chosen else None,
+        **sweep_document(experiment, trials, sources, round_),
+        "mlflow_experiment": destination.experiment if destination else None,
         **({"judges": dict(judges_document)} if judges_document else {}),
         **({"rerun": recorded.rerun} if recorded.rerun else {}),
         **recorded.document,
     }
-    sweep = _sweep_id(experiment.name, trials, document)
+    sweep = sweep_id(experiment.name, trials, document)
     # A new round of the same name changes every key on purpose: there is nothing to explain or to refuse.
     earlier = history.newest if round_ == history.round and history.newest and history.newest.id != sweep else None
     compared = history.newest_result(sweep) if earlier is not None else None
@@ -114,12 +112,12 @@ def _planned(
     return Plan(
         experiment=experiment,
         sweep=sweep,
-        trials=in_runs,
+        trials=trials,
         baselines=baselines,
         tokens_exact=sources.tokens_exact,
         warnings=tuple(dict.fromkeys(sources.warnings)),
         document=document,
-        tracking_notes=chosen.notes if chosen else (),
+        tracking_notes=destination.notes if destination else (),
         spent=history.spending.get(sweep, Spending(0, 0, 0.0)),
         settled=history.settled.get(sweep, Spending(0, 0, 0.0)),
         # Baselines that this sweep has answered count too; answers that other sweeps obtained cost nothing.
@@ -132,7 +130,22 @@ def _planned(
     )
 
 
-def _trials_and_tracking(experiment: Experiment, planner: Planner) -> tuple[list[Trial], Chosen | None]:
+def _only_point(experiment: Experiment) -> Point:
+    sweep = experiment.sweep
+    written = {"sweep.axes": bool(sweep.axes), "sweep.replicates": sweep.replicates > 1}
+    if problems := [
+        f"{key}: only tunerun.load expands a sweep; load the experiment, or remove {key}"
+        for key, is_set in written.items()
+        if is_set
+    ]:
+        raise ConfigError(problems)
+    sections = {name: getattr(experiment, name) for name in TrialConfig.model_fields}
+    return Point(overrides={}, config=TrialConfig(**sections))
+
+
+def _trials_and_tracking(
+    experiment: Experiment, points: Sequence[Point], sources: Sources, history: History, round_: int
+) -> tuple[list[Trial], Chosen | None]:
     """Return the trials, and the tracking destination that config and environment select (None: no tracker).
 
     Raises:
@@ -142,36 +155,118 @@ def _trials_and_tracking(experiment: Experiment, planner: Planner) -> tuple[list
 
     problems: dict[str, None] = {}
     trials: list[Trial] = []
-    for number, point in enumerate(experiment.points or (_only_point(experiment),)):
+    for number, point in enumerate(points):
         try:
-            trials.append(planner.trial(number, point))
+            trials.append(planned_trial(number, point, sources, history, round_))
         except InputError as error:
             problems.update(dict.fromkeys(error.problems))
-    chosen: Chosen | None = None
+    destination: Chosen | None = None
     try:
         if experiment.tracking.kind != "none":
-            chosen = choose(experiment.tracking, Path(experiment.paths.runs), experiment.name)
+            destination = choose(experiment.tracking, Path(experiment.paths.runs), experiment.name)
     except ConfigError as error:
         problems.update(dict.fromkeys(error.problems))
     if problems:
         raise InputError(list(problems))
-    return trials, chosen
+    return trials, destination
 
 
-def _sweep_id(name: str, trials: Sequence[Trial], document: Mapping[str, Any]) -> str:
-    """The experiment's name and a digest of everything that determines the sweep's result.
+def planned_trial(number: int, point: Point, sources: Sources, history: History, round_: int) -> Trial:
+    """Turn a point into a trial: check it, make its key, count its tokens, and look up whether it has run.
 
-    Another metric makes another sweep over the same jobs and answers: the frozen sweep records how it is scored.
+    What depends on the other trials of the plan is still missing; `plan` adds it.
+
+    Args:
+        number: of the trial.
+        point: of the sweep.
+        sources: data, base models and token counts that trials share; receives the warnings.
+        history: what the ledger has of earlier sweeps.
+        round_: number of times that `--fresh` restarted every trial under this name.
+
+    Raises:
+        InputError: its data, template or values have problems; all of them, one line each.
     """
-    sections = {id(t.config.evaluation): t.config.evaluation for t in trials}.values()
-    evaluations = [section.model_dump(mode="json", exclude_defaults=True) for section in sections]
-    asked = []
-    for t in trials:
-        held_out = {held_out: examples.digest for held_out, examples in t.held_out.items()}
-        asked.append([t.key, t.baselines, held_out, t.asked])
-    scoring = [evaluations, document.get("metrics"), document.get("clusters")]
-    own = [more for name in ("rerun", "judges") if (more := document.get(name))]
-    return f"{name}-{digest([name, asked, scoring, *own])[:8]}"
+    config, hyperparameters = point.config, point.config.hyperparameters
+    place = sources.capabilities(config)
+    loaded = sources.examples(config, number)
+    layers = None if hyperparameters.target_modules is None else sources.layers(config)
+    if problems := [*checks.problems_of(point, loaded, place, layers)]:
+        raise ConfigError(problems)
+    for note in checks.notes_of(config, loaded, place):
+        sources.warn(note)
+    measurement = sources.measurement(config, loaded)
+    key = TrialKey.of(config, place, loaded, sources.identity(config), round_=round_)
+
+    frozen = sources.frozen(config)
+    environment = dict(point.environment)
+    if frozen.model.revision != config.model.revision:
+        environment.pop("model.revision", None)  # the resolved commit replaced the environment's text
+    tokens = sources.lengths(config, loaded.training).total * hyperparameters.epoch_count
+    batches = math.ceil(len(loaded.training.examples) / hyperparameters.batch_size)
+    rate = history.seconds_per_token(place.kind, environment.get("model.name", config.model.name))
+    state = history.states.get(key.digest)
+    held_out = {"validation": loaded.validation, "test": loaded.test}
+    return Trial(
+        number=number,
+        key=key.digest,
+        ingredients=key.ingredients,
+        overrides=point.overrides,
+        config=frozen,
+        environment=environment,
+        capabilities=place,
+        training=loaded.training,
+        held_out={name: each for name, each in held_out.items() if each is not None},
+        asked=measurement.asked,
+        ways=measurement.ways,
+        choices=measurement.choices,
+        tokens=tokens,
+        steps=batches * hyperparameters.epoch_count,
+        seconds=None if rate is None else rate * tokens,
+        done=state is JobState.SUCCEEDED,
+        failed=state is JobState.FAILED,
+        rerun=sources.recorded.rerun,
+    )
+
+
+def _related(trials: Sequence[Trial], baselines: Sequence[PlannedBaseline]) -> tuple[Trial, ...]:
+    """Return the trials with their relations: points, baselines, equal keys and shared training runs."""
+    subjects: dict[int, tuple[str, ...]] = defaultdict(tuple)
+    for baseline in baselines:
+        for number in baseline.trials:
+            subjects[number] += (baseline.subject,)
+    # Points may have one key, such as those of two templates that render the same examples.
+    first: dict[str, int] = {}
+    for trial in trials:
+        first.setdefault(trial.key, trial.number)
+    # With a constant learning rate, a run of ten epochs passes through the result of five; `in_common` knows when.
+    runs = [_in_common(trial) for trial in trials]
+    longest: dict[tuple[str, TuningRequest], Trial] = {}
+    for trial, run in zip(trials, runs, strict=True):
+        best = longest.get(run)
+        if best is None or trial.config.hyperparameters.epoch_count > best.config.hyperparameters.epoch_count:
+            longest[run] = trial
+
+    related = []
+    for trial, run, point in zip(trials, runs, point_numbers(trial.overrides for trial in trials), strict=True):
+        is_prefix = longest[run].key != trial.key and trial.capabilities.trains_exact_prefixes
+        related.append(
+            replace(
+                trial,
+                point=point,
+                baselines=subjects[trial.number],
+                same_as=None if first[trial.key] == trial.number else first[trial.key],
+                prefix_of=longest[run].number if is_prefix else None,
+            )
+        )
+    return tuple(related)
+
+
+def _in_common(trial: Trial) -> tuple[str, TuningRequest]:
+    """What all trials of one training run share; examples enter by digest only, because there may be many."""
+    hyperparameters = {each.name for each in fields(TuningHyperparameters)}
+    rest = {key: value for key, value in trial.ingredients.items() if key not in hyperparameters}
+    request = replace(trial.request(), training=(), validation=())
+    return json.dumps(rest, sort_keys=True), in_common(request)
 
 
 def _what_compares_badly(trials: Sequence[Trial]) -> Iterator[str]:
@@ -188,19 +283,6 @@ def _what_compares_badly(trials: Sequence[Trial]) -> Iterator[str]:
         )
 
 
-def _only_point(experiment: Experiment) -> Point:
-    sweep = experiment.sweep
-    written = {"sweep.axes": bool(sweep.axes), "sweep.replicates": sweep.replicates > 1}
-    if problems := [
-        f"{key}: only tunerun.load expands a sweep; load the experiment, or remove {key}"
-        for key, is_set in written.items()
-        if is_set
-    ]:
-        raise ConfigError(problems)
-    sections = {name: getattr(experiment, name) for name in TrialConfig.model_fields}
-    return Point(overrides={}, config=TrialConfig(**sections))
-
-
 def _changes(history: History, trials: Sequence[Trial]) -> tuple[Change, ...]:
     if all(trial.done or trial.failed for trial in trials):
         return ()
@@ -208,25 +290,3 @@ def _changes(history: History, trials: Sequence[Trial]) -> tuple[Change, ...]:
     keys = {record.key for record in earlier}
     new = [t for t in trials if not t.done and t.same_as is None and t.key not in keys][:MAX_EXPLAINED]
     return changes(earlier, [trial.record() for trial in new])
-
-
-def _with_prefixes(trials: Sequence[Trial]) -> Iterator[Trial]:
-    """Yield the trials, with `prefix_of` set if a backend obtains a trial on the way to one with more epochs."""
-    # With a constant learning rate, a run of ten epochs passes through the result of five; `in_common` knows when.
-    longest: dict[tuple[str, TuningRequest], Trial] = {}
-    shared = [_in_common(trial) for trial in trials]
-    for trial, rest in zip(trials, shared, strict=True):
-        best = longest.get(rest)
-        if best is None or trial.config.hyperparameters.epoch_count > best.config.hyperparameters.epoch_count:
-            longest[rest] = trial
-    for trial, rest in zip(trials, shared, strict=True):
-        is_prefix = longest[rest].key != trial.key and trial.capabilities.trains_exact_prefixes
-        yield replace(trial, prefix_of=longest[rest].number) if is_prefix else trial
-
-
-def _in_common(trial: Trial) -> tuple[str, TuningRequest]:
-    """What all trials of one training run share; examples enter by digest only, because there may be many."""
-    hyperparameters = {each.name for each in fields(TuningHyperparameters)}
-    rest = {key: value for key, value in trial.ingredients.items() if key not in hyperparameters}
-    request = replace(trial.request(), training=(), validation=())
-    return json.dumps(rest, sort_keys=True), in_common(request)

@@ -57,7 +57,6 @@ class Trial:
 
     number: int
     key: str
-    baselines: tuple[str, ...]
     asked: str
     overrides: Mapping[str, Scalar]
     config: TrialConfig
@@ -68,15 +67,17 @@ class Trial:
     steps: int
     ingredients: Mapping[str, Any]
     seconds: float | None
-    same_as: int | None
     done: bool
     failed: bool
-    prefix_of: int | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
-    point: int = 0
     ways: tuple[str, ...] = ()
     choices: tuple[str, ...] = ()
     rerun: str = ""
+    # Relations to the other trials of the plan, set when all of them are made.
+    point: int = 0
+    baselines: tuple[str, ...] = ()
+    same_as: int | None = None
+    prefix_of: int | None = None
 
     @property
     def validation(self) -> ExampleSet | None:

@@ -110,7 +110,7 @@ class StoredConfigs:
         if config is None:
             raise ConfigError([f"{'.'.join(map(str, location))}: {message}" for location, message in wrong])
 
-        # Equal sections become one object, because the planner caches sections by identity.
+        # Equal sections become one object, because `Sources` caches sections by identity.
         sections = {}
         for name in TrialConfig.model_fields:
             value = getattr(config, name)
