@@ -13,7 +13,7 @@ from tunerun.planning.changes import differences
 from tunerun.planning.facts import facts_of
 from tunerun.provenance import BaseModelFacts, Facts
 from tunerun.record.sources import OpenRecord
-from tunerun.record.verification import shown
+from tunerun.record.verification import quoted
 from tunerun.stored import section
 
 _AS_NEW = "this tunerun can run it as a new experiment with the record as its parent: --set name=ANOTHER_NAME"
@@ -126,7 +126,7 @@ def _other_rows(record: OpenRecord, name: str, old: str | None, new: ExampleSet 
     same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(before, now, strict=False))
     row = sum(1 for _ in same)
     texts = [
-        shown(f"{as_text(each[row].input)} => {each[row].output}") if row < len(each) else "none"
+        quoted(f"{as_text(each[row].input)} => {each[row].output}") if row < len(each) else "none"
         for each in (before, now)
     ]
     counts = "" if len(before) == len(now) else f" ({len(before):,} -> {len(now):,})"

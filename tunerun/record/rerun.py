@@ -11,7 +11,7 @@ import json
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from tunerun.backends import capabilities_of
@@ -29,7 +29,7 @@ from tunerun.metrics.own_metric import OwnMetric
 from tunerun.planning import Plan, plan
 from tunerun.planning.recorded import Recorded
 from tunerun.provenance.environment import environment
-from tunerun.record.environment import environment_notes
+from tunerun.record.environment_changes import environment_notes
 from tunerun.record.mismatches import mismatches, missing_baselines
 from tunerun.record.sources import OpenRecord
 from tunerun.record.stored_config import StoredConfigs, files_of_rows
@@ -323,7 +323,7 @@ def _files(record: OpenRecord, trials: Sequence[TrialRecord], paths: Sequence[Pa
     """
     if not paths:
         return {}
-    wanted = dict.fromkeys(file.name for trial in trials for file in files_of_rows(dict(trial.config)))
+    wanted = dict.fromkeys(PurePath(p).name for trial in trials for p in files_of_rows(trial.config).values())
     recorded = {fact.sha256: fact.name for fact in record.facts.data_files}
     matched: dict[str, Path] = {}
     problems = []

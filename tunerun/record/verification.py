@@ -24,7 +24,7 @@ from tunerun.comparison.numbers import counted
 from tunerun.errors import ConfigError, InputError, MetricError
 from tunerun.job import JobState, TrainedOn
 from tunerun.ledger import LOSSES, JobRecord, TrialRecord
-from tunerun.record.environment import package_differences
+from tunerun.record.environment_changes import package_differences
 from tunerun.record.sources import OpenRecord
 from tunerun.redaction import redact
 
@@ -107,7 +107,7 @@ def compare(old: OpenRecord, new: OpenRecord) -> Verification:
     return Verification(tuple(checks))
 
 
-def shown(text: str) -> str:
+def quoted(text: str) -> str:
     """Format a text from the data for a message: one line, shortened, with secrets redacted."""
     text = redact(" ".join(text.split()))
     return repr(text if len(text) <= _MOST_CHARACTERS else f"{text[:_MOST_CHARACTERS]}...")
@@ -218,7 +218,7 @@ class _Pair:
             first = ""
             if differing:
                 row = differing[0]
-                texts = [shown(str(each[row])) if row < len(each) else "none" for each in (before, values)]
+                texts = [quoted(str(each[row])) if row < len(each) else "none" for each in (before, values)]
                 first = f" (the first that is not: row {row + 1}: {' -> '.join(texts)})"
             return len(before) - len(differing), len(before), first
         return 0, 0, ""

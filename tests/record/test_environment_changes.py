@@ -14,7 +14,7 @@ from tests.test_runner import run_on
 from tunerun.job import TrainedOn
 from tunerun.provenance import Environment
 from tunerun.record import open_record
-from tunerun.record.environment import environment_notes
+from tunerun.record.environment_changes import environment_notes
 from tunerun.testing.scripted import ScriptedService
 
 pytestmark = pytest.mark.process
