@@ -36,6 +36,12 @@ def test_a_value_is_set_in_place() -> None:
         dotted_keys.put(config, "a.x.y", 5)
 
 
+def test_texts_are_located_through_mappings_and_lists() -> None:
+    """Numbers and null are not texts."""
+    config = {"a": {"b": ["x", {"c": "y"}, 1]}, "d": None}
+    assert list(dotted_keys.texts(config)) == [(("a", "b", 0), "x"), (("a", "b", 1, "c"), "y")]
+
+
 def test_leaves_are_the_same_however_mappings_are_nested() -> None:
     """Keys of a mapping may be dotted themselves; a list is a leaf."""
     assert dotted_keys.leaves({"a.b": {"c": [1]}, "d": {}}) == dotted_keys.leaves({"a": {"b.c": [1]}}) == {"a.b.c": [1]}

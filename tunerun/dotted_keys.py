@@ -6,10 +6,13 @@ are texts without dots.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from tunerun.section import Section
+
+Location = tuple[str | int, ...]
+"""The parts of a key: keys of mappings and indices of lists."""
 
 Key = str | Sequence[str | int]
 """A dotted key, or its parts."""
@@ -53,6 +56,23 @@ def put(config: Any, key: Key, value: Any) -> None:
         holder[last] = value
     else:
         raise KeyError(".".join(map(str, [*above, last])))
+
+
+def texts(node: Any, location: Location = ()) -> Iterator[tuple[Location, str]]:
+    """Yield every text in nested mappings and lists, with its location.
+
+    Args:
+        node: the mapping or list.
+        location: of `node` itself.
+    """
+    if isinstance(node, str):
+        yield location, node
+    elif isinstance(node, Mapping):
+        for key, value in node.items():
+            yield from texts(value, (*location, key))
+    elif isinstance(node, list):
+        for index, value in enumerate(node):
+            yield from texts(value, (*location, index))
 
 
 def leaves(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -14,11 +14,12 @@ from tunerun.compose.axes import NOT_SWEPT, ExpandedSweep, expand, overrides_of
 from tunerun.compose.environment import Marks
 from tunerun.compose.grammar import MAX_POINTS
 from tunerun.compose.loader import GLOBAL_GROUPS, Loader, no_choice
-from tunerun.compose.points import PATHS, SharedSections
+from tunerun.compose.points import SharedSections
 from tunerun.compose.provenance import Origin
 from tunerun.compose.source import PRIMARY, shown, undoes_experiments
 from tunerun.compose.validation import Location, fields_at, validate
 from tunerun.errors import ConfigError
+from tunerun.provenance.places import FILES_OF_ROWS
 from tunerun.replicates import SEED
 from tunerun.schema import Experiment, Point, Sweep, TrialConfig
 
@@ -240,7 +241,8 @@ class Composition:
 
     def make_absolute(self, raw: dict[str, Any], point: tuple[Override, ...]) -> None:
         """Make the paths of a config absolute, so that the plan is the same from any directory."""
-        for key in PATHS:
+        # Each is looked up beside the YAML that names it.
+        for key in FILES_OF_ROWS:
             if isinstance(value := dotted_keys.get(raw, key), str) and value not in ("", "???"):
                 dotted_keys.put(raw, key, self._existing(value, tuple(key.split(".")), point))
         self._code_made_absolute(raw.get("evaluation"), point)

@@ -8,7 +8,7 @@ other point is composed and resolved as a whole, and so is a point with an error
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from functools import cache
 from typing import Any
@@ -19,10 +19,8 @@ from pydantic import create_model
 from tunerun import dotted_keys
 from tunerun.compose.resolution import Raw
 from tunerun.compose.validation import fields_at, validate
+from tunerun.provenance.places import FILES_OF_ROWS
 from tunerun.schema import Section, TrialConfig
-
-PATHS = ("dataset.path", "dataset.validation.path", "dataset.test.path")
-"""Keys that name a file of rows; each is looked up beside the YAML that names it, so its value depends on it."""
 
 _WORDS = re.compile(r"\w+")
 _COMPUTED = re.compile(r"\$\{[^}]*\$\{|\$\{[.\s]*\}")
@@ -43,7 +41,7 @@ class SharedSections:
     def __init__(self, raw: Raw, unresolved: Raw, marks: Mapping[str, str]) -> None:
         self._raw = raw
         self._marks = dict(marks)
-        texts = list(_interpolations(unresolved))
+        texts = [text for _, text in dotted_keys.texts(unresolved) if "${" in text]
         self._read = {word for text in texts for word in _WORDS.findall(text)}
         self._all_read = any(_COMPUTED.search(text) for text in texts)
         self._is_known = raw.keys() <= TrialConfig.model_fields.keys()
@@ -75,7 +73,8 @@ class SharedSections:
     def _may_set(self, key: str, override: Override, value: Any) -> bool:
         if key not in self._is_free:
             *above, name = key.split(".")
-            is_read = self._all_read or not self._read.isdisjoint([*above, name]) or key in PATHS
+            # The path of a file of rows is looked up beside the YAML that names it, so its value depends on that, too.
+            is_read = self._all_read or not self._read.isdisjoint([*above, name]) or key in FILES_OF_ROWS
             current = dotted_keys.get(self._raw, key, dotted_keys.MISSING)
             is_leaf = not isinstance(current, dict | list)
             if current is dotted_keys.MISSING:
@@ -107,14 +106,3 @@ def _alone(name: str) -> type[Section]:
     field = TrialConfig.model_fields[name]
     model: type[Section] = create_model(name, __base__=Section, **{name: (field.annotation, field)})  # type: ignore[call-overload]
     return model
-
-
-def _interpolations(node: Any) -> Iterator[str]:
-    if isinstance(node, Mapping):
-        for value in node.values():
-            yield from _interpolations(value)
-    elif isinstance(node, list):
-        for value in node:
-            yield from _interpolations(value)
-    elif isinstance(node, str) and "${" in node:
-        yield node

@@ -14,10 +14,13 @@ from tunerun import dotted_keys
 from tunerun.redaction import QUERY, USERINFO, redact
 from tunerun.stored import section
 
-_FILES = ("dataset.path", "dataset.validation.path", "dataset.test.path", "model.source", "model.name")
+FILES_OF_ROWS = ("dataset.path", "dataset.validation.path", "dataset.test.path")
+"""Keys of a config whose value is the path of a file of rows."""
+
+_FILES = (*FILES_OF_ROWS, "model.source", "model.name")
 """Keys of a config; a path as their value is replaced by the name of its file or folder."""
 
-_DATA = _FILES[:3]
+# A runs folder and a cache do not identify anything that was read: a reader uses those of their own machine.
 _DEFAULTS: Mapping[str, str | None] = {"paths.runs": "runs", "paths.cache": None}
 _FOLDERS = re.compile(r"(?<![\w}./~)\]])/(?:[^\s/'\"`,;:()<>|]+/)+")
 """The folders of an absolute path in prose, but not the path of a URL or text after an expression of a template."""
@@ -61,9 +64,11 @@ class Places:
 
     def __init__(self, configs: Sequence[Mapping[str, Any]], folders: Mapping[str, str] | None = None) -> None:
         files = {(key, text) for config in configs for key in _FILES if (text := _text_at(config, key))}
-        data = {text for key, text in files if key in _DATA}
-        others = {text for key, text in files if key not in _DATA and is_path(text)}
+        data = {text for key, text in files if key in FILES_OF_ROWS}
+        # A model may be a name on the hub, such as `org/model`, which has to stay as it is.
+        others = {text for key, text in files if key not in FILES_OF_ROWS and is_path(text)}
         for config in configs:
+            # `file:function`; the last colon, because a path of Windows has one of its own.
             others |= {entry["python"].rpartition(":")[0] for entry in _metric_entries(config, "python")}
             others |= {entry["examples"] for entry in _metric_entries(config, "examples")}
         self._names = own_names(sorted(data | others))
@@ -81,6 +86,7 @@ class Places:
             runs: the folder of the ledger.
         """
         folders = {str(runs.absolute()): "runs", str(Path.home()): "~", str(Path.cwd()): "."}
+        # In a container the home directory may be `/`: a slash in a sentence has to stay.
         return cls(configs, {folder: name for folder, name in folders.items() if len(PurePath(folder).parts) > 1})
 
     def name(self, path: str) -> str:
@@ -95,17 +101,18 @@ class Places:
         return _patterns(named), _patterns(self._folders)
 
     def text(self, text: str) -> str:
-        """Replace known places in a text."""
-        known, folders = self._patterns
-        return _replaced(_replaced(text, known), folders)
+        """Return a text with the known places replaced."""
+        named, folders = self._patterns
+        return _replaced(_replaced(text, named), folders)
 
     def prose(self, text: str) -> str:
-        """Replace known places in a message or a traceback, and remove the folders of any other absolute path."""
-        known, folders = self._patterns
-        return _replaced(_FOLDERS.sub("", _replaced(text, known)), folders)
+        """Return a message or a traceback with the known places replaced, and any other absolute path by its file."""
+        named, folders = self._patterns
+        # Home and current directory come last: `~` would keep the folders below it, as in a traceback's site-packages.
+        return _replaced(_FOLDERS.sub("", _replaced(text, named)), folders)
 
     def command(self, text: str) -> str:
-        """Replace places in a command as in prose, and the program's path by its name."""
+        """Return a command with its places replaced as in prose, and the program's path by its name."""
         return _PROGRAM.sub("", self.prose(text))
 
     def config(self, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -133,7 +140,7 @@ class Places:
             return _DEFAULTS[key]
         if key == "tracking.uri":
             return portable_uri(value)
-        return self.name(value) if key in _DATA or (key in _FILES and is_path(value)) else value
+        return self.name(value) if key in FILES_OF_ROWS or (key in _FILES and is_path(value)) else value
 
     def python(self, text: str) -> str:
         """Return a metric's `file:function` without the file's folders."""
@@ -145,23 +152,27 @@ class Places:
         return {**values, **{n: self.value(f"model.{n}", values[n]) for n in ("name", "source") if n in values}}
 
 
-def _patterns(known: Mapping[str, str]) -> list[tuple[re.Pattern[str], str]]:
+def _patterns(replacements: Mapping[str, str]) -> list[tuple[re.Pattern[str], str]]:
     """Patterns for places, the longest first; relative paths reveal nothing and are omitted."""
+    # The longest first, because one place may be inside another, as a file of rows in the home directory. The guards
+    # keep `/data` from being replaced in `/data-2` or in `old/data`.
     return [
         (re.compile(rf"(?<![\w/-]){re.escape(place)}(?![\w-])"), replacement)
-        for place, replacement in sorted(known.items(), key=lambda each: -len(each[0]))
+        for place, replacement in sorted(replacements.items(), key=lambda each: -len(each[0]))
         if place.startswith(("/", "~/", "sqlite:", "file:")) or "\\" in place
     ]
 
 
 def _replaced(text: str, patterns: Sequence[tuple[re.Pattern[str], str]]) -> str:
     for place, replacement in patterns:
+        # `sub` reads a backslash in a replacement as an escape, and a name may have one.
         text = place.sub(replacement.replace("\\", r"\\"), text)
     return text
 
 
 def portable_uri(uri: str) -> str | None:
     """Return the address of an MLflow server without credentials; None: the address is a path on a machine."""
+    # What is left of `sqlite:` and `file:` is a path; the URI of a database may hold a user and a password.
     if urlsplit(uri).scheme not in ("http", "https"):
         return None
     return redact(QUERY.sub(r"\1***", USERINFO.sub(r"\1", uri)))

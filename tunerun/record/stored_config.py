@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
@@ -13,6 +13,7 @@ from tunerun.compose.validation import fields_at, validate
 from tunerun.errors import ConfigError, did_you_mean
 from tunerun.interpolation import resolved
 from tunerun.ledger import TrialRecord
+from tunerun.provenance.places import FILES_OF_ROWS
 from tunerun.schema import Experiment, Paths, Point, Sweep, Tracking, TrialConfig
 
 _FROM_ENVIRONMENT = "${oc."
@@ -28,7 +29,8 @@ class StoredConfigs:
         places: where things are on this machine and how it computes, by dotted key.
         edits: the user's changes, by dotted key; a swept key among them no longer varies.
         data: files of rows on this machine, by recorded name; empty: the recorded examples are used.
-        computed: how each trial was computed, by its key, for configs that leave that to the machine.
+        computed: options of the backend that each trial was computed with, by its key, for configs that leave them to
+            the machine.
         notes: what was omitted from the stored configs, one line each.
     """
 
@@ -58,20 +60,22 @@ class StoredConfigs:
         problems: dict[str, None] = {}
         points: list[Point] = []
         kept: list[TrialRecord] = []
-        seen: set[str] = set()
+        texts: set[str] = set()
         for trial in trials:
             try:
                 point = self._point(trial)
             except ConfigError as error:
                 problems.update(dict.fromkeys(error.problems))
                 continue
+            # Without edits equal configs are not merged: a rerun has the trials of the record, one for one.
             text = point.config.model_dump_json() if self.edits else ""
-            if not text or text not in seen:
+            if not text or text not in texts:
                 points.append(point)
                 kept.append(trial)
-                seen.add(text)
+                texts.add(text)
         if problems:
             raise ConfigError(list(problems))
+        # Its parts are validated already. The sweep section is empty: the points are not made from axes again.
         first = points[0].config
         sections = {name: getattr(first, name) for name in TrialConfig.model_fields}
         experiment = Experiment.model_construct(**sections, sweep=Sweep(), pins=dict(pins), points=tuple(points))
@@ -82,20 +86,31 @@ class StoredConfigs:
         raw |= {"paths": self.paths.model_dump(mode="json"), "tracking": self.tracking.model_dump(mode="json")}
         backend = raw.get("backend")
         if isinstance(backend, dict):
-            # Threads and number format of the first run: adding in another order changes the last bits.
+            # Threads and number format of the first run: adding in another order changes the last bits. Below the
+            # user's places and edits, which are set later; a backend of another kind may not have these options.
             names = fields_at(TrialConfig, ("backend", str(backend.get("kind"))))
             for name, value in self.computed.get(trial.key, {}).items():
                 if name in names and backend.get(name) in (None, "auto"):
                     backend[name] = value
-        for file in files_of_rows(raw):
-            file.section["path"] = str(self.data.get(file.name, file.section["path"]))
+        for key, path in files_of_rows(raw).items():
+            dotted_keys.put(raw, key, str(self.data.get(PurePath(path).name, path)))
         for key, value in {**self.places, **self.edits}.items():
-            _set(raw, key, value)
+            # Unlike `dotted_keys.put`: a section that an earlier version did not store is created, and an item of a
+            # list is refused, so that what decides, such as the metrics, is named as a whole.
+            *above, last = key.split(".")
+            holder = raw
+            for part in above:
+                holder = holder.setdefault(part, {})
+                if not isinstance(holder, dict):
+                    raise ConfigError(f"{key}: {part} is a value and not a section")
+            holder[last] = value
         self._drop_unknown(raw, ())
 
         problems: list[str] = []
         environment: dict[str, str] = {}
-        for location, text in list(_interpolations(raw, ())):
+        for location, text in list(dotted_keys.texts(raw)):
+            if _FROM_ENVIRONMENT not in text:
+                continue
             dotted = ".".join(map(str, location))
             environment[dotted] = text
             if location[0] == "dataset":  # its files are not read again, so the variable need not be set here
@@ -110,7 +125,7 @@ class StoredConfigs:
         if config is None:
             raise ConfigError([f"{'.'.join(map(str, location))}: {message}" for location, message in wrong])
 
-        # Equal sections become one object, because `Sources` caches sections by identity.
+        # Equal sections become one object, because `Sources` caches by identity: trials read equal data once.
         sections = {}
         for name in TrialConfig.model_fields:
             value = getattr(config, name)
@@ -126,62 +141,21 @@ class StoredConfigs:
 
     def _drop_unknown(self, raw: dict[str, Any], location: tuple[str, ...]) -> None:
         """Remove keys that only another version had; an unknown key that the user set is an error."""
-        known = fields_at(TrialConfig, location)
+        fields = fields_at(TrialConfig, location)
         for key, value in list(raw.items()):
             dotted = ".".join((*location, key))
-            if known and key not in known:
+            if fields and key not in fields:
                 if dotted in self.edits or dotted in self.places:
-                    hint = did_you_mean(key, known) or f"known keys: {', '.join(known)}"
+                    hint = did_you_mean(key, fields) or f"known keys: {', '.join(fields)}"
                     raise ConfigError(f"{dotted}: unknown key {key!r}; {hint}")
                 self.notes[f"{dotted}: this version of tunerun does not have the recorded key; it is omitted"] = None
                 del raw[key]
+            # No fields: a mapping whose keys are the user's.
             elif isinstance(value, dict) and fields_at(TrialConfig, (*location, key)):
                 self._drop_unknown(value, (*location, key))
 
 
-@dataclass(frozen=True)
-class FileOfRows:
-    """A file of rows that a stored config names.
-
-    Attributes:
-        dotted: the dotted key of its path.
-        section: the config section that contains `path`; it can be changed in place.
-    """
-
-    dotted: str
-    section: dict[str, Any]
-
-    @property
-    def name(self) -> str:
-        """The file's name without its folder."""
-        return PurePath(self.section["path"]).name
-
-
-def files_of_rows(config: Mapping[str, Any]) -> Iterator[FileOfRows]:
-    """Yield the files of a stored config's dataset: the rows, and the held-out files."""
-    dataset = config.get("dataset")
-    if not isinstance(dataset, dict):
-        return
-    for part in (None, "validation", "test"):
-        section = dataset if part is None else dataset.get(part)
-        if isinstance(section, dict) and isinstance(section.get("path"), str):
-            yield FileOfRows("dataset.path" if part is None else f"dataset.{part}.path", section)
-
-
-def _interpolations(node: Any, location: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], str]]:
-    """Yield the location and the text of each interpolation that came from the environment."""
-    items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
-    for key, value in items:
-        if isinstance(value, str) and _FROM_ENVIRONMENT in value:
-            yield (*location, key), value
-        else:
-            yield from _interpolations(value, (*location, key))
-
-
-def _set(raw: dict[str, Any], key: str, value: object) -> None:
-    *above, last = key.split(".")
-    for part in above:
-        raw = raw.setdefault(part, {})
-        if not isinstance(raw, dict):
-            raise ConfigError(f"{key}: {part} is a value and not a section")
-    raw[last] = value
+def files_of_rows(config: Mapping[str, Any]) -> dict[str, str]:
+    """Return the paths of a stored config's files of rows, by dotted key: the rows, and the held-out files."""
+    paths = {key: dotted_keys.get(config, key) for key in FILES_OF_ROWS}
+    return {key: path for key, path in paths.items() if isinstance(path, str)}
