@@ -6,7 +6,7 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from itertools import chain
 
 from tunerun.dataset.conversations import conversation_columns
-from tunerun.dataset.findings import MOST_OF_A_KIND, Findings
+from tunerun.dataset.findings import MOST_OF_A_KIND, with_count
 from tunerun.dataset.rendered_rows import RenderedRows
 from tunerun.dataset.rows import Rows, listed, nearest
 from tunerun.template import PromptTemplate
@@ -112,13 +112,20 @@ def pairs_text(pairs: Sequence[tuple[str, str]], most: int) -> str:
     return ", ".join(f"{first} and {second}" for first, second in pairs[:most]) + (", ..." if len(pairs) > most else "")
 
 
-def leaks(training: RenderedRows, held_out: Mapping[str, RenderedRows], most: int) -> tuple[str, ...]:
+def leaks(training: RenderedRows, held_out: Mapping[str, RenderedRows], most: int) -> Sequence[str]:
     """Return a line for each held-out input that is trained on, or held out twice; all but the first few are counted.
 
     Inputs are the same if the rows' cells differ at most in capitals and white space, or if the template makes
     the same of them; what their outputs are does not matter.
+
+    Args:
+        training: rows to train on.
+        held_out: `validation` and `test` rows, by name.
+        most: lines to return; fewer than `MOST_OF_A_KIND` count as that.
     """
-    findings = Findings()
+    most = max(most, MOST_OF_A_KIND)
+    lines: list[str] = []
+    count = 0
     known = [(training, "trained on")]
     for name, rows in held_out.items():
         inputs = rows.inputs
@@ -126,10 +133,12 @@ def leaks(training: RenderedRows, held_out: Mapping[str, RenderedRows], most: in
         for position in range(len(rows)):
             found = same.get(rows.same_inputs[position]) or equal.get(inputs[position])
             if found:
-                where = f"{found[0]} and {rows.place(position)}"
-                findings.add("leak", f"{where} have the same input, {found[1]} and held out; remove one of them")
+                count += 1
+                if len(lines) < most:
+                    where = f"{found[0]} and {rows.place(position)}"
+                    lines.append(f"{where} have the same input, {found[1]} and held out; remove one of them")
         known.append((rows, f"held out ({name})"))
-    return findings.lines(max(most, MOST_OF_A_KIND))
+    return with_count(lines, count)
 
 
 def _firsts(

@@ -85,7 +85,7 @@ def _rows(file: str, kind: str, read: Callable[[], pyarrow.Table]) -> tuple[Rows
         raise UnreadableError("parquet", text) from error
     if repeated := repeated_names(table.column_names):
         raise UnreadableError("header", f"{file}: {repeated}")
-    findings = Findings()
+    findings = Findings(file, "row")
     columns: dict[str, list[Any]] = {}
     for name in table.column_names:
         column = table.column(name)

@@ -115,7 +115,7 @@ class _Table:
     def _add(self, row: int, part: str, kind: str, what: str) -> None:
         """Add a finding on a row, with the place of the message in its conversation."""
         message = self.rows.message(row, part)
-        self.findings.add_row(kind, self.rows.place(row), f"{message}: {what}" if message else what)
+        self.findings.add_row(kind, self.rows.lines[row], f"{message}: {what}" if message else what)
 
     def _add_bad_cell(self, row: int, column: str, part: str, what: str) -> None:
         text = f"the cell of {column!r} {what}, and template.{part} uses it; fill it in as text"
@@ -203,7 +203,7 @@ def require(rows: Rows, column: str, named_by: str) -> tuple[Sequence[int], Find
         column: the required one.
         named_by: the config's key that names it.
     """
-    findings = Findings()
+    findings = Findings(rows.file, rows.counted_in)
     if column not in rows.columns:
         if len(rows):
             wanted = _wanted(column, named_by, list(rows.columns))
@@ -212,7 +212,7 @@ def require(rows: Rows, column: str, named_by: str) -> tuple[Sequence[int], Find
     lacking = [row for row, cell in enumerate(rows.columns[column]) if cell is ABSENT]
     for row in lacking:
         wanted = _wanted(column, named_by, list(rows.cells(row)))
-        findings.add_row("column", rows.place(row), f"the row has no column {wanted}")
+        findings.add_row("column", rows.lines[row], f"the row has no column {wanted}")
     return lacking, findings
 
 

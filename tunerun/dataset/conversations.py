@@ -67,7 +67,7 @@ def with_conversations(rows: Rows, wanted: Collection[str]) -> tuple[Rows, Findi
         something other than text, a tool call, an unknown role, a weight other than 0 and 1, a system message after
         the first turn, an answer before any question, or nothing to learn.
     """
-    findings = Findings()
+    findings = Findings(rows.file, rows.counted_in)
     used = conversation_columns(rows, wanted)
     if not used:
         return rows, findings
@@ -84,7 +84,7 @@ def with_conversations(rows: Rows, wanted: Collection[str]) -> tuple[Rows, Findi
                 {name: cell for name, cell in cells.items() if cell is not ABSENT}, wanted, notes_of_row.setdefault
             )
         except UnsuitableError as error:
-            findings.add_row("conversation", place, str(error))
+            findings.add_row("conversation", rows.lines[index], str(error))
             continue
         finally:
             for what, message in sorted(notes_of_row.items()):

@@ -9,7 +9,7 @@ from typing import Any
 
 from tunerun.dataset.findings import Findings
 from tunerun.dataset.formats import only_list
-from tunerun.dataset.rows import RowBuilder, Rows, place_of
+from tunerun.dataset.rows import RowBuilder, Rows
 
 _SPACE = re.compile(r"[ \t\n\r]*")
 _MINUS_ZERO = re.compile(rb"-0(?![0-9.eE])")
@@ -105,9 +105,8 @@ class _RowParser:
     """Parses objects, and detects repeated keys in an object, which `json` does not report."""
 
     def __init__(self, file: str, content: bytes) -> None:
-        self.findings = Findings()
+        self.findings = Findings(file)
         self.built = RowBuilder(file)
-        self._file = file
         self._repeated: list[str] = []
         # `parse_int` is called for every integer, which is slow, and -0 is the only one that `int` writes differently.
         has_minus_zero = _MINUS_ZERO.search(content) is not None
@@ -133,7 +132,7 @@ class _RowParser:
             value = self._decoder.decode(line)
         except (ValueError, RecursionError) as error:
             if line.strip():
-                self.findings.add_row("json", place_of(self._file, number), _complaint(error))
+                self.findings.add_row("json", number, _complaint(error))
             return
         self._row(value, number)
 
@@ -165,9 +164,9 @@ class _RowParser:
         if not isinstance(value, dict):
             kinds = {str: "a string", bool: "a boolean", list: "a list", type(None): "null"}
             what = f"the row is {kinds.get(type(value), 'a number')}, not an object"
-            self.findings.add_row("object", place_of(self._file, line), f"{what}; write it as {{column: cell, ...}}")
+            self.findings.add_row("object", line, f"{what}; write it as {{column: cell, ...}}")
         elif self._repeated:
-            self.findings.add_row("repeated key", place_of(self._file, line), _REPEATED.format(self._repeated[0]))
+            self.findings.add_row("repeated key", line, _REPEATED.format(self._repeated[0]))
         else:
             self.built.add(line, value)
             if self.built.column_count > MOST_COLUMNS:

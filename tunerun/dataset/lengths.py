@@ -47,11 +47,11 @@ def short_enough(rendered: RenderedRows, limit: TokenLimit) -> tuple[RenderedRow
             long.append((position, example))
     counts = limit.count_all([example for _, example in long]) if long else ()
     too_long = {position: count for (position, _), count in zip(long, counts, strict=True) if count > limit.most}
-    findings = Findings()
+    findings = Findings(rendered.rows.file, rendered.rows.counted_in)
     for position, count in too_long.items():
         if limit.exact:
             what = f"{count:,} tokens, and the base model takes {limit.most:,}"
-            findings.add_row("context", rendered.place(position), f"{what}; shorten the row or the template")
+            findings.add_row("context", rendered.rows.lines[position], f"{what}; shorten the row or the template")
         else:
             what = f"about {count:,} tokens, and the base model takes {limit.most:,}"
             findings.warn(

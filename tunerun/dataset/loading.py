@@ -186,7 +186,7 @@ class _Reader:
         of_file = findings.file_lines(self._most)
         if dataset.on_bad_row == "skip" and (len(rendered) or of_file):
             self.problems += of_file
-            self.warnings += findings.skipped(rows.file, self._most)
+            self.warnings += findings.skipped(self._most)
         else:
             self.problems += findings.lines(self._most)
         self.warnings += findings.warnings(self._most)

@@ -91,7 +91,7 @@ def collect_rows(path: Path, format_name: str, columns: Sequence[str] | None = N
                 return _rows(path, named, inner, format_name, columns)
         return _rows(path, path, content, format_name, columns)
     except UnreadableError as error:
-        findings = Findings()
+        findings = Findings(str(path))
         findings.add(error.kind, error.line)
         return Rows(str(path), (), {}), findings
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from itertools import chain, islice
 
 from tunerun.dataset.findings import Findings
-from tunerun.dataset.rows import Rows, listed, place_of
+from tunerun.dataset.rows import Rows, listed
 
 DELIMITERS = {"csv": ",", "tsv": "\t", "semicolon": ";", "pipe": "|"}
 
@@ -40,7 +40,7 @@ def delimited_rows(
     """
     separator = SEPARATOR_LINE.match(content)
     delimiter = separator[1].decode("utf-8") if separator else DELIMITERS[format_name]
-    findings = Findings()
+    findings = Findings(file)
     may_be_text = delimiter in "\t|" and b'"' in content
     are_text, doubt = _quotes_are_text(content, delimiter) if may_be_text else (False, "")
     if doubt:
@@ -145,7 +145,7 @@ class _Table:
                 # Spreadsheets write surplus empty cells, and leave out those of columns without a name.
                 if any(map(str.strip, cells[width:])) or any(map(str.strip, self._header[len(cells) :])):
                     count = "1 cell" if len(cells) == 1 else f"{len(cells)} cells"
-                    self._findings.add_row("ragged", place_of(self._file, line), f"has {count}, {self._expected}")
+                    self._findings.add_row("ragged", line, f"has {count}, {self._expected}")
                     continue
                 cells = [*cells[:width], *[""] * (width - len(cells))]
             if not self._lines and not self._header_line and cells == self._header:

@@ -43,7 +43,7 @@ def check(path: Path, name: str) -> int:
     Raises:
         OpenAiError: rows cannot be converted into examples; names the first lines.
     """
-    findings = Findings()
+    findings = Findings(name)
     count = 0
     for part in _parts(path, name, findings):
         count += len(part)
@@ -61,18 +61,18 @@ def check(path: Path, name: str) -> int:
 
 def read(path: Path, name: str) -> tuple[Example, ...]:
     """Return the examples of a file that `check` has accepted."""
-    return tuple(example for part in _parts(path, name, Findings()) for example in part.examples)
+    return tuple(example for part in _parts(path, name, Findings(name)) for example in part.examples)
 
 
 def _parts(path: Path, name: str, findings: Findings) -> Iterator[RenderedRows]:
     """Yield the valid rows of a file, part by part; add a finding for each other row."""
     template = PromptTemplate(TemplateText())
-    for first_line, content in _lines(path, name, findings):
+    for first_line, content in _lines(path, findings):
         try:
             rows, of_part = jsonl_rows(name, content, first_line)
         except UnicodeDecodeError:
             number = first_line + _first_not_utf_8(content)
-            findings.add_row("encoding", f"{name}:{number}", "is not UTF-8; save the file as UTF-8")
+            findings.add_row("encoding", number, "is not UTF-8; save the file as UTF-8")
             continue
         findings.extend(of_part)
         rendered, of_rows = render_rows(_with_conversations(rows, findings), template, _ANY_LENGTH)
@@ -80,14 +80,14 @@ def _parts(path: Path, name: str, findings: Findings) -> Iterator[RenderedRows]:
         yield rendered
 
 
-def _lines(path: Path, name: str, findings: Findings) -> Iterator[tuple[int, bytes]]:
+def _lines(path: Path, findings: Findings) -> Iterator[tuple[int, bytes]]:
     """Yield batches of complete lines, each with the number of its first line."""
     with path.open("rb") as file:
         number, lines, size = 1, list[bytes](), 0
         while line := file.readline(MAX_LINE_BYTES + 1):
             if len(line) > MAX_LINE_BYTES:
-                place = f"{name}:{number + len(lines)}"
-                findings.add_row("length", place, f"has more than {MAX_LINE_BYTES:,} bytes; write one row on each line")
+                what = f"has more than {MAX_LINE_BYTES:,} bytes; write one row on each line"
+                findings.add_row("length", number + len(lines), what)
                 break
             lines.append(line)
             size += len(line)
@@ -107,7 +107,7 @@ def _with_conversations(rows: Rows, findings: Findings) -> Rows:
             kept.append(index)
         else:
             text = 'has no "messages"; write {"messages": [{"role": "user", ...}, {"role": "assistant", ...}]}'
-            findings.add_row("messages", rows.place(index), text)
+            findings.add_row("messages", rows.lines[index], text)
     return rows if len(kept) == len(rows) else rows.take(kept)
 
 

@@ -118,7 +118,7 @@ def _with_examples(rows: Rows) -> Rows:
             what = "several turns" if row.conversation.earlier else "a system message"
             findings.add_row(
                 "turns",
-                row.place,
+                row.line,
                 f"has {what}, and this form takes one input and its output; tune it with `tunerun run`, or through "
                 "the OpenAI wire (POST /v1/files)",
             )
