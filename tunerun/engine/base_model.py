@@ -60,6 +60,7 @@ class FoundModel:
         For a model from a package it is the hub's original, whose weights are the same up to the package's
         quantisation; `identity` identifies the weights exactly.
         """
+        # The same order as in `find`: a file or folder in the current directory hides a name on the hub.
         if hub.is_name(model.source) and not Path(model.source).expanduser().exists():
             return model.source, self.commit or model.revision
         return os.path.relpath(Path(model.source).expanduser()), None
@@ -150,6 +151,7 @@ def _find_on_disk(model: BaseModelRef, source: Path, cache: Path) -> FoundModel:
             "config.json, weights in *.safetensors and a tokenizer; save it with transformers' save_pretrained, "
             "or give a GGUF file"
         )
+    # Of the files that matter only: a new README, or weights in a second format, do not make it another model.
     folder = source.resolve()
     digest = hashlib.sha256()
     for file in _relevant(folder):
@@ -173,6 +175,7 @@ def _find_on_hub(model: BaseModelRef, tried: list[str], cache: Path, *, ask_hub:
             raise _not_found(model, tried, "unset HF_HUB_OFFLINE, or give model.source a folder or a GGUF file")
         if commit is None and ask_hub:
             commit = hub.resolve(model.source, model.revision)
+        # Without an answer of the hub the identity names the branch, and a plan warns that the commit is unknown.
         identity = f"hub:{model.source}@{commit or model.revision or hub.DEFAULT_REVISION}"
         return FoundModel("hub", None, identity, origin, commit=commit)
     # A disk error or another program may have changed a file, and the commit would still name the original.

@@ -58,7 +58,7 @@ def cached_commit(name: str, revision: str | None) -> str | None:
         revision: a branch, a tag or a commit; None: `DEFAULT_REVISION`.
     """
     wanted = revision or DEFAULT_REVISION
-    if _COMMIT.fullmatch(wanted):
+    if _COMMIT.fullmatch(wanted):  # a commit never moves
         return wanted
     try:
         commit = _reference(name, wanted).read_text(encoding="ascii").strip()
@@ -110,6 +110,7 @@ def resolve(name: str, revision: str | None) -> str:
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
     wanted = _words(name, revision)
+    # HfApi itself reads the user's token, from HF_TOKEN or where `hf auth login` saved it.
     try:
         info = HfApi(endpoint=os.environ.get("HF_ENDPOINT")).model_info(name, revision=revision, timeout=TIMEOUT_S)
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
@@ -148,7 +149,7 @@ def fetch(name: str, commit: str, revision: str | None) -> Path:
             revision=commit,
             cache_dir=cache(),
             allow_patterns=list(FILES),
-            ignore_patterns=["*/*"],
+            ignore_patterns=["*/*"],  # folders hold the model in other formats: original/, onnx/, coreml/
             etag_timeout=TIMEOUT_S,
             endpoint=os.environ.get("HF_ENDPOINT"),
         )

@@ -2,6 +2,14 @@
 
 A command has the field `do`, a report the field `report`, whose constant identifies the class. No pickle, because
 reading one can run code.
+
+    command                              reports
+    Prepare, Generate, MeasureLosses     Started; Piece and Answered if Generate asks for them; one of FINAL
+    Train                                RunBegan for each training run; the JobReports of each job, last JobEnded
+    Cancel                               none of its own
+
+A call is executed between two steps of the pack, and a job of the pack that is cancelled then ends at once. So a
+JobReport may come between the reports of a call.
 """
 
 from __future__ import annotations

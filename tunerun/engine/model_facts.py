@@ -21,12 +21,21 @@ from tunerun.engine import chat_template, gguf_header, model_shape, target_modul
 from tunerun.engine.model_shape import LAYER_COUNTS, ModelShape, Tensor, first_count, layer_count, text_config
 
 _LFS = b"version https://git-lfs"
+"""The beginning of the file that `git clone` leaves in place of a large file when Git LFS is not installed."""
+
+_POINTER = "is a Git LFS pointer, not the file itself; fetch the files with `git lfs pull`"
+_UNQUANTISED = "tuning needs the unquantised model, or a GGUF file, which is converted"
+_NOT_CAUSAL = "tunerun tunes causal language models only; choose one"
+
 _SMALL_BYTES = 1 << 20
+"""The largest JSON file that `plan` parses: configs have some kB, tokenizers some MB."""
+
 _JSON_FILES = frozenset(
     {"config.json", "generation_config.json", "special_tokens_map.json", "tokenizer.json", "tokenizer_config.json"}
 )
 _LONGEST_HEADER = 100_000_000  # of a safetensors file: the format's own limit
 
+# The class names of transformers that end in a causal language model's head (5.23).
 _CAUSAL = re.compile(r"(ForCausalLM|LMHeadModel|WithLMHead|ForConditionalGeneration|BertGenerationDecoder)$")
 _EMBEDDING = re.compile(r"(?:^|\.)(?:embed_tokens|wte|word_embeddings|embed_in|embeddings)\.weight$")
 _GGUF_LAYER = re.compile(r"^blk\.(\d+)\.")
@@ -141,6 +150,8 @@ def missing_parts(folder: Path) -> list[str]:
 
 def _stamp(files: Iterable[Path]) -> tuple[tuple[str, int, int, int], ...]:
     """Return a value that changes when a file is added, removed or changed."""
+    # With the inode: a file that was copied with its times and renamed into place can have the size and the time of the
+    # old one.
     states = ((file.name, file.stat()) for file in sorted(files) if file.is_file())
     return tuple((name, state.st_size, state.st_mtime_ns, state.st_ino) for name, state in states)
 
@@ -167,7 +178,7 @@ def _of_folder(folder: Path, _stamp: object) -> ModelFacts:
         except ValueError as error:
             problems.append(f"{file.name} {error}")
     problems += _config_problems(folder, config, text)
-    if not problems:
+    if not problems:  # else a damaged file would be reported a second time, as missing layers
         problems += _weight_problems(text, tensors)
     try:
         chat_template.check_folder(folder)
@@ -202,9 +213,6 @@ def _json(file: Path) -> dict[str, Any]:
     return value
 
 
-_POINTER = "is a Git LFS pointer, not the file itself; fetch the files with `git lfs pull`"
-
-
 def _tensors(file: Path) -> dict[str, Tensor]:
     """Read the type and shape of each tensor from the header of a safetensors file.
 
@@ -228,6 +236,8 @@ def _tensors(file: Path) -> dict[str, Tensor]:
             shapes = {name: (str(entry["dtype"]), list(entry["shape"])) for name, entry in tensors.items()}
         except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
             raise ValueError("has a damaged header; download it again") from error
+    # The data follows the header without gaps, so the last offset is the end of the file. An interrupted download has
+    # the whole header and too few bytes.
     if size != needed:
         raise ValueError(f"has {size:,} bytes, but its header describes {needed:,}: it is cut off or damaged; "
                          "download it again")  # fmt: skip
@@ -255,16 +265,13 @@ def _config_problems(folder: Path, config: Mapping[str, Any], text: Mapping[str,
         yield f"config.json names the architecture {', '.join(named)}; {_NOT_CAUSAL}"
     elif kind in _BOTH_WAYS and not config.get("is_decoder"):
         yield f"config.json describes an encoder ({kind}), whose tokens attend to later ones; {_NOT_CAUSAL}"
+    # torch's Embedding asserts that its padding index is in the vocabulary, so the model could not be made.
     vocabulary, pad = first_count(text, ("vocab_size",)), text.get("pad_token_id")
     if vocabulary is not None and isinstance(pad, int) and pad >= vocabulary:
         yield (
             f"config.json states pad_token_id {pad:,}, which is outside its vocabulary of {vocabulary:,} tokens; set "
             "it to null or to a token"
         )
-
-
-_UNQUANTISED = "tuning needs the unquantised model, or a GGUF file, which is converted"
-_NOT_CAUSAL = "tunerun tunes causal language models only; choose one"
 
 
 def _weight_problems(text: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Iterator[str]:
@@ -276,6 +283,7 @@ def _weight_problems(text: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> 
     if stated is not None and layers is not None and layers < stated:
         yield _too_few_layers(stated, layers)
     vocabulary = first_count(text, ("vocab_size",))
+    # Fewer only: many models have more rows than tokens, padded to a multiple of 64 or so.
     rows = next((shape[0] for name, (_, shape) in tensors.items() if _EMBEDDING.search(name) and len(shape) == 2), None)
     if vocabulary is not None and rows is not None and rows < vocabulary:
         yield (
@@ -292,6 +300,7 @@ def _too_few_layers(stated: int, layers: int) -> str:
 
 
 def _has_end_token(folder: Path, config: Mapping[str, Any]) -> bool:
+    # A chat template counts: it ends each turn with a token of its own, which training teaches.
     if any((folder / name).is_file() for name in ("chat_template.jinja", "chat_template.json")):
         return True
     tokens = {"config.json": "eos_token_id", "generation_config.json": "eos_token_id"} | dict.fromkeys(
@@ -351,5 +360,6 @@ def _gguf_problems(file: Path, header: gguf_header.GgufHeader) -> Iterator[str]:
     if header.of_architecture("attention.causal") is False:
         yield f"{file.name} contains an encoder, whose tokens attend to later ones; {_NOT_CAUSAL}"
     layers, stated = layer_count(header.tensors, _GGUF_LAYER), header.of_architecture("block_count")
+    # The first of several parts states all layers and has some of them.
     if parts == 1 and isinstance(stated, int) and (layers or 0) < stated:
         yield _too_few_layers(stated, layers or 0)

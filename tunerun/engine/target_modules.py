@@ -47,6 +47,7 @@ def problem(targets: Sequence[str], names: Iterable[str]) -> str | None:
         The error message; None: there is no problem.
     """
     names = list(names)
+    # One target that selects nothing is a typo, though PEFT (0.21) accepts it if another target selects a layer.
     missing = [target for target in targets if not any(ends_with(name, target) for name in names)]
     if not missing:
         return None
