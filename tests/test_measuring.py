@@ -50,7 +50,7 @@ def test_a_metric_with_options_can_be_typed(tmp_path: Path) -> None:
     """The command line takes mappings as YAML does; a new metric changes neither keys nor what models are asked."""
     plain, other = planned(tmp_path), planned(tmp_path, "evaluation.metrics=[{name: numeric, tolerance: 0.5}, chrf]")
     assert [t.key for t in plain.trials] == [t.key for t in other.trials]
-    assert [t.asked for t in plain.trials] == [t.asked for t in other.trials]
+    assert [t.answer_method for t in plain.trials] == [t.answer_method for t in other.trials]
     assert other.trials[0].record().config["evaluation"]["metrics"] == [{"name": "numeric", "tolerance": 0.5}, "chrf"]
 
 
@@ -59,10 +59,10 @@ def test_choices_are_the_outputs_of_the_training_examples(tmp_path: Path) -> Non
     """auto takes the labels, and the plan says that nothing is generated."""
     made = plan(load(labels(tmp_path, "evaluation.choices=auto")))
     assert made.trials[0].choices == ("even", "odd")
-    assert made.trials[0].asked != planned(tmp_path).trials[0].asked
+    assert made.trials[0].answer_method != planned(tmp_path).trials[0].answer_method
     assert any("the likeliest of 2 different outputs of the training examples; nothing is" in w for w in made.warnings)
     listed = plan(load(labels(tmp_path, "evaluation.choices=[even,odd]")))
-    assert listed.trials[0].asked == made.trials[0].asked
+    assert listed.trials[0].answer_method == made.trials[0].answer_method
 
 
 @pytest.mark.parametrize(
@@ -115,9 +115,9 @@ def test_a_backend_without_likelihoods_is_refused(tmp_path: Path, more: str, mes
 def test_models_give_the_answers_that_metrics_need(tmp_path: Path, metrics: str, ways: int) -> None:
     """Losses, texts, both or nothing."""
     (trial,) = planned(tmp_path, f"evaluation.metrics={metrics}").trials
-    assert len(trial.ways) == ways
-    assert (LOSSES in trial.ways) == ("answer_loss" in metrics)
-    assert (trial.asked in trial.ways) == ("exact_match" in metrics)
+    assert len(trial.methods) == ways
+    assert (LOSSES in trial.methods) == ("answer_loss" in metrics)
+    assert (trial.answer_method in trial.methods) == ("exact_match" in metrics)
 
 
 def test_outputs_that_a_metric_cannot_score_are_counted(tmp_path: Path) -> None:

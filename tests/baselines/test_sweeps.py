@@ -308,9 +308,9 @@ def test_losses_and_choices_are_asked_of_baselines_too(tmp_path: Path) -> None:
     held_out = made.trials[0].held_out["validation"].digest
     found = {
         each.name: [
-            answered[each.subject, held_out, way].values
-            for way in made.trials[0].ways
-            if (each.subject, held_out, way) in answered
+            answered[each.subject, held_out, method].values
+            for method in made.trials[0].methods
+            if (each.subject, held_out, method) in answered
         ]
         for each in made.baselines
     }

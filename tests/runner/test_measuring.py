@@ -107,7 +107,7 @@ def test_answers_of_a_subject_are_recorded_one_call_after_the_other(tmp_path: Pa
     asked, notes, plan = Asked(), Notes(), planned(tmp_path)
     run_with(BreaksOff(service, asked), plan, notes)
     assert notes.notes == ["the baseline base could not be evaluated: out of quota; run the same command again"]
-    key = (plan.trials[0].baselines[0], plan.trials[0].held_out["validation"].digest, plan.trials[0].asked)
+    key = (plan.trials[0].baselines[0], plan.trials[0].held_out["validation"].digest, plan.trials[0].answer_method)
     with Ledger.open_read_only(plan.ledger_path) as ledger:
         assert len(ledger.answers_so_far(*key)) == 8
     assert run_with(Counting(service, asked), planned(tmp_path)).exit_code == 0

@@ -84,11 +84,11 @@ def test_a_point_that_is_decided_to_be_worse_stops_answering(tmp_path: Path, is_
     with Ledger.open_read_only(plan.ledger_path) as ledger:
         trial = plan.trials[1]
         assert trial.validation is not None
-        stop = ledger.stop(plan.sweep, (trial.key, trial.validation.digest, trial.asked))
+        stop = ledger.stop(plan.sweep, (trial.key, trial.validation.digest, trial.answer_method))
         assert stop is not None
         assert (stop.better, stop.rows, stop.needed) == (plan.trials[0].key, 16, 60)
         assert stop.e_value >= 60
-        assert ledger.answered_at(trial.key, trial.validation.digest, trial.asked) is None
+        assert ledger.answered_at(trial.key, trial.validation.digest, trial.answer_method) is None
     again = Asked()
     assert run_with(Counting(service, again), plan).exit_code == 0
     assert again.calls == 0

@@ -68,7 +68,7 @@ def found(plan: Plan) -> dict[str, Outcome]:
             job = ledger.job(trial.key)
             if job is None or job.state is not JobState.SUCCEEDED:
                 continue
-            answers = ledger.answers(trial.key, str(trial.record().validation), trial.asked)
+            answers = ledger.answers(trial.key, str(trial.record().validation), trial.answer_method)
             assert job.tuned_model is not None
             assert answers is not None
             losses = tuple(snapshot.mean_loss for snapshot in ledger.snapshots(job.id))

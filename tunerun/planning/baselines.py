@@ -74,7 +74,7 @@ class Group:
         counter: counts tokens as the base model does.
         limit: the base model's maximum number of tokens; None: not known.
         counts: `evaluation.baselines.examples` of all trials.
-        ways: how answers to the validation set are obtained, as the ledger keys them.
+        methods: how answers to the validation set are obtained, as the ledger keys them.
         trials: their numbers.
         tests: their test sets by digest; their validation set is the same one.
     """
@@ -85,22 +85,22 @@ class Group:
     counter: TokenCounter
     limit: TokenLimit | None
     counts: dict[int, None] = field(default_factory=dict)
-    ways: dict[str, None] = field(default_factory=dict)
+    methods: dict[str, None] = field(default_factory=dict)
     trials: list[int] = field(default_factory=list)
     tests: dict[str, ExampleSet] = field(default_factory=dict)
 
-    def add(self, trial: int, loaded: LoadedDataset, counts: Sequence[int], ways: Sequence[str]) -> None:
+    def add(self, trial: int, loaded: LoadedDataset, counts: Sequence[int], methods: Sequence[str]) -> None:
         """Add a trial to the group.
 
         Args:
             trial: its number.
             loaded: its data.
             counts: its `evaluation.baselines.examples`.
-            ways: how answers to its validation set are obtained.
+            methods: how answers to its validation set are obtained.
         """
         self.trials.append(trial)
         self.counts.update(dict.fromkeys(counts))
-        self.ways.update(dict.fromkeys(ways))
+        self.methods.update(dict.fromkeys(methods))
         if loaded.test is not None:
             self.tests[loaded.test.digest] = loaded.test
         # Few-shot examples come from the largest training set of the group, whatever the trials' dataset.limit is.
@@ -114,7 +114,7 @@ class Group:
 
     def setting(self) -> Setting:
         """Return what the baselines are built from; if no answers are needed, only the base model is measured."""
-        texts = any(way != LOSSES for way in self.ways)
+        texts = any(method != LOSSES for method in self.methods)
         # Trials of one group may have different test sets, so one trial's training example may be another's test
         # example: those are not drawn.
         inputs = {_same(example) for test in self.tests.values() for example in test.examples}
@@ -124,25 +124,25 @@ class Group:
             training=self.loaded.training.examples if texts else (),
             drawn=[example for example in self.loaded.drawn if _same(example) not in inputs],
             expected=[example.output for example in self.validation.examples] if self.validation else (),
-            counts=[count for count in self.counts if self.ways or count == 0],
+            counts=[count for count in self.counts if self.methods or count == 0],
         )
 
     def planned(self, is_answered: Callable[[str, str, str], bool]) -> Iterator[PlannedBaseline]:
         """Yield the baselines of these trials, named without regard to other groups.
 
         Args:
-            is_answered: whether the ledger has the answers to (subject, held-out set's digest, way of asking).
+            is_answered: whether the ledger has the answers to (subject, held-out set's digest, method).
         """
         tokens: list[int] | None = None
         for baseline in baselines_of(self.setting()):
-            ways = [way for way in self.ways if way != LOSSES or baseline.measures_losses]
-            open_ways = [
-                way
-                for way in ways
-                if self.validation and not is_answered(baseline.subject, self.validation.digest, way)
+            methods = [method for method in self.methods if method != LOSSES or baseline.measures_losses]
+            open_methods = [
+                method
+                for method in methods
+                if self.validation and not is_answered(baseline.subject, self.validation.digest, method)
             ]
             problem, more = baseline.problem, None
-            if open_ways and problem is None:
+            if open_methods and problem is None:
                 try:
                     more = baseline.extra_tokens(self.counter)
                 except NoTurnsError as error:
@@ -151,9 +151,9 @@ class Group:
             if self.validation is not None and more is not None:
                 tokens = tokens or self.counter.count_all(self.validation.examples)
                 problem = self._too_long(max(tokens) + more)
-                needed = 0 if problem else (sum(tokens) + more * len(tokens)) * len(open_ways)
+                needed = 0 if problem else (sum(tokens) + more * len(tokens)) * len(open_methods)
             yield PlannedBaseline(
-                baseline.name, baseline, tuple(self.trials), needed, is_answered=not open_ways, problem=problem
+                baseline.name, baseline, tuple(self.trials), needed, is_answered=not open_methods, problem=problem
             )
 
     def _too_long(self, longest: int) -> str | None:
@@ -189,8 +189,8 @@ def groups_of(points: Sequence[Point], trials: Sequence[Trial], sources: Sources
         if key not in groups:
             counter, limit = sources.counter(config), sources.token_limit(config)
             groups[key] = Group(trial.base_model, identity, loaded, counter, limit)
-        ways = trial.ways if loaded.validation is not None else ()
-        groups[key].add(trial.number, loaded, config.evaluation.baselines.examples, ways)
+        methods = trial.methods if loaded.validation is not None else ()
+        groups[key].add(trial.number, loaded, config.evaluation.baselines.examples, methods)
     return list(groups.values())
 
 

@@ -94,7 +94,7 @@ def sweep_id(name: str, trials: Sequence[Trial], document: Mapping[str, Any]) ->
     measured = []
     for t in trials:
         held_out = {held_out: examples.digest for held_out, examples in t.held_out.items()}
-        measured.append([t.key, t.baselines, held_out, t.asked])
+        measured.append([t.key, t.baselines, held_out, t.answer_method])
     scoring = [evaluations, document.get("metrics"), document.get("clusters")]
     own = [more for name in ("rerun", "judges") if (more := document.get(name))]
     return f"{name}-{digest([name, measured, scoring, *own])[:8]}"

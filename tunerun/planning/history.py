@@ -60,15 +60,15 @@ class History:
         with Ledger.open_read_only(self.path) as ledger:
             return ledger.answered_by_baselines()
 
-    def is_answered(self, subject: str, held_out: str, asked: str) -> bool:
+    def is_answered(self, subject: str, held_out: str, method: str) -> bool:
         """Return whether some sweep of the ledger has a baseline's answers to a held-out set.
 
         Args:
             subject: of the baseline.
             held_out: digest of the held-out set.
-            asked: digest of how answers are obtained.
+            method: how they are obtained, as the ledger keys answers.
         """
-        return (subject, held_out, asked) in self._answered
+        return (subject, held_out, method) in self._answered
 
     def baseline_tokens(self, sweep: str) -> int | None:
         """Return the tokens planned for a sweep's baselines when it was frozen; None: it is not frozen."""

@@ -138,16 +138,18 @@ def _lengths(
         own = [by_subject[s] for s in trial.baselines if s in by_subject and by_subject[s].problem is None]
         base = next((each.subject for each in own if is_base_model(each.baseline.kind)), None)
         for subject in (trial.key, *(each.subject for each in own)):
-            of_key = (subject, held_out.digest, trial.asked)
+            of_key = (subject, held_out.digest, trial.answer_method)
             # A comparison is made with the base model's answers, so those are not compared themselves.
             if of_key in done or (metric.compares and subject == base):
                 continue
             done.add(of_key)
-            rated = rated_by(metric.identity, trial.asked)
+            rated = rated_by(metric.identity, trial.answer_method)
             if ledger is not None and ledger.answered_at(subject, held_out.digest, rated) is not None:
                 continue
             answers = None if ledger is None else ledger.answers(*of_key)
-            of_base = None if ledger is None or base is None else ledger.answers(base, held_out.digest, trial.asked)
+            of_base = (
+                None if ledger is None or base is None else ledger.answers(base, held_out.digest, trial.answer_method)
+            )
             if answers is None or ledger is None or (metric.compares and of_base is None):
                 yield from _unknown(metric, held_out.examples, trial)
                 continue

@@ -29,15 +29,16 @@ class MeasurementPlan:
     """How answers to held-out examples are obtained and scored.
 
     Attributes:
-        asked: digest of how texts are obtained (generation options and choices).
-        ways: how answers are obtained, as the ledger keys them; empty: no metric needs answers.
+        answer_method: digest of how texts are obtained (generation options and choices).
+        methods: how answers are obtained, as the ledger keys them: `answer_method`, `LOSSES`, both, or neither if there
+            are no metrics.
         choices: the answers a model chooses from; empty: it generates text.
         files: code files of the user's own metrics.
         notes: for the reader of the plan, one line each.
     """
 
-    asked: str
-    ways: tuple[str, ...]
+    answer_method: str
+    methods: tuple[str, ...]
     choices: tuple[str, ...]
     files: tuple[CodeFile, ...]
     notes: tuple[str, ...]
@@ -66,8 +67,8 @@ def measurement_plan(
         _check_likelihoods(metrics, choices, capabilities)
     files = code_files(metrics)
     generation = evaluation.generation
-    asked = asked_by(GenerateOptions(generation.max_output_tokens, generation.temperature), choices)
-    ways = [*([asked] if Asks.ANSWERS in needs else []), *([LOSSES] if Asks.LOSSES in needs else [])]
+    answer_method = asked_by(GenerateOptions(generation.max_output_tokens, generation.temperature), choices)
+    methods = [*([answer_method] if Asks.ANSWERS in needs else []), *([LOSSES] if Asks.LOSSES in needs else [])]
     expected = [example.output for example in validation.examples] if validation else []
     notes = [
         *(f"evaluation.metrics: {f.path.name} (sha256 {f.sha256[:12]}) is code that runs here" for f in files),
@@ -76,7 +77,7 @@ def measurement_plan(
     ]
     if evaluation.stop_early and (reason := why_never_early(metrics)):
         notes.append(f"evaluation.stop_early: every trial answers all held-out rows, because {reason}")
-    return MeasurementPlan(asked, tuple(ways), choices, tuple(files), tuple(notes))
+    return MeasurementPlan(answer_method, tuple(methods), choices, tuple(files), tuple(notes))
 
 
 def choices_of(choices: Sequence[str] | None, training: ExampleSet) -> tuple[str, ...]:

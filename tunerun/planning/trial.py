@@ -32,7 +32,7 @@ class Trial:
         key: content hash of everything that can change the result, 64 hexadecimal digits.
         baselines: subjects of the baselines it is compared with; trials with the same base model, held-out examples and
             template share them.
-        asked: digest of how answers are obtained.
+        answer_method: digest of how answers are obtained; in the ledger `asked`.
         overrides: the swept keys and their values.
         config: the config of its point.
         capabilities: of its backend.
@@ -50,14 +50,14 @@ class Trial:
             has at least as many, and the backend trains exact prefixes (`job.in_common`); None: there is none.
         environment: interpolations of texts that came from environment variables, by dotted key.
         point: number of its point; trials that differ only in their seed share it.
-        ways: how its tuned model and its baselines answer, as the ledger keys answers.
+        methods: how its tuned model and its baselines answer, as the ledger keys answers: `answer_method`, `LOSSES`.
         choices: the answers a model chooses from; empty: it generates text.
         rerun: distinguishes a rerun's tuned model from that of the trial it repeats; empty: not a rerun.
     """
 
     number: int
     key: str
-    asked: str
+    answer_method: str
     overrides: Mapping[str, Scalar]
     config: TrialConfig
     capabilities: Capabilities
@@ -70,7 +70,7 @@ class Trial:
     done: bool
     failed: bool
     environment: Mapping[str, str] = field(default_factory=dict)
-    ways: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ()
     choices: tuple[str, ...] = ()
     rerun: str = ""
     # Relations to the other trials of the plan, set when all of them are made.
@@ -156,7 +156,7 @@ class Trial:
             number=self.number,
             key=self.key,
             baselines=self.baselines,
-            asked=self.asked,
+            asked=self.answer_method,
             training=self.training.digest,
             held_out={name: examples.digest for name, examples in self.held_out.items()},
             tokens=self.tokens,

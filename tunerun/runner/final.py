@@ -26,7 +26,7 @@ from tunerun.metrics import Asks, resolve_stored
 from tunerun.planning.measuring import choices_of
 from tunerun.runner import SweepResult
 from tunerun.runner.judging import judge_answers, judges_of
-from tunerun.runner.measuring import AnswerCollector, Manner, PlainModel, Question
+from tunerun.runner.measuring import AnswerCollector, AnswerMethod, PlainModel, Question
 from tunerun.runner.progress import Progress
 from tunerun.runner.unwatched_jobs import BackendOpener
 
@@ -85,8 +85,8 @@ def open_test(
             # Answer in the number format of training, even if this machine would choose another one.
             section = stored_section(point[0].settings.backend, point[0].number_format)
             backend = stack.enter_context(open_backend(section, ledger.path.parent.absolute(), cache))
-            asked = [point[0], *(record for _, record in compared)]
-            backend.prepare(list(dict.fromkeys(_tuned_model(ledger, record).model for record in asked)))
+            answering = [point[0], *(record for _, record in compared)]
+            backend.prepare(list(dict.fromkeys(_tuned_model(ledger, record).model for record in answering)))
             talk = progress or Progress()
             AnswerCollector(ledger, backend, lambda each: talk.evaluating(each[0].name)).ask(missing)
         judges, max_usd = judges_of(ledger, [sweep])
@@ -158,11 +158,11 @@ def _questions(
     metrics, _ = resolve_stored(record.settings.evaluation, sweep.document.get("metrics", {}))
     choices = choices_of(record.settings.evaluation.get("choices"), ledger.example_set(record.training))
     generation = replace(record.settings.generation, seed=record.settings.seed)
-    ways = {Asks.ANSWERS: record.asked, Asks.LOSSES: LOSSES}
+    methods = {Asks.ANSWERS: record.asked, Asks.LOSSES: LOSSES}
     for asks in dict.fromkeys(metric.asks for metric in metrics):
         if asks is not Asks.LOSSES or isinstance(model, PlainModel) or model.measures_losses:
-            manner = Manner(ways[asks], generation, choices)
-            yield Question(subject, f"{name} on the test set", model, examples, manner)
+            method = AnswerMethod(methods[asks], generation, choices)
+            yield Question(subject, f"{name} on the test set", model, examples, method)
 
 
 def _tuned_model(ledger: Ledger, record: TrialRecord) -> TunedModel:

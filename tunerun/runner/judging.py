@@ -185,9 +185,9 @@ class _Judging:
         known = self._known([judged for row in rows for judged in row], client, subject.name)
         ratings = [rating_of(row, known) for row in rows]
         if all(rating is not None for rating in ratings):
-            asked = rated_by(self.metric.identity, subject.asked)
+            rated = rated_by(self.metric.identity, subject.asked)
             texts_ = [rating.to_text() for rating in ratings if rating is not None]
-            self.ledger.record_answers(subject.key, subject.held_out, asked, texts_)
+            self.ledger.record_answers(subject.key, subject.held_out, rated, texts_)
 
     def _known(self, judged: Sequence[Judged], client: JudgeClient | None, name: str) -> dict[str, Rating]:
         """Return the judgements of these items: from the ledger, from the record, or newly obtained."""
@@ -284,8 +284,8 @@ def recorded_ratings(ledger: Ledger, sweep: SweepRecord, metrics: Sequence[Metri
     found: dict[tuple[str, str], Rating] = {}
     judged_metrics = [metric for metric in metrics if isinstance(metric, JudgedMetric)]
     for metric, subject in ((m, s) for m in judged_metrics for s in subjects_of(ledger, sweep)):
-        keys = [rated_by(metric.identity, subject.asked), subject.asked]
-        rated, texts = (ledger.answers(subject.key, subject.held_out, asked) for asked in keys)
+        methods = [rated_by(metric.identity, subject.asked), subject.asked]
+        rated, texts = (ledger.answers(subject.key, subject.held_out, method) for method in methods)
         base = None if subject.base is None else ledger.answers(subject.base, subject.held_out, subject.asked)
         if rated is None or texts is None:
             continue

@@ -82,47 +82,47 @@ class PlainModel:
 
 
 @dataclass(frozen=True)
-class Manner:
+class AnswerMethod:
     """How answers are obtained from a model.
 
     Attributes:
-        asked: the digest under which the ledger stores the answers.
+        name: under which the ledger stores the answers: a digest, or `LOSSES`.
         generation: length, temperature and seed of generated answers.
         choices: the answers a model chooses from; empty: it generates text.
     """
 
-    asked: str
+    name: str
     generation: GenerateOptions
     choices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Question:
-    """All examples of a held-out set, asked of one subject in one manner.
+    """All examples of a held-out set, asked of one subject by one method.
 
     Attributes:
         subject: the key of a trial, or the subject of a baseline.
         name: of the subject, for progress and messages.
         model: the model or baseline that answers.
         held_out: the examples.
-        manner: how answers are obtained.
+        method: how answers are obtained.
     """
 
     subject: str
     name: str
     model: Answering
     held_out: ExampleSet
-    manner: Manner
+    method: AnswerMethod
 
     @property
     def key(self) -> tuple[str, str, str]:
         """The key under which the ledger stores the answers."""
-        return self.subject, self.held_out.digest, self.manner.asked
+        return self.subject, self.held_out.digest, self.method.name
 
     @property
     def generates(self) -> bool:
         """Whether it is answered with generated text, rather than with choices or losses."""
-        return self.manner.asked != LOSSES and not self.manner.choices
+        return self.method.name != LOSSES and not self.method.choices
 
 
 @dataclass(frozen=True)
@@ -141,15 +141,15 @@ class QuestionPart:
     @property
     def asks(self) -> ModelInputs | list[str]:
         """What to send to a model; the answers themselves if no model is needed."""
-        return self.question.model.asks([row.input for row in self.rows], self.question.manner.generation)
+        return self.question.model.asks([row.input for row in self.rows], self.question.method.generation)
 
     def ask(self, backend: Backend) -> list[str] | list[float]:
         """Obtain the answers to the examples, or their losses in nats per output token."""
-        model, manner = self.question.model, self.question.manner
-        if manner.asked == LOSSES:
+        model, method = self.question.model, self.question.method
+        if method.name == LOSSES:
             return model.losses(backend, self.rows)
-        if manner.choices:
-            return model.choose(backend, [row.input for row in self.rows], manner.choices)
+        if method.choices:
+            return model.choose(backend, [row.input for row in self.rows], method.choices)
         asks = self.asks
         if isinstance(asks, list):
             return asks
@@ -243,23 +243,23 @@ class AnswerCollector:
                 self._record(part, values)
 
     def _ask_together(self, backend: AnswersTogether, parts: Sequence[QuestionPart]) -> None:
-        asked: list[tuple[QuestionPart, ModelInputs]] = []
+        generated: list[tuple[QuestionPart, ModelInputs]] = []
         for part in parts:
             asks = part.asks
             if isinstance(asks, list):
                 self._record(part, asks)
             else:
-                asked.append((part, asks))
+                generated.append((part, asks))
         try:
-            found = self._call_in_thread(partial(backend.generate_together, [asks for _, asks in asked]))
+            texts = self._call_in_thread(partial(backend.generate_together, [asks for _, asks in generated]))
         except (AccessError, UnavailableError) as error:
-            for part, _ in asked:
+            for part, _ in generated:
                 self._fail(part, error)
         except (BackendError, InputError):  # one part may have crashed the engine: ask each part separately
-            for part, _ in asked:
+            for part, _ in generated:
                 self._ask([part])
         else:
-            for (part, _), answers in zip(asked, found, strict=True):
+            for (part, _), answers in zip(generated, texts, strict=True):
                 if isinstance(answers, InputError):
                     self._fail(part, answers)
                 else:
@@ -319,15 +319,15 @@ class TrialEvaluator:
         held_out = trial.validation
         if held_out is None:
             return True
-        asked = [
-            (subject, manner.asked)
-            for manner in manners(trial)
-            for subject in [trial.key, *(baseline.subject for baseline in self._baselines(trial, manner))]
+        needed = [
+            (subject, method.name)
+            for method in answer_methods(trial)
+            for subject in [trial.key, *(baseline.subject for baseline in self._baselines(trial, method))]
         ]
         return all(
-            (subject, held_out.digest, way) in answered
-            or (subject == trial.key and (subject, held_out.digest, stopped_by(self.plan.sweep, way)) in answered)
-            for subject, way in asked
+            (subject, held_out.digest, name) in answered
+            or (subject == trial.key and (subject, held_out.digest, stopped_by(self.plan.sweep, name)) in answered)
+            for subject, name in needed
         )
 
     def measure(
@@ -370,9 +370,13 @@ class TrialEvaluator:
         trials = {trial.key: trial for trial, _ in trained}
 
         def still_open(questions: list[Question]) -> list[Question]:
-            asked = [t for q in questions if (t := trials.get(q.subject)) is not None and q.manner.asked == t.asked]
-            over = {(trial.key, trial.asked) for trial in self._stops.over(asked)}
-            return [q for q in questions if (q.subject, q.manner.asked) not in over]
+            generating = [
+                trial
+                for q in questions
+                if (trial := trials.get(q.subject)) is not None and q.method.name == trial.answer_method
+            ]
+            over = {(trial.key, trial.answer_method) for trial in self._stops.over(generating)}
+            return [q for q in questions if (q.subject, q.method.name) not in over]
 
         turn_rows = TURN_ROWS if self._stops.concerns([*trials.values()]) else None
         collector = AnswerCollector(self.ledger, place.backend, show, answered, waiting, failed, turn_rows, still_open)
@@ -382,23 +386,23 @@ class TrialEvaluator:
         held_out = trial.validation
         if held_out is None:
             return
-        for manner in manners(trial):
+        for method in answer_methods(trial):
             # Not the trial's seed: trials of all seeds share a baseline's sampled answers, whichever finishes first.
-            generation = replace(manner.generation, seed=trial.config.dataset.split_seed)
-            shared = replace(manner, generation=generation)
-            for each in self._baselines(trial, manner):
+            generation = replace(method.generation, seed=trial.config.dataset.split_seed)
+            shared = replace(method, generation=generation)
+            for each in self._baselines(trial, method):
                 yield Question(each.subject, f"the baseline {each.name}", each.baseline, held_out, shared)
-            yield Question(trial.key, f"trial {trial.number}", PlainModel(tuned), held_out, manner)
+            yield Question(trial.key, f"trial {trial.number}", PlainModel(tuned), held_out, method)
 
-    def _baselines(self, trial: Trial, manner: Manner) -> Iterator[PlannedBaseline]:
-        """Yield the baselines of a trial that can be asked in a manner."""
+    def _baselines(self, trial: Trial, method: AnswerMethod) -> Iterator[PlannedBaseline]:
+        """Yield the baselines of a trial that can be measured by a method."""
         for each in (self._by_subject[subject] for subject in trial.baselines):
-            if each.problem is None and (manner.asked != LOSSES or each.baseline.measures_losses):
+            if each.problem is None and (method.name != LOSSES or each.baseline.measures_losses):
                 yield each
 
 
-def manners(trial: Trial) -> list[Manner]:
-    """Return the manners in which a trial's metrics need answers; empty: it has no metrics."""
+def answer_methods(trial: Trial) -> list[AnswerMethod]:
+    """Return the methods by which a trial's metrics need answers; empty: it has no metrics."""
     generation = trial.config.evaluation.generation
     options = GenerateOptions(generation.max_output_tokens, generation.temperature, seed=trial.config.seed)
-    return [Manner(way, options, trial.choices) for way in trial.ways]
+    return [AnswerMethod(name, options, trial.choices) for name in trial.methods]

@@ -39,7 +39,7 @@ def selected(ledger: Ledger, names: Sequence[str]) -> list[SweepRecord]:
 def sweep_of(plan: Plan, ledger: Ledger, *, as_frozen: bool = False) -> list[SweepRecord]:
     """Return the sweep of a plan as a list of one; empty: the plan has never run.
 
-    If no sweep has the plan's id, the newest one with the same name, jobs and way of asking is returned: it may be
+    If no sweep has the plan's id, the newest one with the same name, jobs and answer method is returned: it may be
     scored by other metrics, have fewer baselines, or have an id from an earlier version.
 
     Args:
@@ -51,7 +51,7 @@ def sweep_of(plan: Plan, ledger: Ledger, *, as_frozen: bool = False) -> list[Swe
     own = [sweep for sweep in known if sweep.id == plan.sweep]
     if own or as_frozen:
         return own
-    wanted = [(trial.key, trial.asked) for trial in plan.trials]
+    wanted = [(trial.key, trial.answer_method) for trial in plan.trials]
     of_same_jobs = (s for s in reversed(known) if [(t.key, t.asked) for t in ledger.trials(s.id)] == wanted)
     return [sweep for sweep in [next(of_same_jobs, None)] if sweep is not None]
 

@@ -157,4 +157,4 @@ class EarlyStops:
 
 def _key(trial: Trial) -> tuple[str, str, str]:
     """The key under which the ledger stores a trial's answers to the validation set."""
-    return trial.key, trial.validation.digest if trial.validation else "", trial.asked
+    return trial.key, trial.validation.digest if trial.validation else "", trial.answer_method
