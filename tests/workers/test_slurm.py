@@ -9,7 +9,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-from filelock import FileLock
 
 from tests.workers.sweeps import Outcome, outcomes, sweep
 from tunerun.engine import tuned_model
@@ -18,8 +17,9 @@ from tunerun.ledger import Ledger
 from tunerun.planning import Plan, Trial
 from tunerun.runner import run
 from tunerun.runner.progress import Progress
+from tunerun.workers import owner_lock
 from tunerun.workers.base import Place
-from tunerun.workers.slurm import END_FILE, LOCK_FILE, SlurmWorkers, open_worker, take_over
+from tunerun.workers.slurm import END_FILE, SlurmWorkers, open_worker, take_over
 
 WORKERS = ("backend.workers.kind=slurm", "backend.workers.executor=local")
 
@@ -88,7 +88,7 @@ def test_results_of_jobs_of_a_killed_runner_are_fetched(
         for source in made[:2]:
             shutil.copytree(source, folder / "tuned_models" / source.name)
     (killed / "tuned_models" / made[1].name / tuned_model.WEIGHTS_FILE).write_bytes(b"damaged")
-    with FileLock(living / LOCK_FILE):
+    with owner_lock.take(living):
         take_over(SlurmWorkers(kind="slurm"), Place(tmp_path, tmp_path / "cache"))
     assert [folder.name for folder in (tmp_path / "tuned_models").iterdir()] == [made[0].name]
     home = tmp_path / "tuned_models" / made[0].name

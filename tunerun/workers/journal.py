@@ -2,11 +2,8 @@
 
 Each worker has a folder of its name:
 
-    owner.lock     held by the program that uses the worker
+    owner.lock     held by the program that uses the worker (`owner_lock`)
     trains.jsonl   every Train command with this machine's folders, after its number
-
-The kernel releases the lock when the program ends, however it ends. So a folder whose lock is free belongs to a program
-that was killed.
 """
 
 from __future__ import annotations
@@ -17,12 +14,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from tunerun.engine import messages
 from tunerun.files import private_folder
+from tunerun.workers import owner_lock
 
-LOCK_FILE = "owner.lock"
 TRAINS_FILE = "trains.jsonl"
 
 
@@ -50,9 +47,7 @@ class Journal:
             OSError: the folder cannot be created.
         """
         folder = private_folder(private_folder(parent) / name)
-        lock = FileLock(folder / LOCK_FILE, thread_local=False)
-        lock.acquire()
-        return cls(folder, lock)
+        return cls(folder, owner_lock.take(folder))
 
     @classmethod
     def left(cls, parent: Path, prefix: str) -> Iterator[Self]:
@@ -63,9 +58,7 @@ class Journal:
             prefix: of the workers' names.
         """
         for folder in sorted(parent.glob(f"{prefix}*")):
-            lock = FileLock(folder / LOCK_FILE, thread_local=False)
-            with contextlib.suppress(Timeout, OSError):  # its program is running, or is just removing the folder
-                lock.acquire(blocking=False)
+            if (lock := owner_lock.take_if_free(folder)) is not None:
                 yield cls(folder, lock)
 
     def note(self, number: int, train: messages.Train) -> None:

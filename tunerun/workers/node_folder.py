@@ -10,10 +10,11 @@ import tempfile
 from pathlib import Path
 from typing import Self
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
+
+from tunerun.workers import owner_lock
 
 PREFIX = "tunerun-worker-"
-LOCK_FILE = "owner.lock"
 
 _UNLOCKED_PREFIX = "tunerun-new-"
 """The prefix of a folder whose lock is not held yet. It is renamed once it is, so that a folder in use is never taken
@@ -21,10 +22,7 @@ for a leftover."""
 
 
 class NodeFolder:
-    """The folder of one worker, for the lifetime of its process.
-
-    The kernel releases the folder's lock when the process ends, however it ends, so a free lock means that the worker
-    was killed. A process id would not be reliable: after a restart of the node it may belong to another program.
+    """The folder of one worker, whose lock is held for the lifetime of its process.
 
     Attributes:
         path: the folder.
@@ -44,8 +42,7 @@ class NodeFolder:
         parent = Path(tempfile.gettempdir()) if parent is None else parent
         remove_leftovers(parent)
         unlocked = Path(tempfile.mkdtemp(prefix=_UNLOCKED_PREFIX, dir=parent))
-        lock = FileLock(unlocked / LOCK_FILE, thread_local=False)
-        lock.acquire()
+        lock = owner_lock.take(unlocked)
         path = unlocked.rename(parent / unlocked.name.replace(_UNLOCKED_PREFIX, PREFIX, 1))
         return cls(path, lock)
 
@@ -65,12 +62,9 @@ def remove_leftovers(parent: Path) -> None:
         with contextlib.suppress(OSError):  # another worker is removing it too, or it is not permitted
             # lstat: a link must not lead out of the temporary directory.
             state = folder.lstat()
-            if not stat.S_ISDIR(state.st_mode) or state.st_uid != os.getuid() or not (folder / LOCK_FILE).exists():
-                continue
-            lock = FileLock(folder / LOCK_FILE, thread_local=False)
-            try:
-                lock.acquire(blocking=False)
-            except Timeout:  # its worker is running
-                continue
-            shutil.rmtree(folder, ignore_errors=True)
-            lock.release()
+            is_ours = stat.S_ISDIR(state.st_mode) and state.st_uid == os.getuid()
+            # Without its lock's file the folder is just being removed; taking the lock would create the file again.
+            has_lock = is_ours and (folder / owner_lock.LOCK_FILE).exists()
+            if has_lock and (lock := owner_lock.take_if_free(folder)) is not None:
+                shutil.rmtree(folder, ignore_errors=True)
+                lock.release()

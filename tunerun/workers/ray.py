@@ -178,7 +178,7 @@ def open_worker(section: RayWorkers, place: Place, _number: int) -> Worker:
                 # No retries by Ray: the ledger decides about a second attempt.
                 max_restarts=0,
                 max_task_retries=0,
-                max_concurrency=8,
+                max_concurrency=8,  # `entries` waits for reports; commands, files and `end` must not wait for it
             )
             .remote(replace(settings, engine=sharing(section, ray.nodes(), settings.engine)), owner)
         )

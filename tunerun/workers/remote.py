@@ -124,6 +124,8 @@ class RemoteWorker:
             line = messages.command_line(messages.with_folders(portable, self._node_folder))
             with self._sending:  # a command must not overtake one with a smaller number
                 self._commands += 1
+                # Noted first: a program that is killed in between leaves a line that the worker never got, which the
+                # next program skips by its number. The other way round a job could train that no program knows of.
                 if self._journal is not None and isinstance(command, messages.Train):
                     self._journal.note(self._commands, command)
                 self._channel.command(self._commands, line)
@@ -137,6 +139,7 @@ class RemoteWorker:
         if folder == TUNED_MODELS:
             return folder
         files = tuned_model.parts(Path(folder))
+        # Named by content: trials that continue the same tuned model send it once, and this machine's path stays here.
         digest = hashlib.sha256()
         for name, content in sorted(files.items()):
             digest.update(f"{name}:{len(content)}:".encode() + content)
@@ -176,7 +179,7 @@ class RemoteWorker:
         # `files` returns the current state, not that of the entry, so a state is fetched only for its last entry.
         newer = {name for each in self._waiting for name in (*each.states, *each.gone)} if entry.states else set()
         for name in (name for name in entry.states if name not in newer):
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # without it, a lost job restarts from an earlier state
                 states.keep(self._root, name, self._channel.files(name))
         for name in entry.gone:
             states.drop(self._root, name)
@@ -204,6 +207,7 @@ class RemoteWorker:
 
     def _fetched(self, job: str, folder: str, place: Path) -> str | None:
         """Copy a tuned model to this machine once; return the problem if that fails."""
+        # The model of a job's last epoch is reported twice, as kept and as the job's end.
         if (job, folder) in self._fetched_models:
             return None
         request = self._jobs[job].request

@@ -3,7 +3,7 @@
     commands.jsonl   commands to the engine, one on each line; written here, read by the job
     reports.jsonl    an `Entry` on each line; written by the job, read here
     end, ended       created here to end the job; created by the job when it has ended
-    owner.lock       held by the program that uses the job
+    owner.lock       held by the program that uses the job (`owner_lock`)
     tuned_models/, adapters/, logs/   written by the job, as in `workers.node`
 
 A job without work ends itself, so that it does not hold its allocation for nothing. submitit does not distinguish
@@ -21,7 +21,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from filelock import FileLock, Timeout
 from pydantic import Field
 
 from tunerun.engine import packages
@@ -29,6 +28,7 @@ from tunerun.errors import InputError
 from tunerun.files import private_folder
 from tunerun.job import Failure, FailureKind
 from tunerun.section import Section
+from tunerun.workers import owner_lock
 from tunerun.workers.base import Place, RecoveredWorker, Worker
 from tunerun.workers.node import ENTRY, TUNED_MODELS, Entry, NodeEngine, NodeSettings, OpenWork, files_of
 from tunerun.workers.remote import LostError, RemoteWorker, fetch_results
@@ -37,7 +37,6 @@ COMMANDS_FILE = "commands.jsonl"
 REPORTS_FILE = "reports.jsonl"
 END_FILE = "end"
 ENDED_FILE = "ended"
-LOCK_FILE = "owner.lock"
 
 IDLE_S = 120.0
 """How long a job waits for work before it ends itself. Our choice: a sweep's next trial comes within seconds."""
@@ -158,10 +157,8 @@ def take_over(section: SlurmWorkers, place: Place) -> tuple[RecoveredWorker, ...
         No workers: none is continued.
     """
     for folder in sorted(_parent(section, place).glob("*-*")):
-        lock = FileLock(folder / LOCK_FILE, thread_local=False)
-        try:
-            lock.acquire(blocking=False)
-        except (Timeout, OSError):  # its program is running, or is just removing the folder
+        lock = owner_lock.take_if_free(folder)
+        if lock is None:
             continue
         (folder / END_FILE).touch()
         if _has_begun(folder):
@@ -201,6 +198,7 @@ def serve(folder: str, settings: NodeSettings) -> None:
     reported_at = time.monotonic()
     has_died = threading.Event()
     work = OpenWork()
+    # Unbuffered: each entry is one write, which a reader sees complete or, while it is on its way, without its newline.
     with (place / REPORTS_FILE).open("ab", buffering=0) as reports:
 
         def note(entry: Entry) -> None:
@@ -256,8 +254,7 @@ class _FolderChannel:
 
     def __init__(self, folder: Path, job: Any, *, is_child: bool) -> None:
         self._folder = folder
-        self._lock = FileLock(folder / LOCK_FILE, thread_local=False)
-        self._lock.acquire()
+        self._lock = owner_lock.take(folder)
         self._job = job
         self._is_child = is_child
         self._lines = _Lines(folder / REPORTS_FILE)
