@@ -1,4 +1,4 @@
-"""What backends at a service have in common: the section's fields, answering, and refusing to measure likelihoods."""
+"""What backends at a service have in common: config fields, capabilities, failures, and answering in parallel."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from typing import Any, Never, Self
 
 from pydantic import Field
 
+from tunerun.backends.base import Capabilities
 from tunerun.backends.http import JsonService, ServiceAddress
 from tunerun.backends.registry import BackendSection
 from tunerun.errors import BackendError, InputError, StatusError
 from tunerun.examples import Conversation, Example, Input, as_conversation, behind_examples
 from tunerun.generation import GenerateOptions
-from tunerun.job import BaseModelRef, TunedModel
+from tunerun.job import BaseModelRef, Failure, FailureKind, TunedModel
 from tunerun.section import VARIABLE
 
 
@@ -40,6 +41,56 @@ class HostedSection(BackendSection):
     poll_interval_s: float = Field(5.0, ge=0, description="Seconds between two polls of the running jobs.")
 
 
+def hosted_capabilities(section: HostedSection, source: str) -> Capabilities:
+    """Return what all services have in common; each kind replaces what it knows better.
+
+    Args:
+        section: of the config.
+        source: the document that states the service's limits, with its date.
+    """
+    return Capabilities(
+        kind=section.kind,
+        address=section.base_url,
+        max_input_characters=None,
+        max_output_characters=None,
+        source=source,
+        max_in_flight=section.max_in_flight,
+        survives_runner=True,
+        is_hosted=True,
+        has_prices=True,
+        trains_exact_prefixes=False,  # no API promises a seed or the order of the examples
+        precision="",
+        poll_interval_s=section.poll_interval_s,
+        # The service chooses the adapter: the requests have no field for its rank or alpha.
+        not_taken=("hyperparameters.adapter_rank", "hyperparameters.adapter_alpha"),
+    )
+
+
+def failure_of(
+    message: object, code: str = "", *, otherwise: FailureKind = FailureKind.CRASHED, advice: str = ""
+) -> Failure:
+    """Return why a job failed, from the service's own words.
+
+    Args:
+        message: of the service; None or empty: it gave no reason.
+        code: the service's code for the reason; empty: none.
+        otherwise: the kind of the failure where neither the message nor the code tells.
+        advice: what the user can do, appended to the message; empty: none.
+    """
+    text = " ".join(str(message or "the service gave no reason").split())
+    # `tunerun serve` starts its messages with the kind; no wire has a field for it.
+    prefix, _, rest = text.partition(": ")
+    if prefix in list(FailureKind):
+        return Failure(FailureKind(prefix), rest)
+    kind, words = otherwise, f"{code} {text}".lower()
+    if "memory" in words:
+        kind = FailureKind.OUT_OF_MEMORY
+    elif "diverged" in words or "nan" in words.split():
+        kind = FailureKind.DIVERGED
+    text = f"{code}: {text}" if code else text
+    return Failure(kind, f"{text}; {advice}" if advice else text)
+
+
 class HostedBackend(ABC):
     """The methods of `Backend` that do not depend on the service's wire; `measures_losses` is False.
 
@@ -52,7 +103,6 @@ class HostedBackend(ABC):
     def __init__(self, kind: str, section: HostedSection, service: JsonService) -> None:
         self._kind = kind
         self._max_in_flight = section.max_in_flight
-        self._base_url = section.base_url
         self._service = service
 
     @abstractmethod
@@ -74,7 +124,7 @@ class HostedBackend(ABC):
 
     def _advice(self, _error: StatusError) -> str:
         """Return what the user can do about a refused prompt, appended to the error; empty: no advice."""
-        return ""
+        return ""  # a service overrides it where it can say more than its refusal
 
     def generate(
         self,
@@ -92,7 +142,7 @@ class HostedBackend(ABC):
         try:
             return list(threads.map(answer, conversations))
         except StatusError as error:
-            raise BackendError(f"{name} at {self._base_url}: {error}{self._advice(error)}") from error
+            raise BackendError(f"{name} at {self._service.base_url}: {error}{self._advice(error)}") from error
         finally:
             # Not a `with` block, which would wait for the prompts that are still queued after Ctrl-C or an error.
             threads.shutdown(wait=False, cancel_futures=True)
@@ -100,7 +150,7 @@ class HostedBackend(ABC):
     def losses(
         self, model: BaseModelRef | TunedModel, rows: Sequence[Example], examples: Sequence[Example] = ()
     ) -> list[float]:
-        """Refuse: see `choose`."""
+        """Refuse, as `choose` does."""
         self._refuse_likelihoods(model, rows, examples)
 
     def choose(

@@ -16,14 +16,13 @@ from tunerun.backends.gemini.wire import (
     body_of,
     can_tune,
     contents_of,
-    failure_of,
     key_of,
     metrics_of,
     snapshots_of,
     text_of,
     wire_name,
 )
-from tunerun.backends.hosted import HostedBackend
+from tunerun.backends.hosted import HostedBackend, failure_of
 from tunerun.backends.http import ApiKey, Json, JsonService
 from tunerun.errors import BaseModelError, InputError, StatusError, UnavailableError
 from tunerun.examples import Conversation
@@ -49,10 +48,15 @@ PAGE = 1000
 """The most tuned models of one list request (v1beta `tunedModels.list`)."""
 
 FEW = 2
-"""Up to this many jobs are requested one by one; for more, the list of all is read."""
+"""Up to this many jobs are requested one by one. For more the list of all is read, which has their curves too."""
 
 _STATES = {"CREATING": JobState.RUNNING, "ACTIVE": JobState.SUCCEEDED, "FAILED": JobState.FAILED}
+"""States of a tuned model (v1beta `TunedModel.State`). There is none for a cancelled one: it is FAILED, and its
+operation ended with the code `_CANCELLED`."""
+
 _CANCELLED = 1
+"""CANCELLED in google.rpc.Code."""
+
 _VALIDATION_DATA = re.compile(r"validation_?data", re.IGNORECASE)
 _LOST = Failure(FailureKind.LOST, "the service does not know the tuned model: it was deleted, or was never created")
 
@@ -87,14 +91,12 @@ class GeminiBackend(HostedBackend):
         """
         problems = []
         for model in models:
-            where = f"model.name: {model.name} at {self._base_url}"
-            try:
-                if not can_tune(self._service.get(f"/v1beta/{wire_name(model)}")):
-                    problems.append(f"{where}: the service cannot tune this model")
-            except StatusError as error:
-                if error.status != 404:
-                    raise
+            where = f"model.name: {model.name} at {self._service.base_url}"
+            found = self._service.find(f"/v1beta/{wire_name(model)}")
+            if found is None:
                 problems.append(f"{where}: the service does not have this model")
+            elif not can_tune(found):
+                problems.append(f"{where}: the service cannot tune this model")
         if problems:
             listed = self._listed("/v1beta/models", "models")
             tunable = ", ".join(sorted(m["name"].removeprefix("models/") for m in listed if can_tune(m))) or "none"
@@ -126,13 +128,16 @@ class GeminiBackend(HostedBackend):
                 f"the tuned model's id {identifier!r} is not allowed at the Gemini API; choose another name"
             )
         ref = JobRef(KIND, identifier)
+        # The id follows from the trial's key, so a job of an earlier process is found by it, and a repeated create
+        # cannot start a second paid one. Without an id the service makes one up for each create.
         if self._exists(request):
             return ref
         try:
             try:
                 self._service.create("/v1beta/tunedModels", body_of(request), tunedModelId=identifier)
             except StatusError as error:
-                # Google's API has no `validationData`; a service that refuses the field trains without it.
+                # Google's API has no `validationData`. A service that refuses the field trains without it: the loss on
+                # held-out examples is then reported as not measured.
                 if error.status != 400 or not request.validation or not _VALIDATION_DATA.search(str(error)):
                     raise
                 without = body_of(replace(request, validation=()))
@@ -150,12 +155,12 @@ class GeminiBackend(HostedBackend):
             return False
         if key_of(found) != request.key:
             raise InputError(
-                f"tunedModels/{request.tuned_model_id} at {self._base_url} was not created for this "
+                f"tunedModels/{request.tuned_model_id} at {self._service.base_url} was not created for this "
                 "trial; delete it there, or choose another name"
             )
         if self._status(found).state not in (JobState.FAILED, JobState.CANCELLED):
             return True
-        self._delete(request.tuned_model_id)
+        self._delete(request.tuned_model_id)  # its id is taken: a create would be answered by 409
         return False
 
     def _delete(self, identifier: str) -> None:
@@ -175,18 +180,16 @@ class GeminiBackend(HostedBackend):
         return None if ended_badly else JobRef(KIND, tuned_model_id)
 
     def _get(self, identifier: str) -> Json | None:
-        try:
-            found = self._service.get(f"/v1beta/tunedModels/{identifier}")
-        except StatusError as error:
-            if error.status == 404:
-                return None
-            raise
-        if found.get("name") != f"tunedModels/{identifier}":
+        found = self._service.find(f"/v1beta/tunedModels/{identifier}")
+        # A proxy in between may answer 200 with a page or object of its own.
+        if found is not None and found.get("name") != f"tunedModels/{identifier}":
             raise self._unintelligible(f"tunedModels/{identifier}")
         return found
 
     def _unintelligible(self, name: str) -> UnavailableError:
-        return UnavailableError(f"{name} at {self._base_url}: the answer is not a tuned model of the Gemini API")
+        return UnavailableError(
+            f"{name} at {self._service.base_url}: the answer is not a tuned model of the Gemini API"
+        )
 
     def poll(self, refs: Sequence[JobRef], after: Mapping[JobRef, int] = NO_CURSORS) -> Mapping[JobRef, JobStatus]:
         """Read the pages of the service's list, or each job where there are few; see the Protocol."""
@@ -206,7 +209,7 @@ class GeminiBackend(HostedBackend):
         return {ref: status.after(after.get(ref, 0)) for ref, status in statuses.items()}
 
     def _status(self, found: Json) -> JobStatus:
-        """Translate a tuned model; why it failed is in its last operation, which is requested for that."""
+        """Translate a tuned model."""
         try:
             task = found.get("tuningTask", {})
             snapshots = tuple(snapshots_of(task))
@@ -216,12 +219,13 @@ class GeminiBackend(HostedBackend):
                 return JobStatus(state, snapshots)
             name = str(found["name"])
             if state is JobState.FAILED:
+                # A TunedModel says that it failed; only its operations say why.
                 operations = self._service.get(f"/v1beta/{name}/operations").get("operations", ())
                 ended = (o["error"] for o in reversed(operations) if isinstance(o.get("error"), dict))
                 error: Json = next(ended, {})
                 if error.get("code") == _CANCELLED:
                     return JobStatus(JobState.CANCELLED, snapshots)
-                return JobStatus(state, snapshots, failure=failure_of(error))
+                return JobStatus(state, snapshots, failure=failure_of(error.get("message")))
             # The base model as the service names it: an earlier process may have used another config.
             base = str(found.get("baseModel") or found.get("tunedModelSource", {}).get("baseModel", ""))
             model = BaseModelRef(name=base.removeprefix("models/") or "unknown", source=base or "unknown")
@@ -235,7 +239,8 @@ class GeminiBackend(HostedBackend):
         if found is None or self._status(found).state.is_finished:
             return
         operations = self._service.get(f"/v1beta/{found['name']}/operations").get("operations", ())
-        # v1 documents the method; where a service has neither v1 nor v1beta, deleting the tuned model ends the job.
+        # Only v1 documents the method (discovery documents of 2026-06-24); google-generativeai 0.8.6 calls it under
+        # v1beta. Where a service has neither, deleting the tuned model ends the job.
         for operation in operations:
             if operation.get("done"):
                 continue
@@ -260,8 +265,8 @@ class GeminiBackend(HostedBackend):
         if options.stop_sequences:
             config["stopSequences"] = list(options.stop_sequences)
 
-        def answer(asked: Conversation) -> str:
-            body = {**contents_of(asked), "generationConfig": config}
+        def answer(conversation: Conversation) -> str:
+            body = {**contents_of(conversation), "generationConfig": config}
             return text_of(self._service.repeat(f"/v1beta/{name}:generateContent", body))
 
         return answer

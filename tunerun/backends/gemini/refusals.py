@@ -31,7 +31,7 @@ _ACCESS_ADVICE = {
 
 
 def refusal(status: int, headers: Mapping[str, str], content: bytes, *, is_repeatable: bool) -> BackendError:
-    """Translate a refusal in Google's envelope; see `http.Refusal`."""
+    """Translate a refusal in Google's envelope; see `http.Refusal` for the arguments."""
     envelope = error_object(content)
     details = _objects(envelope.get("details"))
     text = refused(status, str(envelope.get("status", "")), envelope.get("message"))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 from pydantic import Field
 
 from tunerun.backends.base import Capabilities
-from tunerun.backends.hosted import HostedSection, api_key_env
+from tunerun.backends.hosted import HostedSection, api_key_env, hosted_capabilities
 from tunerun.backends.http import ServiceAddress
 from tunerun.tuning_guide import MOST_INPUT_CHARACTERS, MOST_OUTPUT_CHARACTERS, MOST_TRAINING_BYTES
 
@@ -40,20 +41,10 @@ SECTION = GeminiSection
 
 def capabilities(section: GeminiSection) -> Capabilities:
     """What a service at the section's address can do, by the limits of the tuning guide."""
-    return Capabilities(
-        kind=KIND,
-        address=section.base_url,
+    return replace(
+        hosted_capabilities(section, "the Gemini API's model tuning guide (as last served, 2025-04-28)"),
         max_input_characters=MOST_INPUT_CHARACTERS,
         max_output_characters=MOST_OUTPUT_CHARACTERS,
-        source="the Gemini API's model tuning guide (as last served, 2025-04-28)",
-        max_in_flight=section.max_in_flight,
-        survives_runner=True,
-        is_hosted=IS_HOSTED,
-        has_prices=True,
-        trains_exact_prefixes=False,  # the API promises no seed and no order
-        precision="",
-        poll_interval_s=section.poll_interval_s,
         max_training_bytes=MOST_TRAINING_BYTES,
-        not_taken=("hyperparameters.adapter_rank", "hyperparameters.adapter_alpha"),
         warnings=(NO_TUNING,) if section.base_url == GOOGLE else (),
     )

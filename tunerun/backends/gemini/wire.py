@@ -8,27 +8,29 @@ from datetime import datetime
 from tunerun.backends.http import Json
 from tunerun.examples import Conversation
 from tunerun.interpolation import resolved
-from tunerun.job import BaseModelRef, Failure, FailureKind, Snapshot, TuningRequest
+from tunerun.job import BaseModelRef, Snapshot, TuningRequest
 
 _KEY = re.compile(r"tunerun\.key=([0-9a-f]+)")
+"""The trial's whole key in a tuned model's description. A TunedModel has no labels, and its id has 40 characters."""
 
 
-def contents_of(asked: Conversation) -> Json:
-    """The fields of a `generateContent` request (v1beta) that carry a conversation."""
-    said = [(role, text) for t in asked.earlier for role, text in (("user", t.text_input), ("model", t.output))]
-    contents = [{"role": role, "parts": [{"text": text}]} for role, text in (*said, ("user", asked.text_input))]
-    system: Json = {"systemInstruction": {"parts": [{"text": asked.system}]}} if asked.system else {}
+def contents_of(conversation: Conversation) -> Json:
+    """Return the fields of a `generateContent` request (v1beta) that carry a conversation."""
+    turns = [each for turn in conversation.earlier for each in (("user", turn.text_input), ("model", turn.output))]
+    turns.append(("user", conversation.text_input))
+    contents = [{"role": role, "parts": [{"text": text}]} for role, text in turns]
+    system: Json = {"systemInstruction": {"parts": [{"text": conversation.system}]}} if conversation.system else {}
     return {"contents": contents, **system}
 
 
 def key_of(found: Json) -> str | None:
-    """The key that a tuned model was created under; None: it was not created by tunerun."""
+    """Return the key that a tuned model was created under; None: it was not created by tunerun."""
     key = _KEY.search(str(found.get("description", "")))
     return None if key is None else key[1]
 
 
 def wire_name(model: BaseModelRef) -> str:
-    """The resource name of a base model."""
+    """Return the resource name of a base model."""
     return f"models/{resolved(model.name)}"
 
 
@@ -38,8 +40,9 @@ def can_tune(model: Json) -> bool:
 
 
 def body_of(request: TuningRequest) -> Json:
-    """The body of a `tunedModels.create` request."""
+    """Return the body of a `tunedModels.create` request."""
     hyperparameters = request.hyperparameters
+    # One of the two: they are a oneof of the v1beta proto, and what a service answers to both is not documented.
     rate = (
         {"learningRate": hyperparameters.learning_rate}
         if hyperparameters.learning_rate is not None
@@ -65,7 +68,8 @@ def body_of(request: TuningRequest) -> Json:
 
 
 def snapshots_of(task: Json) -> list[Snapshot]:
-    """The loss curve by step, each step once. The wire omits fields that are zero."""
+    """Return the loss curve by step, each step once."""
+    # Proto3's JSON omits fields that are zero, hence the defaults.
     found = {
         int(snapshot.get("step", 0)): Snapshot(
             step=int(snapshot.get("step", 0)),
@@ -79,34 +83,21 @@ def snapshots_of(task: Json) -> list[Snapshot]:
 
 
 def metrics_of(task: Json) -> dict[str, float]:
-    """What a finished tuning task measured, by the names of `JobStatus.metrics`."""
+    """Return what a finished tuning task measured, by the names of `JobStatus.metrics`."""
     start, end = _seconds(task.get("startTime")), _seconds(task.get("completeTime"))
     metrics = {} if start is None or end is None or end <= start else {"train/seconds": end - start}
+    # Fields of `tunerun serve`; Google's tasks do not have them.
     losses = {"validation/loss": task.get("validationLoss"), "validation/base_loss": task.get("baseValidationLoss")}
     return metrics | {name: float(loss) for name, loss in losses.items() if loss is not None}
 
 
 def _seconds(time: object) -> float | None:
-    """A time in RFC 3339 as seconds since 1970 (UTC); None: there is none."""
+    """Return a time in RFC 3339 as seconds since 1970 (UTC); None: there is none."""
     return None if not isinstance(time, str) else datetime.fromisoformat(time).timestamp()
 
 
-def failure_of(error: Json) -> Failure:
-    """Why a job failed: `tunerun serve` starts its message with the kind; other services are recognised by a word."""
-    message = " ".join(str(error.get("message") or "the service gave no reason").split())
-    prefix, _, rest = message.partition(": ")
-    if prefix in list(FailureKind):
-        return Failure(FailureKind(prefix), rest)
-    kind = FailureKind.CRASHED
-    if "memory" in message.lower():
-        kind = FailureKind.OUT_OF_MEMORY
-    elif "diverged" in message.lower() or "nan" in message.lower().split():
-        kind = FailureKind.DIVERGED
-    return Failure(kind, message)
-
-
 def text_of(answer: Json) -> str:
-    """The text of the first candidate; empty where the service blocked the answer."""
+    """Return the text of the first candidate; empty where the service blocked the answer."""
     candidates = answer.get("candidates") or [{}]
     parts = candidates[0].get("content", {}).get("parts", ())
     return "".join(str(part.get("text", "")) for part in parts)

@@ -6,7 +6,6 @@ import itertools
 import json
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -14,39 +13,36 @@ from urllib.parse import quote
 from tunerun.backends.base import NO_CURSORS, Backend, Capabilities
 from tunerun.backends.hosted import HostedBackend
 from tunerun.backends.http import ApiKey, Json, JsonService
-from tunerun.backends.openai import curves, jobs
-from tunerun.backends.openai.curves import Curve
+from tunerun.backends.openai import jobs
 from tunerun.backends.openai.files import IDENTIFIER, TrainingFiles, content_of, messages, pages
 from tunerun.backends.openai.refusals import is_unknown_field, refusal
 from tunerun.backends.openai.section import KIND, OpenAISection, capabilities
-from tunerun.errors import AmbiguousError, BaseModelError, InputError, StatusError, UnavailableError
+from tunerun.backends.openai.statuses import PAGE, JobStatuses
+from tunerun.errors import AmbiguousError, BaseModelError, InputError, StatusError
 from tunerun.examples import Conversation
 from tunerun.generation import GenerateOptions
 from tunerun.interpolation import resolved
 from tunerun.job import (
     BaseModelRef,
-    Checkpoint,
     Failure,
     FailureKind,
     JobRef,
     JobState,
     JobStatus,
-    TunedModel,
     TuningRequest,
 )
 from tunerun.retry import retry
-
-PAGE = 100
-"""Page size of list requests; the SDK states no limit for jobs."""
 
 FEW = 2
 """Up to this many jobs are polled one by one; for more, the list of all jobs is read."""
 
 LOOKED_AT = 1000
-"""How many of the newest jobs are searched for a suffix, at a service that does not keep metadata."""
+"""How many of the newest jobs are searched for a suffix, at a service that does not keep metadata. Our choice: at
+most ten requests before a create."""
 
 SERVED_WITHIN_S, SERVED_ATTEMPTS = 30.0, 6
-"""Seconds to retry a tuned model that is not served yet: services take some seconds after the job has succeeded."""
+"""Limits of the retries of a tuned model that answers 404. Our choice: some services serve it only seconds after the
+job has succeeded."""
 
 MAX_STOPS = 4
 """The most stop sequences of a request (openai 3.57.0, `completion_create_params`)."""
@@ -91,8 +87,7 @@ class OpenAIBackend(HostedBackend):
         self._keeps_metadata: bool | None = None
         self._length = "max_tokens"
         self._submitting, self._reading = threading.Lock(), threading.Lock()
-        self._curves: dict[str, Curve] = {}
-        self._ended: dict[str, JobStatus] = {}
+        self._statuses = JobStatuses(service, self._prefix)
 
     def capabilities(self) -> Capabilities:
         """Return what is known about the service; see the Protocol."""
@@ -110,7 +105,7 @@ class OpenAIBackend(HostedBackend):
         missing = [model.name for model in models if not self._has(resolved(model.name))]
         if missing:
             known = self._listed_models()
-            problem = f"at {self._base_url}: the model does not exist, or the key may not use it; available:"
+            problem = f"at {self._service.base_url}: the model does not exist, or the key may not use it; available:"
             raise BaseModelError([f"model.name: {name} {problem} {known}" for name in missing])
 
     def _has(self, name: str) -> bool:
@@ -141,13 +136,15 @@ class OpenAIBackend(HostedBackend):
             InputError: the service refuses the request.
             AmbiguousError: the answer is unusable, so the job may exist; submit again to find it.
         """
+        # This wire has no idempotency key, and each create is a paid job: look first, create once, and look again where
+        # the outcome is unknown. OpenAI's own client repeats a create after 5xx (openai 3.54.0, recorded 2026-11-22).
         with self._submitting:
             if (there := self.find(request.key, request.tuned_model_id)) is not None:
                 return there
             try:
                 created = self._created(request)
             except AmbiguousError:
-                # The service may have created the job and lost the answer: look before the runner asks again.
+                # The service may have created the job and its answer was lost.
                 if (there := self.find(request.key, request.tuned_model_id)) is not None:
                     return there
                 raise
@@ -177,23 +174,20 @@ class OpenAIBackend(HostedBackend):
 
     def find(self, key: str, tuned_model_id: str) -> JobRef | None:
         """Return the job of a key that is under way or has succeeded; see the Protocol."""
-        suffix = jobs.suffix_of(key, tuned_model_id)
-        for job in self._candidates(key):
-            if jobs.is_of(job, key, suffix) and jobs.state_of(job) not in _ENDED_BADLY:
-                return JobRef(KIND, self._id_of(job))
-        return None
-
-    def _candidates(self, key: str) -> list[Json]:
-        """Return jobs that may belong to a key: by metadata, or the newest if the service may not keep metadata."""
         try:
-            marked = self._newest(**{f"metadata[{jobs.KEY}]": key})
+            candidates = self._newest(**{f"metadata[{jobs.KEY}]": key})
         except StatusError as error:
             if error.status not in (400, 422):  # a service that does not know the filter refuses it
                 raise
-            marked = []
-        if self._keeps_metadata or any(jobs.keeps_metadata(job) for job in marked):
-            return marked
-        return [*marked, *self._newest()]
+            candidates = []
+        # Gateways such as LiteLLM drop metadata (1.110.2): there, only the suffix marks a job as ours.
+        if not self._keeps_metadata and not any(jobs.keeps_metadata(job) for job in candidates):
+            candidates += self._newest()
+        suffix = jobs.suffix_of(key, tuned_model_id)
+        for job in candidates:
+            if jobs.is_of(job, key, suffix) and jobs.state_of(job) not in _ENDED_BADLY:
+                return JobRef(KIND, jobs.identifier_of(job))
+        return None
 
     def _newest(self, **filters: str) -> list[Json]:
         """Return the newest jobs, up to the first with our metadata: a service that keeps them also filters by them."""
@@ -205,20 +199,14 @@ class OpenAIBackend(HostedBackend):
             found.append(job)
         return found
 
-    @staticmethod
-    def _id_of(job: Json) -> str:
-        identifier = str(job.get("id", ""))
-        if not IDENTIFIER.fullmatch(identifier):
-            raise UnavailableError("a job of the service has no id; is backend.base_url an address of OpenAI's API?")
-        return identifier
-
     def poll(self, refs: Sequence[JobRef], after: Mapping[JobRef, int] = NO_CURSORS) -> Mapping[JobRef, JobStatus]:
         """Request the jobs (a page of the list for many), and for each running job its new events; see the Protocol."""
         wanted = {ref.id: ref for ref in refs if ref.backend == KIND and IDENTIFIER.fullmatch(ref.id)}
         statuses = {ref: JobStatus(JobState.FAILED, failure=_LOST) for ref in refs}
         with self._reading:
-            statuses.update({wanted[i]: self._ended[i] for i in wanted if i in self._ended})
-            missing = wanted.keys() - self._ended.keys()
+            final = {ref: status for i, ref in wanted.items() if (status := self._statuses.final(i)) is not None}
+            statuses.update(final)
+            missing = {identifier for identifier, ref in wanted.items() if ref not in final}
             found: dict[str, Json] = {}
             if len(missing) > FEW:
                 for job in pages(self._service, self._jobs, limit=PAGE):
@@ -231,113 +219,15 @@ class OpenAIBackend(HostedBackend):
                 if (one := self._get(identifier)) is not None:
                     found[identifier] = one
             for identifier, job in found.items():
-                statuses[wanted[identifier]] = self._status(job)
+                statuses[wanted[identifier]] = self._statuses.of(job)
         return {ref: status.after(after.get(ref, 0)) for ref, status in statuses.items()}
 
     def _get(self, identifier: str) -> Json | None:
-        try:
-            found = self._service.get(f"{self._jobs}/{quote(identifier)}")
-        except StatusError as error:
-            if error.status == 404:
-                return None
-            raise
-        if found.get("id") != identifier:
-            raise self._unintelligible(identifier)
+        found = self._service.find(f"{self._jobs}/{quote(identifier)}")
+        # A proxy in between may answer 200 with a page or object of its own.
+        if found is not None and found.get("id") != identifier:
+            raise self._statuses.unintelligible(identifier)
         return found
-
-    def _unintelligible(self, identifier: str) -> UnavailableError:
-        return UnavailableError(f"{identifier} at {self._base_url}: the answer is not a job of OpenAI's API")
-
-    def _status(self, job: Json) -> JobStatus:
-        """Translate a job, with its events and, once it has succeeded, its checkpoints and result files."""
-        try:
-            identifier, state = self._id_of(job), jobs.state_of(job)
-            if state is JobState.QUEUED:
-                return JobStatus(state)
-            curve = self._curves.setdefault(identifier, Curve())
-            self._read_events(identifier, curve)
-            has_succeeded = state is JobState.SUCCEEDED
-            checkpoints = self._checkpoints(identifier) if has_succeeded else []
-            if has_succeeded:
-                curve.add(curves.of_checkpoints(checkpoints))
-                self._read_results(job, curve)
-            epochs = jobs.epochs_of(job) or (1 if state.is_finished else None)
-            total = curve.total(jobs.steps_of(job), is_whole=has_succeeded)
-            status = JobStatus(state)
-            # Services report steps alone; without the job's epochs and steps no snapshot can say its epoch.
-            if epochs is not None and total is not None:
-                ended_at = float(job.get("finished_at") or job.get("created_at") or 0)
-                named = [(int(each["step_number"]), str(each["fine_tuned_model_checkpoint"])) for each in checkpoints]
-                kept = sorted((curve.epoch_of(step, epochs, total), step, name) for step, name in named)
-                status = replace(
-                    status,
-                    snapshots=curve.snapshots(epochs, total, ended_at, is_whole=state.is_finished),
-                    validation=curve.validation(epochs, total),
-                    checkpoints=tuple(Checkpoint(*each) for each in kept),
-                )
-            status = self._with_end(status, job, curve)
-        except (AttributeError, LookupError, TypeError, ValueError) as error:
-            raise self._unintelligible(str(job.get("id"))) from error
-        if state.is_finished:
-            self._ended[identifier] = status
-            del self._curves[identifier]
-        return status
-
-    @staticmethod
-    def _with_end(status: JobStatus, job: Json, curve: Curve) -> JobStatus:
-        """Return a status with the outcome of a finished job."""
-        if status.state is JobState.FAILED:
-            return replace(status, failure=jobs.failure_of(job))
-        if status.state is not JobState.SUCCEEDED:
-            return status
-        metrics = {"validation/loss": status.validation[-1].loss} if status.validation else {}
-        ended_at = float(job.get("finished_at") or 0)
-        if curve.first_at is not None and ended_at > curve.first_at:
-            metrics["train/seconds"] = ended_at - curve.first_at
-        base = BaseModelRef(name=str(job["model"]), source=str(job["model"]))
-        tuned = TunedModel(
-            jobs.tuned_model_name(job), base, str(job["fine_tuned_model"]), checkpoints=status.checkpoints
-        )
-        return replace(status, metrics=metrics, tuned_model=tuned)
-
-    def _read_events(self, identifier: str, curve: Curve) -> None:
-        """Read new events: backwards until a known one, or, where the list is ascending, after the newest known one."""
-        parameters: dict[str, str | int] = {"limit": PAGE}
-        if curve.is_ascending and curve.newest is not None:
-            parameters["after"] = curve.newest
-        read: list[Json] = []
-        for event in pages(self._service, f"{self._jobs}/{quote(identifier)}/events", **parameters):
-            if str(event.get("id")) in curve.seen:
-                if not curve.is_ascending:
-                    break
-                continue
-            read.append(event)
-        times = [event.get("created_at") or 0 for event in read]
-        if read and times[0] < times[-1]:
-            curve.is_ascending = True
-        if read:
-            curve.newest = str(read[-1 if curve.is_ascending else 0].get("id"))
-        curve.seen.update(str(event.get("id")) for event in read)
-        curve.add(curves.of_events(read))
-
-    def _checkpoints(self, identifier: str) -> list[Json]:
-        try:
-            return list(pages(self._service, f"{self._jobs}/{quote(identifier)}/checkpoints", limit=PAGE))
-        except StatusError as error:
-            if error.status in (404, 405):  # some services do not have checkpoints
-                return []
-            raise
-
-    def _read_results(self, job: Json, curve: Curve) -> None:
-        """Complete a curve from the job's result files; a deleted file adds nothing."""
-        for identifier in job.get("result_files") or ():
-            try:
-                curve.add(
-                    curves.of_file(self._service.content(f"{self._prefix}/files/{quote(str(identifier))}/content"))
-                )
-            except StatusError as error:
-                if error.status != 404:
-                    raise
 
     def cancel(self, ref: JobRef) -> None:
         """Cancel a job; no effect on one that has already ended."""
@@ -347,6 +237,7 @@ class OpenAIBackend(HostedBackend):
         try:
             self._service.repeat(f"{self._jobs}/{quote(ref.id)}/cancel", {})
         except StatusError:
+            # Services refuse to cancel a job that has ended, with differing statuses; it may have ended just now.
             ended = self._get(ref.id)
             if ended is not None and not jobs.state_of(ended).is_finished:
                 raise
@@ -367,9 +258,9 @@ class OpenAIBackend(HostedBackend):
             is_missing = isinstance(error, StatusError) and error.status == 404 and "model" in str(error)
             return is_tuned and not self._host.deploys and is_missing
 
-        def answer(asked: Conversation) -> str:
+        def answer(conversation: Conversation) -> str:
             found = retry(
-                lambda: self._answered({**body, "messages": messages(asked)}),
+                lambda: self._answered({**body, "messages": messages(conversation)}),
                 on=is_served_soon,
                 attempts=SERVED_ATTEMPTS,
                 within_s=SERVED_WITHIN_S,

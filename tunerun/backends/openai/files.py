@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from urllib.parse import quote
 
 from tunerun.backends.http import ATTEMPTS, MAX_RETRY_WAIT_S, RETRY_TIME_S, Json, JsonService, Upload
-from tunerun.errors import InputError, StatusError, UnavailableError
+from tunerun.errors import InputError, UnavailableError
 from tunerun.examples import Conversation, Example, as_conversation
 from tunerun.retry import retry
 
@@ -18,15 +18,19 @@ PURPOSE = "fine-tune"
 IDENTIFIER = re.compile(r"[A-Za-z0-9][\w.:-]{0,199}")
 _NOT_YET = frozenset({"uploaded", "pending", "running"})
 _USELESS = frozenset({"error", "deleted", "failed"})
+"""States of a file. All others, such as OpenAI's `processed` or none at all, count as usable."""
+
 _PROCESSED_SOON_S = 5.0
+"""Seconds until the next look at a file that is not processed yet; the interval of OpenAI's own client
+(`wait_for_processing`, openai 3.57.0)."""
 
 
-def messages(asked: Conversation) -> list[Json]:
+def messages(conversation: Conversation) -> list[Json]:
     """Return a conversation as chat messages, ending with the message to answer."""
-    found = [_message("system", asked.system)] if asked.system else []
-    for turn in asked.earlier:
-        found += [_message("user", turn.text_input), _message("assistant", turn.output)]
-    return [*found, _message("user", asked.text_input)]
+    chat = [_message("system", conversation.system)] if conversation.system else []
+    for turn in conversation.earlier:
+        chat += [_message("user", turn.text_input), _message("assistant", turn.output)]
+    return [*chat, _message("user", conversation.text_input)]
 
 
 def content_of(examples: Sequence[Example], *, has_mark: bool) -> bytes:
@@ -79,12 +83,16 @@ class TrainingFiles:
             InputError: the service rejects the file.
         """
         name = f"tunerun-{hashlib.sha256(content).hexdigest()[:40]}.jsonl"
-        found = self._usable(self._known.pop(name, None)) or self._listed(name)
+        # Checked each time: a file may have been deleted since, or its processing may have failed.
+        known = self._known.pop(name, None)
+        found = None if known is None else self._service.find(f"{self._path}/{quote(known)}")
+        if found is None or found.get("status") in _USELESS:
+            found = self._listed(name)
         if found is None:
             try:
                 found = self._service.upload(self._path, Upload(name, content, {"purpose": PURPOSE}))
             except UnavailableError:
-                # The upload may have succeeded and only its answer was lost. A name contains the digest of the content.
+                # The upload may have succeeded and only its answer was lost. Files have no key but their name.
                 if (found := self._listed(name)) is None:
                     raise
         identifier = str(found.get("id", ""))
@@ -93,18 +101,6 @@ class TrainingFiles:
         self._wait(name, found)
         self._known[name] = identifier
         return identifier
-
-    def _usable(self, identifier: str | None) -> Json | None:
-        """Return a file by its id; None: it was deleted, or cannot be used."""
-        if identifier is None:
-            return None
-        try:
-            found = self._service.get(f"{self._path}/{quote(identifier)}")
-        except StatusError as error:
-            if error.status == 404:
-                return None
-            raise
-        return None if found.get("status") in _USELESS else found
 
     def _listed(self, name: str) -> Json | None:
         """Find a file by its name, which includes the digest of its content."""
@@ -152,6 +148,8 @@ def pages(service: JsonService, path: str, **parameters: str | int) -> Iterator[
         path: path of the list.
         parameters: query parameters of every page.
     """
+    # A gateway that ignores `after` and leaves `has_more` out keeps OpenAI's own client in an endless loop (recorded
+    # 2026-11-25 with openai 3.57.0).
     seen: set[str] = set()
     cursor: dict[str, str] = {}
     while True:

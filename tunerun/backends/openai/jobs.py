@@ -6,8 +6,10 @@ import logging
 import math
 from collections.abc import Collection
 
+from tunerun.backends import hosted
 from tunerun.backends.http import Json
-from tunerun.errors import InputError
+from tunerun.backends.openai.files import IDENTIFIER
+from tunerun.errors import InputError, UnavailableError
 from tunerun.interpolation import resolved
 from tunerun.job import Failure, FailureKind, JobState, TuningRequest
 
@@ -20,6 +22,8 @@ MAX_SEED = 2**31 - 1
 OPTIONAL = ("method", "metadata", "seed")
 """Fields that some services do not know. Without `method`, the older field `hyperparameters` is sent."""
 
+# OpenAI's client lists six (openai 3.57.0, `fine_tuning_job`). Its API reference and Azure also have pausing and paused
+# (read 2026-11-22); compatible servers spell cancelled in either way.
 _STATES = {
     "validating_files": JobState.QUEUED,
     "queued": JobState.QUEUED,
@@ -43,7 +47,9 @@ _unknown_states: set[str] = set()
 
 
 def suffix_of(key: str, tuned_model_id: str) -> str:
-    """Return the suffix for a job's model: at most 40 characters (Azure's limit), with the start of the trial's key."""
+    """Return the suffix for a job's model, which has the start of the trial's key."""
+    # It is the second mark of a job: gateways such as LiteLLM drop metadata. At most 40 characters, Azure's limit (read
+    # 2026-11-22); OpenAI's is 64.
     return tuned_model_id if key[:12] in tuned_model_id else f"{tuned_model_id[:27].rstrip('-')}-{key[:12]}"
 
 
@@ -66,6 +72,18 @@ def is_of(job: Json, key: str, suffix: str) -> bool:
 def keeps_metadata(job: Json) -> bool:
     """Whether a job has the metadata that every job of ours is created with."""
     return KEY in _metadata(job)
+
+
+def identifier_of(job: Json) -> str:
+    """Return the id of a job.
+
+    Raises:
+        UnavailableError: it has none, so the answer came from something else than the service.
+    """
+    identifier = str(job.get("id", ""))
+    if not IDENTIFIER.fullmatch(identifier):
+        raise UnavailableError("a job of the service has no id; is backend.base_url an address of OpenAI's API?")
+    return identifier
 
 
 def _metadata(job: Json) -> Json:
@@ -119,6 +137,7 @@ def state_of(job: Json) -> JobState:
     word = str(job.get("status"))
     if word == "succeeded" and not job.get("fine_tuned_model"):
         return JobState.RUNNING  # without the tuned model's name it could not be called yet
+    # The list of states is open: a host may add its own, and a job that it still runs must not count as failed or lost.
     if word not in _STATES and word not in _unknown_states:
         _unknown_states.add(word)
         _log.warning("backend openai: a job is in the unknown state %r; it counts as running", word[:40])
@@ -154,21 +173,10 @@ def _count(job: Json, name: str) -> int | None:
 
 
 def failure_of(job: Json) -> Failure:
-    """Return why a job failed; the kind is the prefix that `tunerun serve` writes, else derived from the error."""
+    """Return why a job failed."""
     error = job.get("error")
     error = error if isinstance(error, dict) else {}
     code = str(error.get("code") or "")
-    message = " ".join(str(error.get("message") or "the service gave no reason").split())
-    prefix, _, rest = message.partition(": ")
-    if prefix in list(FailureKind):
-        return Failure(FailureKind(prefix), rest)
-    if code in _WHO_ACTS:
-        message += f"; {_WHO_ACTS[code]}"
-    words = message.lower()
-    if "memory" in words or code == "out_of_memory":
-        kind = FailureKind.OUT_OF_MEMORY
-    elif "diverged" in words or "nan" in words.split():
-        kind = FailureKind.DIVERGED
-    else:
-        kind = FailureKind.INVALID if code.startswith(_REFUSED) else FailureKind.CRASHED
-    return Failure(kind, f"{code}: {message}" if code else message)
+    # OpenAI validates files after the create, so what it refuses arrives as a failed job.
+    otherwise = FailureKind.INVALID if code.startswith(_REFUSED) else FailureKind.CRASHED
+    return hosted.failure_of(error.get("message"), code, otherwise=otherwise, advice=_WHO_ACTS.get(code, ""))

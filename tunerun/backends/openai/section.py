@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 from pydantic import Field
 
 from tunerun.backends.base import Capabilities
-from tunerun.backends.hosted import HostedSection, api_key_env
+from tunerun.backends.hosted import HostedSection, api_key_env, hosted_capabilities
 from tunerun.backends.http import ServiceAddress
 from tunerun.backends.openai.hosts import OPENAI_URL, Host, host_of
 
@@ -50,25 +51,13 @@ SECTION = OpenAISection
 def capabilities(section: OpenAISection) -> Capabilities:
     """Return the capabilities of the service at the section's address."""
     host = section.host
-    return Capabilities(
-        kind=KIND,
-        address=section.base_url,
-        max_input_characters=None,
-        max_output_characters=None,
-        source=host.source,
-        max_in_flight=section.max_in_flight,
-        survives_runner=True,
-        is_hosted=IS_HOSTED,
-        has_prices=True,
-        trains_exact_prefixes=False,  # the API promises no seed and no order
-        precision="",
-        poll_interval_s=section.poll_interval_s,
+    return replace(
+        hosted_capabilities(section, host.source),
         max_training_bytes=host.max_bytes,
         min_examples=host.min_examples,
         measures_epochs=True,
         trains_conversations=True,
         keeps_best=False,  # services keep the last three epochs; the best one need not be among them
         takes_learning_rate=host.rate_is_absolute,
-        not_taken=("hyperparameters.adapter_rank", "hyperparameters.adapter_alpha"),
         warnings=host.warnings,
     )
