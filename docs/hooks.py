@@ -197,16 +197,20 @@ def _command(path: list[str], command: Any) -> Iterator[str]:
         yield f"## `{' '.join(path[1:])}`"
         yield " ".join((command.help or "").split())
         yield f"```text\n{' '.join([*path, '[OPTIONS]', *arguments])}\n```"
-        rows = [_option(each) for each in command.params if each.param_type_name == "option" and not each.hidden]
+        rows = [
+            [f"`{each.metavar}`", _cell(each.help)] for each in command.params if each.param_type_name == "argument"
+        ]
+        rows += [_option(each) for each in command.params if each.param_type_name == "option" and not each.hidden]
         if rows:
-            yield table(["option", "meaning"], rows, is_markdown=True)
+            yield table(["argument or option", "meaning"], rows, is_markdown=True)
     for name, each in below.items():
         yield from _command([*path, name], each)
 
 
 def _metavar(argument: Any) -> str:
     name = argument.metavar or argument.name.strip("_").upper()
-    return str(name) if argument.required or name.startswith("[") else f"[{name}]"
+    text = str(name) if argument.required else f"[{name}]"
+    return f"{text}..." if argument.nargs == -1 else text
 
 
 def _option(option: Any) -> list[str]:

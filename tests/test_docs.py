@@ -347,6 +347,13 @@ def test_what_a_page_would_load_from_another_host_is_found() -> None:
     assert not any(foreign.search(text) for text in followed)
 
 
+def test_readme_names_every_command() -> None:
+    """The table of commands in README has those of `tunerun --help`."""
+    table = (REPOSITORY / "README.md").read_text(encoding="utf-8").partition("## Commands")[2].partition("\n## ")[0]
+    named = {name.split()[0] for row in re.findall(r"(?m)^\| (`.*?) \|", table) for name in re.findall("`(.*?)`", row)}
+    assert named == set(program().commands)
+
+
 def test_readme_is_short() -> None:
     """README is an entrance: at most 180 lines, and all that is more is in docs/."""
     assert len((REPOSITORY / "README.md").read_text(encoding="utf-8").splitlines()) <= 180

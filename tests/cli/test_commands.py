@@ -9,9 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 
 from tests.commands import tunerun
 from tests.experiments import overrides
+from tunerun.cli import app
 
 
 def refused(*arguments: str) -> list[str]:
@@ -24,15 +26,18 @@ def refused(*arguments: str) -> list[str]:
 
 
 @pytest.mark.process
-def test_help_names_every_command_and_where_overrides_come_from() -> None:
-    """`--help`, in a process of its own, lists the commands and the source of overrides."""
+def test_help_names_every_command_in_a_line_each() -> None:
+    """`--help`, in a process of its own, has for each command a sentence that fits into a terminal of 80 columns."""
     text = subprocess.run(
-        [sys.executable, "-m", "tunerun", "--help"], capture_output=True, text=True, check=True
+        [sys.executable, "-m", "tunerun", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "COLUMNS": "80"},
     ).stdout
-    assert all(
-        word in text
-        for word in ("plan", "run", "status", "compare", "report", "predict", "export", "config", "init", "ui", "sync")
-    )
+    listed = text.partition("Commands:\n")[2].partition("\n\n")[0].splitlines()
+    assert {line.split()[0] for line in listed} == set(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+    assert all(line.startswith("  ") and line.endswith(".") and not line.endswith("...") for line in listed)
 
 
 def test_a_plan_as_json_is_one_document(tmp_path: Path) -> None:

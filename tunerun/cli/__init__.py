@@ -47,10 +47,13 @@ from tunerun.files import lacks_descriptors
 app = typer.Typer(
     name="tunerun",
     help="One declarative experiment in, many supervised tuning jobs and one honest comparison out.",
-    epilog="Overrides are Hydra's: tunerun run experiment=next_number hyperparameters.learning_rate=1e-3,5e-4",
+    epilog="KEY=VALUE overrides the config as in Hydra, and several values are a sweep: "
+    "tunerun run experiment=next_number hyperparameters.learning_rate=1e-3,5e-4",
     no_args_is_help=True,
-    add_completion=True,
     pretty_exceptions_enable=False,
+    # In typer 0.29 help made by rich prints `<bool>` beside every flag, as if it took a value, and types and frames
+    # take a third of 80 columns.
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -105,8 +108,9 @@ def _version(
         raise typer.Exit
 
 
-# In the order of `--help`: as a sweep goes through them.
+# In the order of `--help` and of the table in README: as a project goes through them.
 for each in (
+    init.init,
     plan.plan,
     run.run,
     status.status,
@@ -114,17 +118,16 @@ for each in (
     compare.compare,
     report.report,
     predict.predict,
-    config.config,
-    init.init,
-    ui.ui,
-    sync.sync,
+    export.export,
+    promote.promote,
     rerun.rerun,
     verify.verify,
     bundle.bundle,
     diff.diff,
     appendix.appendix,
-    promote.promote,
-    export.export,
+    config.config,
+    ui.ui,
+    sync.sync,
 ):
     app.command()(each)
 app.add_typer(data.app, name="data")

@@ -14,16 +14,25 @@ from tunerun.errors import InputError
 
 
 def appendix(
-    sweep: Annotated[str, typer.Argument(metavar="SWEEP", help="A sweep's id, an experiment, a run id, a bundle.")],
-    format_: Annotated[str, typer.Option("--format", help="markdown or latex.")] = "markdown",
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="The file to write; else stdout.")] = None,
-    runs: Runs = "runs",
+    sweep: Annotated[
+        str,
+        typer.Argument(
+            metavar="SWEEP",
+            help="Sweep id, experiment name (its newest sweep), MLflow run id or bundle file.",
+        ),
+    ],
+    format_: Annotated[str, typer.Option("--format", metavar="FORMAT", help="markdown or latex.")] = "markdown",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="File to write; stdout if not given.")
+    ] = None,
+    runs: Runs = Path("runs"),
     tracking_uri: TrackingUri = None,
     json_: Json = False,
 ) -> None:
-    """Write a reproducibility appendix: the questions of NeurIPS' checklist and of REFORMS, answered from the record.
+    """Write a reproducibility appendix from a sweep's record.
 
-    It claims nothing beyond the record, and lists the questions that a record cannot answer.
+    It answers the questions of NeurIPS' checklist and of REFORMS, claims nothing beyond the record, and lists the
+    questions that a record cannot answer.
     """
     from tunerun.record import open_record
     from tunerun.record.appendix import appendix as appendix_of
@@ -32,7 +41,7 @@ def appendix(
 
     chosen = renderer(format_)
     tracking = Tracking(uri=tracking_uri) if tracking_uri else None
-    with open_record(sweep, runs=Path(runs), tracking=tracking) as record:
+    with open_record(sweep, runs=runs, tracking=tracking) as record:
         described = appendix_of(record)
     if json_:
         print_json(described.to_json())

@@ -14,39 +14,50 @@ from tunerun.errors import InputError
 
 def bundle(
     sweep: Annotated[
-        str, typer.Argument(metavar="SWEEP", help="Id of a sweep, an experiment (its newest), or an MLflow run id.")
+        str,
+        typer.Argument(metavar="SWEEP", help="Sweep id, experiment name (its newest sweep) or MLflow run id."),
     ],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The file to write; else SWEEP.zip here.")
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="File to write; SWEEP.zip in this folder if not given."),
     ] = None,
-    no_models: Annotated[bool, typer.Option("--no-models", help="Leave the adapters out.")] = False,
-    author: Annotated[list[str] | None, typer.Option("--author", help="Author of the study; may be repeated.")] = None,
+    no_models: Annotated[bool, typer.Option("--no-models", help="Omit the adapters of the tuned models.")] = False,
+    author: Annotated[
+        list[str] | None, typer.Option("--author", metavar="NAME", help="Author of the study; may be repeated.")
+    ] = None,
     affiliation: Annotated[
-        list[str] | None, typer.Option("--affiliation", help="An author's organisation: one for all, or one for each.")
+        list[str] | None,
+        typer.Option("--affiliation", metavar="NAME", help="Authors' organisation: one for all, or one for each."),
     ] = None,
-    runs: Runs = "runs",
+    runs: Runs = Path("runs"),
     json_: Json = False,
 ) -> None:
-    """Write a sweep into one file (RO-Crate) that needs neither this machine nor MLflow to be run again."""
+    """Write a sweep to one file that can be run again elsewhere.
+
+    The file is an RO-Crate. Running it again needs neither this machine nor MLflow.
+    """
     from tunerun.cli.tables import note, say
     from tunerun.compose import places
     from tunerun.record import open_record
     from tunerun.record.bundle.crate import Author
     from tunerun.record.bundle.writing import write_bundle
 
-    names: list[str] = author or []
-    affiliations: list[str | None] = [*(affiliation or ())]
-    if affiliations and len(affiliations) not in (1, len(names)):
+    names = author or []
+    organisations: list[str | None] = [*(affiliation or [])]
+    if len(organisations) < 2:  # one for all authors, or none
+        organisations = (organisations or [None]) * len(names)
+    if len(organisations) != len(names):
         raise InputError(
-            f"--affiliation: given {len(affiliations)} times for {len(names)} --author; give one for all, or one for "
+            f"--affiliation: given {len(organisations)} times for {len(names)} --author; give one for all, or one for "
             "each"
         )
-    organisations = affiliations if len(affiliations) == len(names) else [*affiliations, None][:1] * len(names)
     authors = [Author(name, organisation) for name, organisation in zip(names, organisations, strict=True)]
+
     _, tracking = places([])
-    with open_record(sweep, runs=Path(runs), tracking=tracking) as record:
+    with open_record(sweep, runs=runs, tracking=tracking) as record:
         target = output or Path(f"{record.sweep.id}.zip")
         written = write_bundle(record, target, with_models=not no_models, authors=authors)
+
     for text in written.notes:
         note(text)
     if json_:

@@ -1,4 +1,4 @@
-"""`tunerun cancel`: cancels jobs of a sweep."""
+"""`tunerun cancel`: ends jobs of a sweep."""
 
 from __future__ import annotations
 
@@ -17,11 +17,18 @@ def cancel(
     config_dir: ConfigDir = None,
     sweep: SweepId = None,
     trial: Annotated[
-        list[int] | None, typer.Option("--trial", help="Number of a trial; may be repeated. Default: all.")
+        list[int] | None,
+        typer.Option(
+            "--trial", metavar="N", help="Number of a trial; may be repeated. All that have not succeeded if not given."
+        ),
     ] = None,
     json_: Json = False,
 ) -> None:
-    """Cancel jobs of a sweep, also one that another process runs: running jobs end, waiting ones are not submitted."""
+    """End the jobs of a sweep, also of one that another process runs.
+
+    Running jobs are cancelled at their backend, waiting ones are not submitted. The sweep is the one that the overrides
+    compose, or the newest one.
+    """
     from tunerun.cli import tables
     from tunerun.compose import places
     from tunerun.engine.base_model import cache_folder

@@ -23,14 +23,25 @@ def compare(
     sweep: SweepIds = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Folder for report.html, results.* and plots."),
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FOLDER",
+            help="Folder for report.html, plots, and the results as JSON, Markdown, CSV and LaTeX.",
+        ),
     ] = None,
     final: Annotated[
-        bool, typer.Option("--final", help="Open the test set for the advised point and all baselines; recorded.")
+        bool,
+        typer.Option(
+            "--final", help="Open the test set for the advised point and all baselines; each opening is recorded."
+        ),
     ] = False,
     json_: Json = False,
 ) -> None:
-    """Compare the trials of one or several sweeps on held-out examples; write the results to files with --output."""
+    """Compare the trials of sweeps on held-out examples.
+
+    The sweep is the one that the overrides compose, or the newest one, unless --sweep names others.
+    """
     from tunerun.cli import tables
     from tunerun.comparison.renderers import write_files
     from tunerun.compose import places

@@ -14,11 +14,13 @@ from tunerun.cli.printing import print_json
 def config(
     overrides: Overrides = None,
     config_dir: ConfigDir = None,
-    explain: Annotated[str | None, typer.Option(help="Describe a dotted key, and where it was written.")] = None,
+    explain: Annotated[
+        str | None, typer.Option(metavar="KEY", help="Describe a dotted key, and say where its value was written.")
+    ] = None,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of an experiment.")] = False,
     json_: Json = False,
 ) -> None:
-    """Print the composed config as YAML, or as JSON."""
+    """Print the composed config as YAML, or describe one key of it."""
     from tunerun import compose
     from tunerun.compose.explanation import text_of
 

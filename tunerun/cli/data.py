@@ -24,10 +24,13 @@ app = typer.Typer(help="Check examples, or write them in a provider's format.", 
 def check(
     overrides: Overrides = None,
     config_dir: ConfigDir = None,
-    all_: Annotated[bool, typer.Option("--all", help="List every place, not only the first few.")] = False,
+    all_: Annotated[bool, typer.Option("--all", help="List every row of a finding, not only the first few.")] = False,
     json_: Json = False,
 ) -> None:
-    """Look for duplicates, contradictions, leaks, secrets and more; exit code 2 if some rows cannot be used."""
+    """Look for duplicates, contradictions, leaks, secrets and more.
+
+    Exit code 2 if some rows cannot be used.
+    """
     from tunerun.cli import tables
     from tunerun.cli.stages import Stages
     from tunerun.dataset import yaml_line
@@ -76,12 +79,18 @@ def export(
     overrides: Overrides = None,
     config_dir: ConfigDir = None,
     format_: Annotated[
-        str, typer.Option("--format", help="gemini, vertex, openai, together or messages.")
+        str, typer.Option("--format", metavar="FORMAT", help="gemini, vertex, openai, together or messages.")
     ] = "messages",
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder; export/FORMAT if not given.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FOLDER", help="Folder to write to; export/FORMAT if not given."),
+    ] = None,
     json_: Json = False,
 ) -> None:
-    """Write the rendered examples in a provider's format, checked against its limits."""
+    """Write the rendered examples in a provider's format.
+
+    They are checked against the limits of the provider.
+    """
     from tunerun.cli import tables
     from tunerun.dataset.export import FORMATS
     from tunerun.dataset.export import export as write

@@ -11,9 +11,7 @@ from tunerun.cli.options import Json, Runs, TrackingUri
 from tunerun.cli.printing import print_json
 
 if TYPE_CHECKING:
-    from tunerun.record.difference import DifferenceSection, SideBySide
-
-_ABSENT = "-"
+    from tunerun.record.difference import SideBySide
 
 _MOST_VALUES = 40
 """Values that are printed of one section."""
@@ -21,30 +19,37 @@ _MOST_VALUES = 40
 _MOST_BESIDE = 70
 """Characters of a value in a column; values with a longer text are printed below each other."""
 
+_MOST_BELOW = 500
+"""Characters of a value on a line of its own; `--json` has all of them."""
+
 
 def diff(
     a: Annotated[
-        str, typer.Argument(metavar="A", help="A sweep's id, an experiment, a tuned model, a run id, a bundle.")
+        str,
+        typer.Argument(
+            metavar="A",
+            help="Sweep id, experiment name (its newest sweep), tunedModels/NAME, MLflow run id or bundle file.",
+        ),
     ],
-    b: Annotated[str, typer.Argument(metavar="B", help="What it is compared with.")],
-    runs: Runs = "runs",
+    b: Annotated[str, typer.Argument(metavar="B", help="What A is compared with, named in the same way.")],
+    runs: Runs = Path("runs"),
     tracking_uri: TrackingUri = None,
     json_: Json = False,
 ) -> None:
-    """Show what differs between two trials or two sweeps, and what of it is in the key.
+    """Show what differs between two trials or two sweeps.
 
-    Values of the config, rows, template, base model, YAML files, code, environment, results. Exit code 0, also when
-    they differ; 2: a reference is wrong.
+    Compared are values of the config, rows, template, base model, YAML files, code, environment and results; the last
+    line says what of it is in the key. Exit code 0, also when they differ; 2 if A or B does not exist.
     """
-    from tunerun.cli.tables import say
+    from tunerun.cli.tables import out, say
     from tunerun.record import open_record
     from tunerun.record.difference import difference
     from tunerun.schema import Tracking
 
     tracking = Tracking(uri=tracking_uri) if tracking_uri else None
     with (
-        open_record(a, runs=Path(runs), tracking=tracking) as first,
-        open_record(b, runs=Path(runs), tracking=tracking) as second,
+        open_record(a, runs=runs, tracking=tracking) as first,
+        open_record(b, runs=runs, tracking=tracking) as second,
     ):
         compared = difference(first, second)
     if json_:
@@ -55,44 +60,35 @@ def diff(
     for section in compared.sections:
         if section.is_same:
             say(section.summary)
-        else:
-            _print_section(section)
+            continue
+        out.print(f"[bold]{section.title}[/]")
+        long = [value for value in section.values if _is_long(value.a) or _is_long(value.b)]
+        _print_columns([value for value in section.values if value not in long])
+        for value in long:
+            where = f" ({value.where})" if value.where else ""
+            note = f" [{value.note}]" if value.note else ""
+            say(f"  {value.name}{where}{note}")
+            say(f"    A {_text(value.a, most=_MOST_BELOW)}")
+            say(f"    B {_text(value.b, most=_MOST_BELOW)}")
+        for line in (*section.lines, *filter(None, [section.unknown])):
+            say(f"  {line}")
     say("")
     say(compared.key_sentence)
 
 
-def _print_section(section: DifferenceSection) -> None:
-    from tunerun.cli.tables import out, say
-
-    out.print(f"[bold]{section.title}[/]")
-    long = [
-        value
-        for value in section.values
-        if any(isinstance(side, str) and len(side) > _MOST_BESIDE for side in (value.a, value.b))
-    ]
-    short = [value for value in section.values if value not in long]
-    if short:
-        _print_values(short)
-    for value in long:
-        where = f" ({value.where})" if value.where else ""
-        note = f" [{value.note}]" if value.note else ""
-        say(f"  {value.name}{where}{note}")
-        say(f"    A {_text(value.a, most=500)}")
-        say(f"    B {_text(value.b, most=500)}")
-    for line in (*section.lines, *filter(None, [section.unknown])):
-        say(f"  {line}")
-
-
-def _print_values(values: list[SideBySide]) -> None:
-    """Print values in four columns, or below each other if the terminal is too narrow."""
+def _print_columns(values: list[SideBySide]) -> None:
+    """Print short values in columns, or below each other if the terminal is too narrow."""
     from tunerun.cli.tables import out, say
     from tunerun.record.difference.sections import one_line
 
+    if not values:
+        return
     rows = [("", "A", "B", "")]
     for value in values[:_MOST_VALUES]:
         note = ", ".join(filter(None, (value.note, value.where)))
         rows.append((one_line(value.name), _text(value.a), _text(value.b), note))
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    # 8: the indent, and two spaces between columns.
     if sum(widths) + max(len(row[3]) for row in rows) + 8 <= out.width:
         for row in rows:
             cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
@@ -106,15 +102,13 @@ def _print_values(values: list[SideBySide]) -> None:
         say(f"  ... and {len(values) - _MOST_VALUES} more; --json has all of them")
 
 
-def _text(value: object, most: int = _MOST_BESIDE) -> str:
-    """Format a value on one line.
+def _is_long(value: object) -> bool:
+    return isinstance(value, str) and len(value) > _MOST_BESIDE
 
-    Args:
-        value: a JSON value.
-        most: characters of a text.
-    """
+
+def _text(value: object, most: int = _MOST_BESIDE) -> str:
     from tunerun.record.difference.sections import one_line, shown
 
     if value is None:
-        return _ABSENT
-    return one_line(value, most) if isinstance(value, str) and len(value) > _MOST_BESIDE else shown(value)
+        return "-"
+    return one_line(value, most) if isinstance(value, str) and _is_long(value) else shown(value)

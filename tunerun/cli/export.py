@@ -15,18 +15,39 @@ from tunerun.errors import InputError
 
 def export(
     reference: Annotated[
-        str, typer.Argument(metavar="REF", help="tunedModels/NAME, an MLflow run id, or a bundle of one trial.")
+        str, typer.Argument(metavar="REF", help="tunedModels/NAME, MLflow run id, or bundle file with one trial.")
     ] = "",
-    target: Annotated[Path | None, typer.Argument(metavar="DIR", help="A new folder, or a .gguf file.")] = None,
-    to: Annotated[str, typer.Option("--to", help="merged, adapter or gguf.")] = "",
+    target: Annotated[
+        Path | None, typer.Argument(metavar="TARGET", help="New or empty folder, or with --to gguf a new .gguf file.")
+    ] = None,
+    to: Annotated[
+        str,
+        typer.Option(
+            "--to",
+            metavar="FORMAT",
+            help="merged: one model for transformers; adapter: for PEFT; gguf: for llama.cpp. Required.",
+        ),
+    ] = "",
     best: Annotated[
-        str, typer.Option("--best", metavar="SWEEP", help="Instead of REF: the advised point of a sweep or a bundle.")
+        str,
+        typer.Option(
+            "--best",
+            metavar="SWEEP",
+            help="Instead of REF: the advised point of a sweep (id, experiment name or bundle file).",
+        ),
     ] = "",
-    quantization: Annotated[str | None, typer.Option("--quantization", help="Of gguf: f16 (default) or q8_0.")] = None,
-    runs: Runs = "runs",
+    quantization: Annotated[
+        str | None,
+        typer.Option("--quantization", metavar="TYPE", help="With --to gguf: f16 (if not given) or q8_0."),
+    ] = None,
+    runs: Runs = Path("runs"),
     json_: Json = False,
 ) -> None:
-    """Write a tuned model for other programs: merged for transformers, an adapter for PEFT, a GGUF file."""
+    """Write a tuned model's files for other programs.
+
+    The written model is loaded again and asked held-out rows; the last line says how many answers equal the tuned
+    model's.
+    """
     from tunerun.cli import tables
     from tunerun.engine.process import ENVIRONMENT
     from tunerun.export.exporting import best_trial, named_trial
@@ -43,7 +64,7 @@ def export(
         raise InputError("the folder to write is missing: tunerun export tunedModels/NAME --to merged DIR")
     # Both are read when torch and tqdm are imported, which happens in this process.
     os.environ |= {"TQDM_DISABLE": "1"} | ENVIRONMENT | dict(os.environ)
-    with open_record(best or reference, runs=Path(runs)) as record:
+    with open_record(best or reference, runs=runs) as record:
         trial = best_trial(record) if best else named_trial(record)
         exported = write(
             record, trial, to, target, quantization=quantization, say=lambda line: tables.err.print(tables.plain(line))

@@ -14,7 +14,10 @@ def plan(
     _multirun: Multirun = False,
     fresh: Fresh = False,
 ) -> None:
-    """Show what a run would do and cost. Sends and writes nothing; its exit code is that of a run that refuses."""
+    """Show what a run would do and cost; sends and writes nothing.
+
+    Exit code 2 if something is wrong and 3 if a limit refuses, as of `tunerun run`.
+    """
     from tunerun.cli.named_experiments import first_error, named_experiments
     from tunerun.cli.plan_tables import plan_table, plans_table
 

@@ -14,21 +14,34 @@ from tunerun.errors import InputError
 
 
 def predict(
-    columns: Annotated[list[str] | None, typer.Argument(metavar="[COLUMN=VALUE]...", help="One row.")] = None,
-    run_: Annotated[str, typer.Option("--run", help="MLflow run id, or tunedModels/NAME.")] = "",
-    file: Annotated[Path | None, typer.Option("--file", help="Rows: JSON, JSONL, CSV, TSV or Parquet.")] = None,
-    runs: Runs = "runs",
-    max_output_tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer, in tokens.")] = None,
+    columns: Annotated[list[str] | None, typer.Argument(metavar="COLUMN=VALUE", help="One row.")] = None,
+    run_: Annotated[
+        str, typer.Option("--run", metavar="RUN", help="tunedModels/NAME, or MLflow run id. Required.")
+    ] = "",
+    file: Annotated[
+        Path | None,
+        typer.Option("--file", metavar="FILE", help="File of rows: JSON, JSONL, CSV, TSV, Parquet or Arrow."),
+    ] = None,
+    runs: Runs = Path("runs"),
+    max_output_tokens: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Longest answer, in tokens; as in the experiment if not given."),
+    ] = None,
     chat: Annotated[
         bool, typer.Option("--chat", help="Answer each line of standard input, as one conversation.")
     ] = False,
     system: Annotated[
-        str | None, typer.Option(help="With --chat: the system message; that of training if not given.")
+        str | None, typer.Option(metavar="TEXT", help="With --chat: the system message; as in training if not given.")
     ] = None,
-    base: Annotated[bool, typer.Option("--base", help="With --chat: ask its base model.")] = False,
+    base: Annotated[
+        bool, typer.Option("--base", help="With --chat: the base model answers, not the tuned model.")
+    ] = False,
     json_: Json = False,
 ) -> None:
-    """Call a tuned model with the template it was trained with, for rows or in a chat."""
+    """Answer rows with a tuned model, or chat with it.
+
+    A row is rendered with the template that the model was trained with.
+    """
     if not run_:
         raise InputError(
             "--run is missing; give an MLflow run id or tunedModels/NAME, as `tunerun status --json` shows them"
@@ -42,7 +55,7 @@ def predict(
 
         row = _typed_row(columns or [])
         with open_model(run_, runs=runs, max_output_tokens=max_output_tokens) as model:
-            training = training_of(run_, Path(runs))
+            training = training_of(run_, runs)
             talk(Chat(model, system=system, columns=row, is_base=base, training=training))
         return
     if system is not None or base:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -11,34 +11,40 @@ from tunerun.cli.options import ConfigDir, Json, Overrides
 from tunerun.cli.printing import print_json
 from tunerun.errors import InputError
 
-if TYPE_CHECKING:
-    from tunerun.tracking.registry import Registered
-
 
 def promote(
     reference: Annotated[
         str,
-        typer.Argument(metavar="REF", help="Sweep (its advised point), tunedModels/NAME or an MLflow run id."),
+        typer.Argument(
+            metavar="REF",
+            help="tunedModels/NAME, MLflow run id; or the sweep id, experiment name or bundle file of a sweep, for its "
+            "advised point.",
+        ),
     ],
     overrides: Overrides = None,
     config_dir: ConfigDir = None,
-    name: Annotated[str, typer.Option("--as", metavar="NAME", help="The registered model.")] = "",
-    alias: Annotated[str, typer.Option(help="Alias of the new version; earlier versions are kept.")] = "champion",
+    name: Annotated[str, typer.Option("--as", metavar="NAME", help="Name of the registered model. Required.")] = "",
+    alias: Annotated[
+        str, typer.Option(metavar="NAME", help="Alias of the new version; earlier versions are kept.")
+    ] = "champion",
     require: Annotated[
         list[str] | None,
         typer.Option(
             metavar="CONDITION",
-            help="Refuse unless it holds: 'better than every baseline', 'eval/exact_match >= 60 %', 'not tied', 'test "
-            "set opened'. Several: all.",
+            help="Refuse unless it holds, such as 'better than every baseline', 'eval/exact_match >= 60 %', 'not tied' "
+            "or 'test set opened'; may be repeated.",
         ),
     ] = None,
     with_base: Annotated[
-        bool, typer.Option("--with-base", help="Put a copy of the base model in, instead of its name and hash.")
+        bool, typer.Option("--with-base", help="Store a copy of the base model, not only its name and hash.")
     ] = False,
     json_: Json = False,
 ) -> None:
-    """Register a tuned model in MLflow as one that answers rows, if its conditions hold; exit code 3 if not."""
-    from tunerun.cli.tables import note
+    """Register a tuned model in MLflow's Model Registry.
+
+    The registered model answers rows. Exit code 3 if a condition of --require does not hold.
+    """
+    from tunerun.cli.tables import note, say
     from tunerun.comparison.conditions import parse
     from tunerun.compose import places
     from tunerun.engine.base_model import cache_folder
@@ -52,6 +58,7 @@ def promote(
         raise InputError("--as is missing; give the name of the registered model, such as --as intents")
     check_names(name, alias)
     request = PromotionRequest(name, alias, parse(require or []), with_base=with_base)
+
     paths, tracking = places(overrides or [], config_dir)
     runs = Path(paths.runs)
     tracker = open_tracker(tracking, runs)
@@ -61,22 +68,17 @@ def promote(
         candidate = candidate_of(record)
         check(candidate, request.conditions)
         if record.runs.absolute() == runs.absolute():
-            tracker.sync([record.sweep.id])  # the version names the trial's run
+            tracker.sync([record.sweep.id])  # the registered version links to the trial's run
             if text := tracker.problem or tracker.notice:
                 note(text)
         done = register(record, candidate, request, tracker.store, runs=runs, cache=cache_folder(paths.cache))
-    _print(done, tracker.name, json_=json_)
-
-
-def _print(done: Registered, tracker: str, *, json_: bool) -> None:
-    from tunerun.cli.tables import say
 
     if json_:
         document = {
             "model": done.name, "version": done.version, "alias": done.alias, "before": done.before, "new": done.is_new,
-            "run": done.run_id, "uri": done.uri, "tracking": tracker, "sentence": done.sentence,
+            "run": done.run_id, "uri": done.uri, "tracking": tracker.name, "sentence": done.sentence,
         }  # fmt: skip
         print_json(document)
-        return
-    say(done.sentence)
-    say(f'To load it: mlflow.pyfunc.load_model("{done.uri}") with MLFLOW_TRACKING_URI={tracker}')
+    else:
+        say(done.sentence)
+        say(f'To load it: mlflow.pyfunc.load_model("{done.uri}") with MLFLOW_TRACKING_URI={tracker.name}')

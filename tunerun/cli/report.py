@@ -20,12 +20,18 @@ def report(
     config_dir: ConfigDir = None,
     sweep: SweepIds = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The file to write; else reports/SWEEP.html in paths.runs.")
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="FILE", help="File to write; reports/SWEEP.html in paths.runs if not given."
+        ),
     ] = None,
     open_: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in a browser.")] = True,
     json_: Json = False,
 ) -> None:
-    """Write the comparison of one or several sweeps as one HTML page, and open it in a browser."""
+    """Write the comparison of sweeps as an HTML page, and open it.
+
+    The sweep is the one that the overrides compose, or the newest one, unless --sweep names others.
+    """
     from tunerun.cli import tables
     from tunerun.comparison.renderers.report import write_page
 

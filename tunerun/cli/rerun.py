@@ -24,20 +24,41 @@ def rerun(
     overrides: Overrides = None,
     config_dir: ConfigDir = None,
     run_: Annotated[
-        str, typer.Option("--run", help="What to run again: MLflow run id, sweep id, tunedModels/NAME or bundle file.")
+        str,
+        typer.Option(
+            "--run",
+            metavar="RUN",
+            help="What to run again: sweep id, experiment name (its newest sweep), tunedModels/NAME, MLflow run id or "
+            "bundle file. Required.",
+        ),
     ] = "",
     verify: Annotated[bool, typer.Option("--verify", help="Exit with 1 if the results differ.")] = False,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change the config: a new experiment with the run as parent."),
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Change the config, which makes it a new experiment with the run as its parent; may be repeated.",
+        ),
     ] = None,
     data: Annotated[
-        list[Path] | None, typer.Option("--data", help="File of rows to read again, instead of recorded examples.")
+        list[Path] | None,
+        typer.Option(
+            "--data",
+            metavar="FILE",
+            help="File of rows to read, instead of the recorded examples; may be repeated.",
+        ),
     ] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Train again, even if an earlier rerun has.")] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Train again, even if an earlier rerun has trained it.")
+    ] = False,
     json_: Json = False,
 ) -> None:
-    """Run a sweep or a trial again from its record, and compare: the same keys, and the same bits where they can be."""
+    """Run a sweep or a trial again from its record, and compare.
+
+    The trials have the same keys, and the results the same bits where that is possible. Overrides say where things are
+    on this machine, such as paths.runs, tracking.uri or model.source.
+    """
     from tunerun.cli import tables
     from tunerun.cli.run import print_mlflow_link, print_remaining
     from tunerun.record import open_record

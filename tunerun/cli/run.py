@@ -33,7 +33,10 @@ def run(
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Submit failed trials again.")] = False,
     fresh: Fresh = False,
 ) -> None:
-    """Plan, then run what is not done, and compare all trials. Run again, it resumes where it was interrupted."""
+    """Plan, run the trials that are not done, and compare all.
+
+    The same command continues a sweep that was interrupted.
+    """
     from tunerun.cli import tables
     from tunerun.cli.named_experiments import first_error, named_experiments
 

@@ -13,14 +13,12 @@ from tunerun.cli.options import ConfigDir, Runs
 from tunerun.errors import ConfigError
 
 if TYPE_CHECKING:
-    import socket
-
     from tunerun.backends.local import LocalSection
     from tunerun.job import BaseModelRef
     from tunerun.service.app import Service, Settings
     from tunerun.service.core.credentials import KeyFile
 
-app = typer.Typer(help="Serve tuning and answers on the embedded engine, as the Gemini API and OpenAI do.")
+app = typer.Typer()
 keys = typer.Typer(help="Manage the keys that the service accepts.", no_args_is_help=True)
 app.add_typer(keys, name="keys")
 
@@ -31,53 +29,72 @@ HOSTED = "models/"
 
 _NEEDED = ("fastapi", "uvicorn", "prometheus_client", "multipart")
 
-Model = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="NAME[=SOURCE]",
-        help="Base model, kept in memory: a choice of conf/model, a folder, a file, a hub name; NAME=: its name.",
-    ),
-]
-Tuned = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="tunedModels/NAME", help="Tuned model of --runs to answer with, or its MLflow run id; several."
-    ),
-]
-From = Annotated[
-    list[str] | None,
-    typer.Option("--from", metavar="SWEEP", help="A sweep, or an experiment's newest: its tuned models; several."),
-]
-State = Annotated[Path, typer.Option("--state", help="Folder of the service's keys, queue and tuned models.")]
-Host = Annotated[str, typer.Option(help="Address to listen on.")]
-Port = Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")]
+Host = Annotated[str, typer.Option(metavar="ADDRESS", help="Address to listen on.")]
+Port = Annotated[int, typer.Option(metavar="N", min=0, max=65535, help="Port to listen on; 0: any that is free.")]
 Workers = Annotated[
     str,
     typer.Option(
         metavar="N|SECTION",
-        help="Engines that tune side by side, each with its base model in memory; or where they run, as "
-        "backend.workers: '{kind: ray, address: auto, gpus_per_worker: 1}'.",
+        help="Number of engines that tune side by side, each with its base model in memory; or where they run, written "
+        "as backend.workers: '{kind: ray, address: auto, gpus_per_worker: 1}'.",
     ),
 ]
 Packing = Annotated[
-    str, typer.Option(metavar="auto|off|N", help="Waiting jobs of one base model that an engine trains together.")
+    str,
+    typer.Option(
+        metavar="auto|off|N",
+        help="Most waiting jobs of one base model that an engine trains together; auto: as many as fit into memory.",
+    ),
 ]
-Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads of each engine.")]
-Cache = Annotated[Path | None, typer.Option(help="Converted base models; the user's cache directory.")]
-AllowRemote = Annotated[bool, typer.Option("--allow-remote", help="Listen on other addresses than loopback.")]
+Model = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME[=SOURCE]",
+        help="Base model, kept in memory: a choice of conf/model, a folder, a file or a name on the hub. NAME=SOURCE "
+        f"serves SOURCE as NAME. May be repeated; {DEFAULT_MODEL} if no model is named.",
+    ),
+]
+Tuned = Annotated[
+    list[str] | None,
+    typer.Option(metavar="RUN", help="Tuned model of --runs: tunedModels/NAME or MLflow run id; may be repeated."),
+]
+From = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--from",
+        metavar="SWEEP",
+        help="All tuned models of a sweep: sweep id, or experiment name for its newest sweep; may be repeated.",
+    ),
+]
+State = Annotated[Path, typer.Option(metavar="FOLDER", help="Folder of the service's keys, queue and tuned models.")]
+Device = Annotated[str, typer.Option(metavar="DEVICE", help="Where engines compute: auto, cpu, cuda or mps.")]
+Threads = Annotated[
+    int | None, typer.Option(metavar="N", min=1, help="CPU threads of each engine; torch's own default if not given.")
+]
+Cache = Annotated[
+    Path | None,
+    typer.Option(metavar="FOLDER", help="Folder of converted base models; the user's cache folder if not given."),
+]
+AllowRemote = Annotated[bool, typer.Option("--allow-remote", help="Allow a --host that other machines can reach.")]
 AllowedHost = Annotated[
     list[str] | None,
-    typer.Option(metavar="NAME", help="Host name that requests may have, besides addresses and localhost."),
+    typer.Option(
+        metavar="NAME", help="Host name that requests may have, besides addresses and localhost; may be repeated."
+    ),
 ]
 AllowOrigin = Annotated[
     list[str] | None,
     typer.Option(
-        metavar="ORIGIN", help="Origin whose web pages may call it from a browser, as https://app.example.org."
+        metavar="ORIGIN",
+        help="Origin whose web pages may call the service, such as https://app.example.org; may be repeated.",
     ),
 ]
 Proxy = Annotated[
     list[str] | None,
-    typer.Option(metavar="ADDRESS", help="Proxy whose X-Forwarded-For and X-Forwarded-Proto are believed."),
+    typer.Option(
+        metavar="ADDRESS",
+        help="Proxy whose X-Forwarded-For and X-Forwarded-Proto headers are trusted; may be repeated.",
+    ),
 ]
 
 
@@ -91,9 +108,9 @@ def serve(
     model: Model = None,
     tuned: Tuned = None,
     from_: From = None,
-    runs: Runs = "runs",
+    runs: Runs = Path("runs"),
     state: State = Path(STATE),
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    device: Device = "auto",
     threads: Threads = None,
     cache: Cache = None,
     config_dir: ConfigDir = None,
@@ -102,18 +119,22 @@ def serve(
     allow_origin: AllowOrigin = None,
     proxy: Proxy = None,
 ) -> None:
-    """Serve tuning as the Gemini API and OpenAI do, until Ctrl-C; queued jobs wait for the next start."""
+    """Serve tuning and answers over the APIs of Gemini and OpenAI.
+
+    The embedded engine trains and answers, until Ctrl-C; queued jobs wait for the next start.
+    """
     if context.invoked_subcommand is not None:
         return
+    from tunerun.cli import tables
     from tunerun.engine import packages
     from tunerun.engine.base_model import cache_folder
     from tunerun.locks import held
 
     packages.require(*_NEEDED, extra="serve", what="tunerun serve")
-    from tunerun.service.app import Settings
+    from tunerun.service.app import KEYS_FILE, Settings
     from tunerun.service.core.selection import Selection, select
     from tunerun.service.screening import check_proxies
-    from tunerun.service.server import listening
+    from tunerun.service.server import address_of, listening
     from tunerun.service.server import serve as serve_forever
 
     check_proxies(proxy or [])
@@ -122,9 +143,7 @@ def serve(
     sweeps, tuned = from_ or [], tuned or []
     named = model or ([] if tuned or sweeps else [DEFAULT_MODEL])
     models = [model_of(name, config_dir) for name in named]
-    selection = Selection(tuple(models))
-    if tuned or sweeps:
-        selection = select(tuned, sweeps, Path(runs), models, place)
+    selection = select(tuned, sweeps, runs, models, place) if tuned or sweeps else Selection(tuple(models))
     settings = Settings(
         state.absolute(),
         selection.models,
@@ -137,9 +156,24 @@ def serve(
         allowed_origins=allow_origin or [],
         sweep_models=selection.sweep_models,
     )
+
+    # Before the models are loaded, which can take minutes: a port or a folder in use is reported at once.
     with listening(host, port, allow_remote=allow_remote) as listener, held(settings.state, "service"):
-        service = _ready(settings)
-        serve_forever(service, listener, lambda: _announce(settings, listener, state), proxy or [])
+        service = _loaded_service(settings)
+
+        def announce() -> None:
+            names, address = ", ".join(model.name for model in settings.models), address_of(listener)
+            tables.out.print(f"tunerun serves {names} at {address}")
+            for each in settings.sweep_models:
+                tables.out.print(f"tunedModels/{each.row.id} is {each.trial}", soft_wrap=True)
+            tables.out.print(
+                f"OpenAI clients take base_url={address}/v1, Gemini clients the address alone.", soft_wrap=True
+            )
+            keys_file = tables.plain(str(state / KEYS_FILE))
+            tables.out.print(f"The API key is in {keys_file}; `tunerun serve keys` adds and revokes.")
+            tables.out.print(f"My library: {address}/   Ctrl-C ends it; the queue waits for the next start.")
+
+        serve_forever(service, listener, announce, proxy or [])
 
 
 def engines_of(
@@ -167,8 +201,8 @@ def engines_of(
     return backend
 
 
-def _ready(settings: Settings) -> Service:
-    """Create the service and load every base model into memory, showing which one, and in a terminal for how long."""
+def _loaded_service(settings: Settings) -> Service:
+    """Create the service and load its base models into memory; stderr shows which one, in a terminal with a clock."""
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     from tunerun.cli import tables
@@ -188,24 +222,8 @@ def _ready(settings: Settings) -> Service:
                 tables.err.print(text)
 
         service.answerer.load(show)
-    gc.freeze()  # models live to the end: no garbage collection need look at them
+    gc.freeze()  # models live to the end: garbage collection need not scan them
     return service
-
-
-def _announce(settings: Settings, listener: socket.socket, state: Path) -> None:
-    """Print the address, the models and where the keys are."""
-    from tunerun.cli import tables
-    from tunerun.service.app import KEYS_FILE
-    from tunerun.service.server import address_of
-
-    names = ", ".join(model.name for model in settings.models)
-    address, keys_file = address_of(listener), tables.plain(str(state / KEYS_FILE))
-    tables.out.print(f"tunerun serves {names} at {address}")
-    for one in settings.sweep_models:
-        tables.out.print(f"tunedModels/{one.row.id} is {one.trial}", soft_wrap=True)
-    tables.out.print(f"OpenAI clients take base_url={address}/v1, Gemini clients the address alone.", soft_wrap=True)
-    tables.out.print(f"The API key is in {keys_file}; `tunerun serve keys` adds and revokes.")
-    tables.out.print(f"My library: {address}/   Ctrl-C ends it; the queue waits for the next start.")
 
 
 def model_of(text: str, config_dir: list[str] | None) -> BaseModelRef:
@@ -248,17 +266,23 @@ def model_of(text: str, config_dir: list[str] | None) -> BaseModelRef:
 
 @keys.command("list")
 def list_keys(state: State = Path(STATE)) -> None:
-    """List the keys and their owners; the secrets are in the file."""
+    """List the ids, owners and scopes of the keys, not the keys themselves."""
     from tunerun.cli import tables
 
-    file = _key_file(state)
-    tables.keys_table(file.keys())
+    tables.keys_table(_key_file(state).keys())
 
 
 @keys.command()
 def add(
-    owner: Annotated[str, typer.Option(help="E-mail address, to which permissions are granted.")],
-    scope: Annotated[list[str] | None, typer.Option(help="tuning, cloud-platform, or a URL; tuning.")] = None,
+    owner: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="E-mail address of the owner, to which permissions are granted.")
+    ],
+    scope: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SCOPE", help="tuning (if not given), cloud-platform, or the URL of a scope; may be repeated."
+        ),
+    ] = None,
     state: State = Path(STATE),
 ) -> None:
     """Add a key and print it."""
@@ -276,7 +300,9 @@ def add(
 
 @keys.command()
 def revoke(
-    identifier: Annotated[str, typer.Argument(metavar="KEY_ID", help="As `keys list` shows it.")],
+    identifier: Annotated[
+        str, typer.Argument(metavar="KEY_ID", help="Id of a key, as `tunerun serve keys list` shows it.")
+    ],
     state: State = Path(STATE),
 ) -> None:
     """Revoke a key; a running service refuses it at once."""

@@ -10,7 +10,10 @@ from tunerun.cli.sweep_choice import chosen_sweep
 def status(
     overrides: Overrides = None, config_dir: ConfigDir = None, sweep: SweepId = None, json_: Json = False
 ) -> None:
-    """Show the state of the composed sweep, or of the newest one. Writes nothing."""
+    """Show the state of a sweep; writes nothing.
+
+    The sweep is the one that the overrides compose, or the newest one.
+    """
     from tunerun.cli import tables
     from tunerun.compose import places
     from tunerun.engine.base_model import cache_folder

@@ -14,9 +14,12 @@ from tunerun.errors import InputError
 def ui(
     overrides: Overrides = None,
     config_dir: ConfigDir = None,
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = UI_PORT,
+    port: Annotated[int, typer.Option(min=1, max=65535, metavar="N", help="Port on 127.0.0.1.")] = UI_PORT,
 ) -> None:
-    """Start MLflow's server on this project's store, reachable from this machine only."""
+    """Start MLflow's server on this project's store.
+
+    It can be reached from this machine only. Ctrl-C ends it.
+    """
     from tunerun.cli.tables import note
     from tunerun.compose import places
     from tunerun.ledger import FILE_NAME

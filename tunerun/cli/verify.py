@@ -19,16 +19,20 @@ if TYPE_CHECKING:
 
 
 def verify(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The file that `tunerun bundle` wrote.")],
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="File that `tunerun bundle` wrote.")],
     overrides: Overrides = None,
     config_dir: ConfigDir = None,
     trial: Annotated[
-        int | None, typer.Option("--trial", help="Run only the trial with this number again. Default: all.")
+        int | None,
+        typer.Option("--trial", metavar="N", help="Number of the only trial to run again. All trials if not given."),
     ] = None,
-    files: Annotated[bool, typer.Option("--files", help="Check the files alone; run nothing.")] = False,
+    files: Annotated[bool, typer.Option("--files", help="Check the files alone, and run nothing.")] = False,
     json_: Json = False,
 ) -> None:
-    """Check every file of a bundle, then run its trials again in a temporary folder and compare. Exits with 0 or 1."""
+    """Check a bundle's files, run its trials again, and compare.
+
+    The trials run in a temporary folder. Exit code 0 if everything is equal, 1 if something differs.
+    """
     from tunerun.cli import tables
     from tunerun.cli.rerun import print_checks
     from tunerun.record.bundle.archive import check_files
