@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from tunerun.job import BASE_LEARNING_RATE, TuningHyperparameters
-from tunerun.section import Section
+from tunerun.section import Section, one_error
 
 
-def _targets(value: Any, handler: ValidatorFunctionWrapHandler) -> tuple[str, ...] | None:
-    """Accept the text `q_proj+v_proj` for a list of names: an axis of a sweep can vary texts but not lists."""
-    if isinstance(value, str):
-        names: tuple[str, ...] | None = tuple(name.strip() for name in value.split("+"))
-    else:
-        try:
-            names = handler(value)
-        except ValidationError as error:
-            raise ValueError("must be null, a list of names, or names as one text such as q_proj+v_proj") from error
+def _names_in(value: Any) -> Any:
+    # An axis of a sweep can vary texts but not lists.
+    return tuple(name.strip() for name in value.split("+")) if isinstance(value, str) else value
+
+
+def _different_names(names: tuple[str, ...] | None) -> tuple[str, ...] | None:
     if names is not None and ("" in names or len(set(names)) < max(len(names), 1)):
         raise ValueError("must name one layer or more, each once, and none with an empty name")
     return names
@@ -94,7 +91,9 @@ class HyperparametersSection(Section):
     )
     target_modules: Annotated[
         Annotated[tuple[str, ...], Field(strict=False)] | None,
-        WrapValidator(_targets, json_schema_input_type=tuple[str, ...] | str | None),
+        one_error("must be null, a list of names, or names as one text such as q_proj+v_proj"),
+        BeforeValidator(_names_in, json_schema_input_type=tuple[str, ...] | str | None),
+        AfterValidator(_different_names),
     ] = Field(
         None,
         description="Layers that get an adapter, by the last part of their names: [q_proj, v_proj], or q_proj+v_proj, "

@@ -16,7 +16,8 @@ from omegaconf.errors import OmegaConfBaseException
 from tunerun.compose import config_directories, load
 from tunerun.compose.loader import CONFIG_NAME, Loader
 from tunerun.errors import ConfigError
-from tunerun.schema import Scalar, TrialConfig
+from tunerun.job import Scalar
+from tunerun.schema import TrialConfig
 
 NEXT = "experiment=next_number"
 RATE, EPOCHS, BATCH = "hyperparameters.learning_rate", "hyperparameters.epoch_count", "hyperparameters.batch_size"

@@ -19,6 +19,7 @@ from tunerun.metrics.bleu import Bleu
 from tunerun.metrics.exact_match import ExactMatch
 from tunerun.metrics.macro_f1 import MacroF1
 from tunerun.metrics.registry import require_packages
+from tunerun.section import Section
 
 _CONFORM: tuple[Metric, ...] = (ExactMatch(), MacroF1(), Bleu(), AnswerLoss())
 
@@ -53,7 +54,7 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def problems(evaluation: dict[str, Any]) -> list[str]:
-    class Alone(schema.Section):
+    class Alone(Section):
         evaluation: schema.Evaluation
 
     found = validate(Alone, {"evaluation": evaluation})[1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.tracking.sweeps import trial_config
-from tunerun.schema import Scalar
+from tunerun.job import Scalar
 from tunerun.tracking.naming import metric_key, override_line, run_name, short_value
 
 CONFIG = trial_config({}).model_dump(mode="json")

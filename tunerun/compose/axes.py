@@ -16,7 +16,7 @@ from tunerun.compose.exclusions import check_exclusions, is_excluded
 from tunerun.compose.grammar import MAX_POINTS
 from tunerun.compose.loader import Loader
 from tunerun.errors import ConfigError
-from tunerun.schema import Scalar
+from tunerun.job import Scalar
 
 NOT_SWEPT = ("name", "sweep", "tracking", "paths", "budget", "runner")
 """Top-level keys that must be the same for all trials of a sweep."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from tunerun.errors import ConfigError, did_you_mean
-from tunerun.schema import Scalar
+from tunerun.job import Scalar
 
 _MAX_SHOWN = 12
 """Values of an axis that an error lists."""

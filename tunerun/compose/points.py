@@ -20,7 +20,8 @@ from tunerun import dotted_keys
 from tunerun.compose.resolution import Raw
 from tunerun.compose.validation import fields_at, validate
 from tunerun.provenance.places import FILES_OF_ROWS
-from tunerun.schema import Section, TrialConfig
+from tunerun.schema import TrialConfig
+from tunerun.section import Section
 
 _WORDS = re.compile(r"\w+")
 _COMPUTED = re.compile(r"\$\{[^}]*\$\{|\$\{[.\s]*\}")

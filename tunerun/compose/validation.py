@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from tunerun.errors import did_you_mean
-from tunerun.schema import DATE, SLUG, VARIABLE, Section
+from tunerun.schema import DATE, SLUG
+from tunerun.section import VARIABLE, Section
 
 Location = tuple[str | int, ...]
 SectionType = TypeVar("SectionType", bound=BaseModel)

@@ -11,8 +11,8 @@ from tunerun.dataset import LoadedDataset, TokenLimit
 from tunerun.engine import target_modules
 from tunerun.errors import DatasetError, LimitError
 from tunerun.examples import ExampleSet, texts_of
-from tunerun.job import TuningHyperparameters
-from tunerun.schema import BASE_LEARNING_RATE, Point, TrialConfig
+from tunerun.job import BASE_LEARNING_RATE, TuningHyperparameters
+from tunerun.schema import Point, TrialConfig
 
 SMALL_SET = 100
 """Examples below which 0.001 is a large learning rate (the Gemini API's tuning guide, as last served 2025-04-28)."""

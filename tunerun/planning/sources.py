@@ -21,7 +21,8 @@ from tunerun.examples import Example, ExampleSet
 from tunerun.planning import checks
 from tunerun.planning.measuring import MeasurementPlan, measurement_plan
 from tunerun.planning.recorded import NOTHING, Recorded
-from tunerun.schema import Experiment, Section, TrialConfig
+from tunerun.schema import Experiment, TrialConfig
+from tunerun.section import Section
 from tunerun.template import PromptTemplate
 
 LONGEST_KEPT = 1024

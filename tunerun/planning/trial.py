@@ -12,10 +12,10 @@ from tunerun import dotted_keys
 from tunerun.backends.base import Capabilities
 from tunerun.digest import digest
 from tunerun.examples import ExampleSet
-from tunerun.job import BaseModelRef, TuningRequest
+from tunerun.job import BaseModelRef, Scalar, TuningRequest
 from tunerun.ledger import TrialRecord
 from tunerun.redaction import redact
-from tunerun.schema import Scalar, TrialConfig
+from tunerun.schema import TrialConfig
 
 _MAX_ID = 40
 _KEY_DIGITS = 12

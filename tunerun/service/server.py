@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import uvicorn
 
 from tunerun.errors import ConfigError
-from tunerun.schema import LOOPBACK
+from tunerun.section import LOOPBACK
 from tunerun.service.app import Service
 from tunerun.service.connection import Connection
 from tunerun.service.middleware import JsonLines, Middleware, log

@@ -11,8 +11,8 @@ from pathlib import PurePath
 from typing import Any
 
 from tunerun import dotted_keys
+from tunerun.job import Scalar
 from tunerun.replicates import SEED
-from tunerun.schema import Scalar
 
 LABELS = {
     "learning_rate": "lr",

@@ -5,25 +5,18 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator, model_validator
+from pydantic import Field, model_validator
 
 from tunerun.backends.base import Capabilities
 from tunerun.backends.registry import BackendSection
 from tunerun.engine import precision
 from tunerun.engine.settings import EngineSettings
 from tunerun.job import LATER_HYPERPARAMETERS
+from tunerun.section import one_error
 from tunerun.workers import registry as worker_kinds
 
 KIND = "local"
 IS_HOSTED = False
-
-
-def _packing(value: object, handler: ValidatorFunctionWrapHandler) -> object:
-    """Report one error instead of one for each member of the union."""
-    try:
-        return handler(value)
-    except ValidationError as error:
-        raise ValueError("must be auto, off, or a whole number of 1 or more") from error
 
 
 class LocalSection(BackendSection):
@@ -44,7 +37,10 @@ class LocalSection(BackendSection):
         description="Number format of the frozen base model; the adapter and its optimiser are always fp32. auto: bf16 "
         "on a CUDA device that computes with it (compute capability 8.0 and later), else fp32.",
     )
-    packing: Annotated[Literal["auto", "off"] | Annotated[int, Field(ge=1)], WrapValidator(_packing)] = Field(
+    packing: Annotated[
+        Literal["auto", "off"] | Annotated[int, Field(ge=1)],
+        one_error("must be auto, off, or a whole number of 1 or more"),
+    ] = Field(
         "auto",
         description="Maximum number of trials that share forward and backward passes; auto: as many as fit into "
         "memory; off: every trial trains alone.",
