@@ -12,6 +12,7 @@ from tunerun.metrics import Unit
 
 _LOSS = Measure(LOSS, Unit.NATS, higher_is_better=False)
 _SECONDS = Measure("train/seconds", Unit.NUMBER, higher_is_better=False)
+# Beside the measures that decide, and never instead of them: a low loss is a bad chooser (arXiv 2312.00949).
 _ASIDE = (_LOSS, Measure(EPOCH_LOSS, Unit.NATS, higher_is_better=False), _SECONDS)
 """Measures that a backend gives, shown beside those of the evaluation."""
 
@@ -48,7 +49,8 @@ class Column:
         key: its name in files for programs: a dotted key of the config, or a name that MLflow shows.
         title: its heading for people.
         measure: of a column of estimates.
-        rank: how soon it is left out where there is little room: the highest first, 0 never.
+        rank: how soon it is left out where there is little room: the highest first, 0 never. It grows with the distance
+            from the decision.
     """
 
     key: str
@@ -82,6 +84,7 @@ def columns_of(verdict: Verdict) -> tuple[Column, ...]:
     if has_several_seeds or any(set(b.trials) != set(range(len(verdict.trials))) for b in verdict.baselines):
         columns.append(Column("trials", "trials", ColumnKind.TEXT, rank=5))
     columns += [Column(key, heads[key], ColumnKind.VALUE) for key in varied]
+    # A column in which every row says SUCCEEDED has nothing to say.
     if any(trial.state is not JobState.SUCCEEDED for trial in verdict.trials):
         columns.append(Column("state", "state", ColumnKind.TEXT))
     if has_several_seeds:

@@ -4,7 +4,7 @@ better than every baseline        every baseline of the trial is measured, and i
 better than base+4                the same for one of them
 eval/exact_match >= 60 %          any measure of the trial itself; >, >=, <, <=; a share as 0.6 or 60 %
 test/exact_match >= 0.6           the same on the test set
-not tied                          no other point is as good as its own, as far as the rows tell
+not tied                          no other point is as good as its own, as far as the rows can show
 test set opened                   the test set was opened for its point
 """
 
@@ -69,17 +69,17 @@ def parse(texts: Sequence[str]) -> list[Condition]:
     Raises:
         ConfigError: some are not conditions; names all of them and what is allowed.
     """
-    found, problems = [], []
+    conditions, problems = [], []
     for text in texts:
         matches = ((make, pattern.fullmatch(" ".join(text.split()))) for pattern, make in _FORMS)
-        made = next((make(match) for make, match in matches if match is not None), None)
-        if made is None:
+        condition = next((make(match) for make, match in matches if match is not None), None)
+        if condition is None:
             problems.append(f"--require {text!r}: is not a condition; {_ALLOWED}")
         else:
-            found.append(made)
+            conditions.append(condition)
     if problems:
         raise ConfigError(problems)
-    return found
+    return conditions
 
 
 def unmet(conditions: Sequence[Condition], candidate: Candidate) -> list[str]:
@@ -98,6 +98,7 @@ class _Better:
     def problems(self, candidate: Candidate) -> Iterator[str]:
         verdict, text = candidate.verdict, f"better than {self.name}"
         baselines = {each.name: each for each in candidate.baselines}
+        # A name that the sweep lacks is a typing mistake, and not a condition that does not hold.
         if self.name != _EVERY and self.name not in baselines:
             listed = ", ".join(baselines) or "none"
             raise ConfigError(
@@ -116,11 +117,11 @@ class _Better:
                 yield f"{text}: trial {candidate.trial.record.number} was not compared with {each.name}"
             elif difference.outcome is not Outcome.BETTER:
                 unit = _unit(verdict, verdict.metric)
-                said = numbers.difference(difference.value, unit, verdict.decision.rows)
+                written = numbers.difference(difference.value, unit, verdict.decision.rows)
                 points = " points" if unit is Unit.SHARE else ""
                 p = numbers.p_value(difference.p)
                 yield (
-                    f"{text}: {_OUTCOMES[difference.outcome]} {each.name} by {verdict.metric} ({said}{points}, "
+                    f"{text}: {_OUTCOMES[difference.outcome]} {each.name} by {verdict.metric} ({written}{points}, "
                     f"p {p if p.startswith('<') else f'= {p}'})"
                 )
 
@@ -143,6 +144,7 @@ class _Threshold:
     def problems(self, candidate: Candidate) -> Iterator[str]:
         text = f"{self.measure} {self.sign} {self.number:g}{' %' if self.is_percent else ''}"
         is_on_test = self.measure.startswith(_ON_TEST)
+        # `test/x` is `eval/x` in the verdict on the test set.
         verdict = candidate.on_test if is_on_test else candidate.verdict
         if verdict is None:
             yield f"{text}: the test set was not opened for it; `tunerun compare --final` opens it"
@@ -195,6 +197,7 @@ def _unit(verdict: Verdict, name: str) -> Unit:
 
 _NUMBER = r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)"
 _FORMS: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], Condition]], ...] = (
+    # The name of a baseline may have spaces: `base+4 text`.
     (re.compile(r"better than (\S.*)"), lambda match: _Better(match[1])),
     (
         re.compile(rf"([\w./@:-]+) ?(>=|<=|>|<) ?{_NUMBER} ?(%?)"),

@@ -78,6 +78,7 @@ def finished_epochs(snapshots: Sequence[Snapshot], *, is_done: bool) -> list[Sna
     Args:
         is_done: whether the job has succeeded, so that its last epoch is whole too.
     """
+    # A snapshot does not say whether it is the last of its epoch; the next epoch's first one does.
     return [s for s in snapshots if is_done or s.epoch < snapshots[-1].epoch]
 
 
@@ -99,38 +100,27 @@ def advise(training: Sequence[float], validation: Sequence[EpochLoss] = (), *, k
     is_finite = all(map(math.isfinite, (*training, *held_out)))
     if not is_finite or fall <= 0 or training[-1] - min(training) > UNSTABLE_SHARE * fall:
         return Advice(Shape.UNSTABLE, "unstable: try a smaller learning rate")
+    name, losses, least = "training", list(training), FLAT_SHARE * fall
     if held_out:
-        return _by_validation(training, held_out, keeps_best=keeps_best)
-    if epoch := _flat_after(training, FLAT_SHARE * fall):
-        text = f"flat after epoch {epoch}: epoch_count: {epoch} gives the same training loss"
-        return Advice(Shape.FLAT, text, epoch)
-    return Advice(Shape.FALLING, "still falling: more epochs lower the training loss further")
-
-
-def _by_validation(training: Sequence[float], held_out: Sequence[float], *, keeps_best: bool) -> Advice:
-    # A twentieth of the fall or of the loss, whichever is larger: a curve that falls to nearly nothing, or one that
-    # never falls, is not read for its noise.
-    lowest = min(held_out)
-    best = held_out.index(lowest) + 1
-    least = FLAT_SHARE * max(held_out[0] - lowest, lowest)
-    if held_out[-1] - lowest > least:
-        if training[-1] > training[best - 1]:
-            return Advice(Shape.UNSTABLE, f"unstable: both losses rise after epoch {best}; try a smaller learning rate")
-        what_to_do = (
-            f"epoch {best} was kept" if keeps_best else f"set epoch_count: {best}, or hyperparameters.keep: best"
-        )
-        text = (
-            f"overfitting after epoch {best}: the validation loss rises from {lowest:.3g} to {held_out[-1]:.3g} while "
-            f"the training loss does not; {what_to_do}"
-        )
-        return Advice(Shape.OVERFITTING, text, best)
-    if epoch := _flat_after(held_out, least):
-        text = f"flat after epoch {epoch}: epoch_count: {epoch} gives the same validation loss"
-        return Advice(Shape.FLAT, text, epoch)
-    return Advice(Shape.FALLING, "still falling: more epochs lower the validation loss further")
-
-
-def _flat_after(losses: Sequence[float], least: float) -> int | None:
-    """The first epoch, but for the last, that no later one is lower than by more than `least`."""
-    epochs = range(1, len(losses))
-    return next((epoch for epoch in epochs if losses[epoch - 1] - min(losses[epoch:]) <= least), None)
+        lowest = min(held_out)
+        best = held_out.index(lowest) + 1
+        # A twentieth of the fall or of the loss, whichever is larger: a curve that falls to nearly nothing, or one that
+        # never falls, is not read for its noise.
+        name, losses, least = "validation", held_out, FLAT_SHARE * max(held_out[0] - lowest, lowest)
+        if held_out[-1] - lowest > least:
+            if training[-1] > training[best - 1]:
+                text = f"unstable: both losses rise after epoch {best}; try a smaller learning rate"
+                return Advice(Shape.UNSTABLE, text)
+            what_to_do = (
+                f"epoch {best} was kept" if keeps_best else f"set epoch_count: {best}, or hyperparameters.keep: best"
+            )
+            text = (
+                f"overfitting after epoch {best}: the validation loss rises from {lowest:.3g} to {held_out[-1]:.3g} "
+                f"while the training loss does not; {what_to_do}"
+            )
+            return Advice(Shape.OVERFITTING, text, best)
+    for epoch in range(1, len(losses)):
+        if losses[epoch - 1] - min(losses[epoch:]) <= least:
+            text = f"flat after epoch {epoch}: epoch_count: {epoch} gives the same {name} loss"
+            return Advice(Shape.FLAT, text, epoch)
+    return Advice(Shape.FALLING, f"still falling: more epochs lower the {name} loss further")

@@ -74,7 +74,7 @@ def judge(
     else:
         metrics, notes = resolve(evaluation), []
         rules = Rules(evaluation.alpha, evaluation.worth, seed=seed)
-    answers = {key: found for each in sweeps for key, found in each.answers.items()}
+    answers = {key: stored for each in sweeps for key, stored in each.answers.items()}
     scores = Scores(answers, ledger, judges.identities_of(metrics, document))
     kept, failed = scores.computable(metrics)
     if metrics and metrics[0].name in failed:
@@ -85,7 +85,11 @@ def judge(
 
 
 def _verdict(measured: Measurements, rules: Rules, frozen_judges: Mapping[str, Any], notes: Sequence[str]) -> Verdict:
-    measures = _measures(measured)
+    measures: tuple[Measure, ...] = ()
+    if measured.has_held_out and measured.metrics:
+        measures = tuple(Measure(f"eval/{m.name}", m.unit, m.higher_is_better) for m in measured.metrics)
+    elif measured.has_held_out and any(LOSS in trial.metrics for trial in measured.trials):
+        measures = (Measure(LOSS, Unit.NATS, higher_is_better=False),)
     points = [_point_result(measured, point) for point in measured.points]
     baselines = _baseline_results(measured)
     reason = _reason_not_to_compare(measured, measures, points)
@@ -123,15 +127,6 @@ def _verdict(measured: Measurements, rules: Rules, frozen_judges: Mapping[str, A
         held_out=measured.held_out,
         notes=(*follows, *_notes(measured, rules.alpha, frozen_judges, is_compared=reason is None), *notes),
     )
-
-
-def _measures(measured: Measurements) -> tuple[Measure, ...]:
-    if not measured.has_held_out:
-        return ()
-    if not measured.metrics:
-        loss = Measure(LOSS, Unit.NATS, higher_is_better=False)
-        return (loss,) if any(LOSS in trial.metrics for trial in measured.trials) else ()
-    return tuple(Measure(f"eval/{m.name}", m.unit, m.higher_is_better) for m in measured.metrics)
 
 
 def _reason_not_to_compare(
@@ -174,6 +169,7 @@ def _compared(measured: Measurements, rules: Rules) -> Comparison:
         for point in measured.compared
     ]
     tables = [(each.name, measured.baseline_table(metric, each)) for each in measured.baselines]
+    # A baseline that has answered only some rows, or other ones, cannot be paired with the points row by row.
     shape = points[0].scores.shape[1:]
     baselines = [BaselineScores(name, t) for name, t in tables if t is not None and t.shape == shape]
     return decide(metric, points, baselines, measured.clusters(metric), rules)
@@ -226,7 +222,7 @@ def _baseline_results(measured: Measurements) -> list[BaselineResult]:
                 trials=baseline.places,
                 estimates=estimates,
                 problem=document.get("problem"),
-                # Two base models make two baselines of the same words; a sentence has to tell them apart.
+                # Two base models make two baselines of the same words; a sentence has to say which it means.
                 words=f"{text} ({baseline.name})" if text and texts.count(text) > 1 else text,
             )
         )
@@ -249,6 +245,7 @@ def _notes(
             yield f"Not compared, because they have no answers: points {which}."
     if measured.stops:
         yield sentences.stopped_early(measured.stops, alpha)
+    # Shown twice, the trial that two sweeps share would be two points that nothing can distinguish.
     shared = sum(len(each.records) for each in measured.sweeps) - len(measured.entries)
     if shared:
         yield f"Trials that several of the sweeps share are shown once ({shared} of them)."
@@ -259,7 +256,7 @@ def _notes(
             yield sentences.opened_again(days)
     for metric in measured.metrics:
         if isinstance(metric, JudgedMetric):
-            kept = measured.kept(metric)
+            kept = measured.kept_rows.get(metric.name)
             yield from judges.notes(
                 metric,
                 measured.ledger,

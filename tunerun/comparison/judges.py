@@ -79,6 +79,7 @@ def notes(
 
 def _agreement(metric: JudgedMetric, ledger: Ledger, frozen: Mapping[str, Any]) -> str:
     """How well a judge agrees with people, in words."""
+    # By identity and not by name: the agreement was measured with one prompt, model, rubric and scale.
     identity = str(frozen.get("identity") or metric.identity)
     agreements = ledger.agreements([identity])
     sample = str(frozen.get("sample") or "")
@@ -101,6 +102,7 @@ def _agreement(metric: JudgedMetric, ledger: Ledger, frozen: Mapping[str, Any]) 
 
 def self_preference(metric: JudgedMetric, records: Sequence[TrialRecord]) -> Iterator[str]:
     """Yield a warning for each base model that is the judge itself."""
+    # Models prefer their own answers (arXiv:2404.13076); a service may call the same model by its source's name.
     for name in dict.fromkeys(record.settings.model for record in records):
         source = next(str(section(r.config, "model").get("source", "")) for r in records if r.settings.model == name)
         if is_same_model(metric.model, name, source):

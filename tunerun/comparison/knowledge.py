@@ -201,7 +201,7 @@ def result(
     losses = epoch_means(finished_epochs(curve, is_done=job.state is JobState.SUCCEEDED))
     metrics = {STEP_LOSS: curve[-1].mean_loss} if curve else {}
     metrics |= ({EPOCH_LOSS: losses[-1]} if losses else {}) | dict(job.metrics) | dict(measured)
-    metrics.pop(BASE_LOSS, None)  # the baseline's
+    metrics.pop(BASE_LOSS, None)  # measured by this job, but of the baseline
     advice = None
     if job.state is JobState.SUCCEEDED and losses:
         advice = advise(losses, validation, keeps_best=KEPT_EPOCH in job.metrics)
@@ -234,6 +234,7 @@ def trial_result(ledger: Ledger, record: TrialRecord) -> TrialResult:
         try:
             own = resolve_stored(record.settings.evaluation, {}, runs_code=not ledger.is_restored)[0]
         except ConfigError:
+            # A record of a later version may name a metric that this one lacks; the rest of it is still readable.
             if not ledger.is_restored:
                 raise
             own = ()

@@ -39,6 +39,7 @@ def compact(overrides: Mapping[str, Scalar]) -> str:
 
 def short_names(keys: Iterable[str]) -> dict[str, str]:
     """Return for each dotted key its last part, or the whole key where two would be called the same."""
+    # Two keys may end alike, such as `dataset.path` and `dataset.validation.path`.
     last = {key: key.rsplit(".", 1)[-1] for key in keys}
     uses = Counter(last.values())
     return {key: short if uses[short] == 1 else key for key, short in last.items()}

@@ -197,12 +197,12 @@ class Measurements:
         tables = (self.scores.of(metric, baseline.record.subject, rows) for rows in baseline.rows)
         return self._kept_of(metric, next((table for table in tables if table is not None), None))
 
-    def kept(self, metric: Metric) -> NDArray[np.bool_] | None:
-        """Which rows have a score of every model; None: all have, for only a judge's replies may be unreadable."""
-        return self._kept_rows.get(metric.name)
-
     @cached_property
-    def _kept_rows(self) -> dict[str, NDArray[np.bool_]]:
+    def kept_rows(self) -> dict[str, NDArray[np.bool_]]:
+        """By a judged metric's name, which rows have a score of every model; missing for a metric where all rows have.
+
+        Only a judge's replies may be unreadable, so only its metrics can lack the score of a row.
+        """
         subjects = [(record.key, rows_of(record, self.held_out)) for _, record in self.entries]
         subjects += [(baseline.record.subject, rows) for baseline in self.baselines for rows in baseline.rows]
         kept = {}
@@ -219,7 +219,7 @@ class Measurements:
 
     def _kept_of(self, metric: Metric, table: FloatArray | None) -> FloatArray | None:
         # A paired test needs a score of both models on each row, so a row that lacks one is left out for all of them.
-        kept = self.kept(metric)
+        kept = self.kept_rows.get(metric.name)
         if table is None or kept is None or len(kept) != len(table):
             return table
         return table[kept] if kept.any() else None
@@ -229,7 +229,7 @@ class Measurements:
         digest = self.compared[0].records[0].held_out[self.held_out]
         documents = [sweep.sweep.document.get("clusters", {}) for sweep in self.sweeps]
         clusters = next((list(each[digest]) for each in documents if digest in each), None)
-        kept = self.kept(metric)
+        kept = self.kept_rows.get(metric.name)
         if clusters is None or kept is None or len(kept) != len(clusters):
             return clusters
         return [cluster for cluster, is_kept in zip(clusters, kept, strict=True) if is_kept]

@@ -82,7 +82,7 @@ def p_value(value: float | None) -> str:
 
 def digits(value: float) -> str:
     """Write a number with three significant digits, whole above a thousand: `0.00121`, `4.00`, `12,300`, `1.20e-05`."""
-    # 999.5 would be rounded to 1,000, which is written whole.
+    # `#` keeps the zeros of 4.00: three digits are known. 999.5 would be rounded to 1,000, which is written whole.
     if value == 0 or not math.isfinite(value):
         return "0" if value == 0 else str(value)
     return f"{value:,.0f}" if abs(value) >= 999.5 else f"{value:#.3g}".rstrip(".")

@@ -20,6 +20,7 @@ EPOCH_LOSS = "train/epoch_mean_loss"
 class Outcome(StrEnum):
     """The outcome of a comparison with a baseline; `NONE`: there was nothing to compare."""
 
+    # "Not significantly better" has two meanings that need two words: too few rows, and no difference worth having.
     BETTER = "better"
     EQUIVALENT = "equivalent"
     CANNOT_TELL = "cannot_tell"
@@ -47,6 +48,8 @@ class Estimate:
         rows: how many held-out rows it is of; None: all.
     """
 
+    # Two arms are not compared by these intervals: on the same rows they may differ clearly although the intervals
+    # overlap. A `Difference` is for that.
     value: float
     low: float | None = None
     high: float | None = None
@@ -292,6 +295,7 @@ class Verdict:
     def is_measured(self) -> bool:
         """Whether every trial that succeeded has the measure that decides, if that measure needs answers."""
         metric = self.metric
+        # A loss comes with the job, and the test set is opened for one point alone: there is nothing left to ask.
         if metric is None or metric == LOSS or self.held_out != "validation":
             return True
         return all(
@@ -305,8 +309,9 @@ class Verdict:
 
         def rank(trial: TrialResult) -> tuple[bool, bool, float, int]:
             value = trial.metrics.get(self.metric) if self.metric is not None else None
-            is_known = trial.state is JobState.SUCCEEDED and value is not None
+            is_measured = trial.state is JobState.SUCCEEDED and value is not None
             merit = 0.0 if value is None else sign * value
-            return not is_known, trial.point != self.decision.advised, merit, trial.record.number
+            # A point is advised for its price too, so a trial with a higher value may come after its trials.
+            return not is_measured, trial.point != self.decision.advised, merit, trial.record.number
 
         return sorted(self.trials, key=rank)

@@ -24,6 +24,7 @@ TEST_SET_IS_CLOSED = "The test set has not been opened; tunerun compare --final 
 LEAST_UNITS = 5
 """Rows or clusters below which no test can reach p = 0.05: the smallest mid-p of four is 0.0625."""
 
+# A sweep may have thousands of points.
 MOST_NAMED = 5
 """Points that are named one by one; of more, how many they are."""
 
@@ -159,6 +160,7 @@ def sentence(case: Case) -> str:
     if decision.few_rows_decide and decision.outcome in (Outcome.BETTER, Outcome.WORSE):
         # Flips test symmetry and not the mean: with rare large losses the level was 0.29 at 12 rows.
         parts.append("Fewer than five rows carry half of this difference: look at them first.")
+    # A baseline that was not measured might have been the hardest to beat.
     missing = [words(each) for each in case.baselines if case.measure.name not in each.estimates]
     if missing and decision.against is not None:
         verb, them = ("is", "it") if len(missing) == 1 else ("are", "them")
@@ -168,7 +170,8 @@ def sentence(case: Case) -> str:
 
 def _claim(case: Case) -> str:
     """What the test allows to say about the one point, in the words of its outcome."""
-    decision, point, against = case.decision, _about(case), _against(case)
+    decision, against = case.decision, _against(case)
+    point = _named(next(point for point in case.points if point.number == decision.about))
     is_only_one = len(case.compared) == 1
     match decision.outcome:
         case Outcome.BETTER:
@@ -178,6 +181,7 @@ def _claim(case: Case) -> str:
             return f"Use {point}: {subject} better than {against} ({_difference(case)}, {_chance(case)})."
         case Outcome.WORSE:
             figures = f"{_difference(case)}, {_chance(case)}"
+            # There is no other point that could be used instead, so the advice is about this one.
             if is_only_one:
                 return f"{_upper(point)} is worse than {against} ({figures}): do not use it."
             return f"Use none of the points: the best, {point}, is worse than {against} ({figures})."
@@ -268,6 +272,7 @@ def _notes_on_rows(case: Case) -> Iterator[str]:
         rows = numbers.counted(decision.rows, "held-out row")
         comparisons = numbers.counted(decision.family, "comparison")
         if decision.smallest_visible is None:
+            # The baseline is right so often that too few rows are left to improve.
             yield f"{rows} show no difference to a baseline of this value in {comparisons} (power 80 %)."
         else:
             least = numbers.figure(decision.smallest_visible, Unit.SHARE, decision.rows)
@@ -285,6 +290,8 @@ def _notes_on_rows(case: Case) -> Iterator[str]:
 def _notes_on_the_test(case: Case) -> Iterator[str]:
     decision = case.decision
     if decision.outcome in (Outcome.BETTER, Outcome.WORSE):
+        # Single-step intervals and a step-down test with half-counted ties may disagree at the edge; the sentence
+        # follows p.
         if decision.low is not None and decision.high is not None and decision.low <= 0 <= decision.high:
             yield (
                 "The interval, which holds for all comparisons at once, reaches 0; the test, one step at a time, does "
@@ -317,10 +324,6 @@ def _against(case: Case) -> str:
     return words(baselines[name]) if name in baselines else f"the baseline {name}"
 
 
-def _about(case: Case) -> str:
-    return _named(next(point for point in case.points if point.number == case.decision.about))
-
-
 def _named(point: PointResult) -> str:
     """A point with what it sets; a sweep of one point that sets nothing has just its tuned model."""
     text = labels.label(point.overrides)
@@ -332,6 +335,7 @@ def _chance(case: Case) -> str:
     decision, unit = case.decision, case.measure.unit
     p = numbers.p_value(decision.p)
     parts = []
+    # With very few rows for the family's critical value no difference can be excluded: the interval has no ends.
     if decision.low is not None and decision.high is not None and isfinite(decision.low) and isfinite(decision.high):
         between = numbers.interval(decision.low, decision.high, unit, decision.rows)
         parts.append(f"{_confidence(decision)} % interval {between}")

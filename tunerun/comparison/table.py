@@ -152,6 +152,7 @@ class ComparisonTable:
         if column.kind is ColumnKind.MEASURE and column.measure is not None:
             if isinstance(value, Estimate):
                 return _estimate_text(value, column.measure.unit, rows)
+            # A baseline has no training loss; a dash there would say that it is not known yet.
             applies = row.kind is not RowKind.BASELINE or column.measure in self.verdict.measures
             return numbers.UNKNOWN if applies else ""
         if isinstance(value, Difference):
@@ -301,7 +302,8 @@ def _point_row(verdict: Verdict, point: PointResult, columns: Sequence[Column]) 
     against = next((each for each in point.against if each.baseline == verdict.decision.against), None)
     means: dict[str, Cell] = {}
     for measure in (column.measure for column in columns):
-        if measure is not None and measure not in verdict.measures:  # no estimate of these was made
+        # Seconds and training losses have no rows, and so no interval: the mean over seeds is all there is.
+        if measure is not None and measure not in verdict.measures:
             values = [trial.metrics[measure.name] for trial in trials if measure.name in trial.metrics]
             spread = stdev(values) if len(values) > 1 else None
             means[measure.name] = Estimate(fmean(values), spread=spread, seeds=len(values)) if values else None

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from tunerun.comparison.results import BaselineResult, Decision, Difference, Estimate, PointResult, Verdict
+from tunerun.comparison.results import Decision, Estimate, PointResult, Verdict
 from tunerun.comparison.table import ComparisonTable
 from tunerun.ledger import Ledger
 
@@ -31,7 +31,16 @@ def document(table: ComparisonTable, run_ids: Mapping[int, str] | None = None) -
         "held_out": verdict.held_out,
         "trials": [_trial(verdict, place, run_ids or {}) for place in range(len(verdict.trials))],
         "points": [_point(point) for point in verdict.points],
-        "baselines": [_baseline(each) for each in verdict.baselines],
+        "baselines": [
+            {
+                "name": each.name,
+                "metrics": dict(each.metrics),
+                "estimates": {name: _estimate(estimate) for name, estimate in each.estimates.items()},
+                "trials": list(each.trials),
+                "problem": each.problem,
+            }
+            for each in verdict.baselines
+        ],
         "best": verdict.best,
         "decision": _decision(verdict.decision),
         "verdict": verdict.sentence,
@@ -63,6 +72,7 @@ def files(table: ComparisonTable, _ledger: Ledger) -> Mapping[str, bytes]:
 def _trial(verdict: Verdict, place: int, run_ids: Mapping[int, str]) -> dict[str, Any]:
     trial = verdict.trials[place]
     tuned = trial.tuned_model
+    # Two sweeps both have a trial 0, so with several the place among all trials names one.
     several = len(verdict.sweeps) > 1
     trained_on = {}
     if trial.trained_on is not None:
@@ -96,22 +106,24 @@ def _point(point: PointResult) -> dict[str, Any]:
         "overrides": dict(point.overrides),
         "trials": list(point.trials),
         "estimates": {name: _estimate(each) for name, each in point.estimates.items()},
-        "against": [_difference(each) for each in point.against],
+        "against": [
+            {
+                "baseline": each.baseline,
+                "difference": each.value,
+                "interval": _interval(each.low, each.high),
+                "p": each.p,
+                "holm_p": each.holm_p,
+                "outcome": each.outcome.value,
+                "wins": each.wins,
+                "losses": each.losses,
+            }
+            for each in point.against
+        ],
         "tied": point.is_tied,
         "tied_p": point.tied_p,
         "consistency": point.consistency,
         "tokens": point.tokens,
         **({"stopped_early": asdict(point.stopped)} if point.stopped else {}),
-    }
-
-
-def _baseline(baseline: BaselineResult) -> dict[str, Any]:
-    return {
-        "name": baseline.name,
-        "metrics": dict(baseline.metrics),
-        "estimates": {name: _estimate(each) for name, each in baseline.estimates.items()},
-        "trials": list(baseline.trials),
-        "problem": baseline.problem,
     }
 
 
@@ -122,19 +134,6 @@ def _estimate(estimate: Estimate) -> dict[str, Any]:
         "spread": estimate.spread,
         "seeds": estimate.seeds,
         **({"rows": estimate.rows} if estimate.rows is not None else {}),
-    }
-
-
-def _difference(found: Difference) -> dict[str, Any]:
-    return {
-        "baseline": found.baseline,
-        "difference": found.value,
-        "interval": _interval(found.low, found.high),
-        "p": found.p,
-        "holm_p": found.holm_p,
-        "outcome": found.outcome.value,
-        "wins": found.wins,
-        "losses": found.losses,
     }
 
 

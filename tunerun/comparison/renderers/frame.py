@@ -21,6 +21,7 @@ def trials_frame(table: ComparisonTable) -> pandas.DataFrame:
     """Return one row for each trial: number, point, what it sets, state, all measures, tuned model."""
     import pandas
 
+    # Two sweeps both have a trial 0, so with several the place among all trials is the index.
     several = len(table.verdict.sweeps) > 1
     rows = [
         {

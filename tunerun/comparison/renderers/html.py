@@ -12,13 +12,13 @@ MAX_POINTS = 60
 
 def render(table: ComparisonTable) -> str:
     """Return the table with title, legend and sentence, in one element of the class `tunerun-comparison`."""
-    shown = table.best(MAX_POINTS)
-    left_out = f"<p>The best {MAX_POINTS} of {MAX_POINTS + shown.left_out:,} points.</p>" if shown.left_out else ""
+    best = table.best(MAX_POINTS)
+    left_out = f"<p>The best {MAX_POINTS} of {MAX_POINTS + best.left_out:,} points.</p>" if best.left_out else ""
     return (
         '<div class="tunerun-comparison">'
-        f"{fragment(shown)}{left_out}"
-        f"<p><small>{escape(' '.join(shown.legend))}</small></p>"
-        f"<p><strong>{escape(shown.sentence)}</strong></p></div>"
+        f"{fragment(best)}{left_out}"
+        f"<p><small>{escape(' '.join(best.legend))}</small></p>"
+        f"<p><strong>{escape(best.sentence)}</strong></p></div>"
     )
 
 
@@ -39,12 +39,12 @@ def _row(table: ComparisonTable, row: Row) -> str:
     classes = [row.kind.value, *(["advised"] * row.is_advised), *(["tied"] * row.is_tied)]
     cells = []
     for column, text in zip(table.columns, table.texts(row), strict=True):
-        shown = escape(text)
+        cell = escape(text)
         if column is table.columns[0]:
-            shown = f"<strong>{row.mark} {shown}</strong>" if row.is_advised else f"{row.mark} {shown}".strip()
-            cells.append(f'<th scope="row">{shown}</th>')
+            cell = f"<strong>{row.mark} {cell}</strong>" if row.is_advised else f"{row.mark} {cell}".strip()
+            cells.append(f'<th scope="row">{cell}</th>')
         else:
             # The attribute and not a style: the report's content security policy allows no inline style.
             align = "left" if column.kind.is_text else "right"
-            cells.append(f'<td align="{align}">{shown}</td>')
+            cells.append(f'<td align="{align}">{cell}</td>')
     return f'<tr class="{" ".join(classes)}">{"".join(cells)}</tr>'

@@ -13,6 +13,7 @@ FILE = "results.tex"
 MOST_RANK = 5
 """Columns of this rank or a larger one are left out, because a page is narrow."""
 
+# \textquotedbl needs the T1 encoding: OT1, TeX's default, has no straight double quote.
 _ESCAPES = str.maketrans(
     {
         "\\": r"\textbackslash{}",
@@ -36,30 +37,31 @@ _ESCAPES = str.maketrans(
 
 def render(table: ComparisonTable) -> str:
     r"""Write a `table` environment with the sentence as its caption; it needs `\usepackage{booktabs}`."""
-    shown = table.without(column.key for column in table.columns if column.rank >= MOST_RANK)
-    is_left = [column.kind.is_text or column.kind is ColumnKind.LABEL for column in shown.columns]
+    narrow = table.without(column.key for column in table.columns if column.rank >= MOST_RANK)
+    is_left = [column.kind.is_text or column.kind is ColumnKind.LABEL for column in narrow.columns]
     alignment = "".join("l" if left else "r" for left in is_left)
+    # A label is not printed, and LaTeX reads a _ or a # in it as more than a letter.
     label = "".join(c if c.isascii() and c.isalnum() else "-" for c in table.verdict.sweep.experiment)
     lines = [
         "% Written by: tunerun compare. Needs \\usepackage{booktabs} and \\usepackage[T1]{fontenc}.",
         r"\begin{table}",
         r"  \centering",
-        f"  \\caption{{{escaped(shown.sentence)}}}",
+        f"  \\caption{{{escaped(narrow.sentence)}}}",
         f"  \\label{{tab:{label}}}",
         f"  \\begin{{tabular}}{{{alignment}}}",
         r"    \toprule",
-        _line([escaped(column.title) for column in shown.columns]),
+        _line([escaped(column.title) for column in narrow.columns]),
         r"    \midrule",
     ]
-    for position, row in enumerate(shown.rows):
-        if position and row.kind is RowKind.BASELINE and shown.rows[position - 1].kind is RowKind.POINT:
+    for position, row in enumerate(narrow.rows):
+        if position and row.kind is RowKind.BASELINE and narrow.rows[position - 1].kind is RowKind.POINT:
             lines.append(r"    \midrule")
-        cells = [escaped(text) for text in shown.texts(row)]
+        cells = [escaped(text) for text in narrow.texts(row)]
         cells[0] = f"{row.mark} {cells[0]}".strip()
         lines.append(_line([f"\\textbf{{{cell}}}" if row.is_advised and cell else cell for cell in cells]))
     lines += [r"    \bottomrule", r"  \end{tabular}"]
-    if shown.legend:
-        lines += [r"  \par\smallskip", rf"  {{\footnotesize {escaped(' '.join(shown.legend))}}}"]
+    if narrow.legend:
+        lines += [r"  \par\smallskip", rf"  {{\footnotesize {escaped(' '.join(narrow.legend))}}}"]
     lines.append(r"\end{table}")
     return "\n".join(lines) + "\n"
 

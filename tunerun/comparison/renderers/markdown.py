@@ -29,6 +29,7 @@ def render(table: ComparisonTable) -> str:
             cells[0] = f"**{cells[0]}**" if row.is_advised else f"{cells[0]} {row.mark}".rstrip()
         rows.append(cells)
     written = markdown_table([escaped(column.title) for column in table.columns], rows, is_markdown=True)
+    # Markdown has bold for the advised point, where the other renderers write a star.
     legend = " ".join(escaped(each) if each[0] != "*" else f"**bold**{each[1:]}" for each in table.legend)
     parts = [written, legend, *map(escaped, (*table.verdict.notes, table.sentence))]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -48,15 +49,16 @@ def _answers(verdict: Verdict, ledger: Ledger) -> list[str]:
     trial = verdict.trials[verdict.best]
     hardest = [each for each in verdict.baselines if each.name == verdict.decision.against]
     named = {each.subject: each for each in (*hardest, *verdict.baselines[:1]) if verdict.best in each.trials}
-    shown = list(named.values())
+    baselines = list(named.values())
+    # Narrowed to what is shown: the sources of a whole sweep score every answer that it has.
     narrowed = replace(
-        verdict, trials=(trial,), points=(), baselines=tuple(replace(each, trials=(0,)) for each in shown)
+        verdict, trials=(trial,), points=(), baselines=tuple(replace(each, trials=(0,)) for each in baselines)
     )
     sources = read_sources(ledger, narrowed)
     tuned = sources.answers.get(trial.record.key)
     if tuned is None:
         return []
-    beside = [(each.name, sources.answers[each.subject].texts) for each in shown if each.subject in sources.answers]
+    beside = [(each.name, sources.answers[each.subject].texts) for each in baselines if each.subject in sources.answers]
     head = ["held-out input", "expected", "tuned model", "right", *(name for name, _ in beside)]
     body = [
         [as_text(row.input), row.output, tuned.texts[place], "yes" if tuned.right[place] else "no"]

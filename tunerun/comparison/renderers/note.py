@@ -18,12 +18,12 @@ MAX_CHARACTERS = 7_000
 
 def render(table: ComparisonTable) -> str:
     """Write the sentence, a line for each of the best points and each baseline, and the notes."""
-    shown = table.best(MAX_POINTS)
-    lines = [f"**{escaped(shown.sentence)}**", ""]
-    lines += [_line(shown, row) for row in shown.rows]
-    if shown.left_out:
-        lines.append(f"- ... and {shown.left_out:,} more points")
-    lines += [line for note in shown.verdict.notes for line in ("", escaped(note))]
+    best = table.best(MAX_POINTS)
+    lines = [f"**{escaped(best.sentence)}**", ""]
+    lines += [_line(best, row) for row in best.rows]
+    if best.left_out:
+        lines.append(f"- ... and {best.left_out:,} more points")
+    lines += [line for note in best.verdict.notes for line in ("", escaped(note))]
     text = "\n".join(lines)
     # Cut at a whole line: half of a Markdown mark would change what follows it.
     return text if len(text) <= MAX_CHARACTERS else text[: MAX_CHARACTERS - 4].rpartition("\n")[0] + "\n..."

@@ -28,14 +28,14 @@ def _points(table: ComparisonTable) -> bytes | None:
     from tunerun.plots import Interval, interval_plot
 
     verdict, decision = table.verdict, table.decision
-    column, shown = table.column_of(ColumnKind.DIFFERENCE), table.best(MAX_POINTS)
+    column = table.column_of(ColumnKind.DIFFERENCE)
     measure = next((each for each in verdict.measures if each.name == decision.metric), None)
     if column is None or measure is None:
         return None
     # Differences and not values: on the same rows two models may differ clearly although their own intervals overlap.
     factor = 100 if measure.unit is Unit.SHARE else 1
     intervals = []
-    for row in shown.points:
+    for row in table.best(MAX_POINTS).points:
         difference = row.cells.get(column.key)
         if isinstance(difference, Difference) and row.point is not None:
             words = labels.label(verdict.points[row.point].overrides)

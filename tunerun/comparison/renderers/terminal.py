@@ -46,23 +46,24 @@ def print_table(table: ComparisonTable, console: Console) -> None:
     Columns that are least needed are left out where the terminal is too narrow, and named. Where the others do not fit
     either, each row is a paragraph.
     """
-    shown = table.best(MAX_POINTS)
-    fitting: ComparisonTable | None = shown
+    best = table.best(MAX_POINTS)
+    fitting: ComparisonTable | None = best
     while fitting is not None and _Widths.of(fitting).least > console.width:
+        # One column at a time, the last of the highest rank: the table keeps as much as fits.
         rank = max(column.rank for column in fitting.columns)
         last = [column.key for column in fitting.columns if column.rank == rank][-1:]
         fitting = fitting.without(last) if rank else None
     if fitting is None:
-        _print_paragraphs(shown, console)
+        _print_paragraphs(best, console)
     else:
         console.print(_table(fitting, console.width))
-        dropped = [column.title for column in shown.columns if column not in fitting.columns]
+        dropped = [column.title for column in best.columns if column not in fitting.columns]
         if dropped:
             console.print(_words(f"Not shown at this width: {', '.join(dropped)}."))
-    if shown.left_out:
-        console.print(f"The best {MAX_POINTS} of {MAX_POINTS + shown.left_out:,} points; --json has all of them.")
-    if shown.legend:
-        console.print(_words(" ".join(shown.legend), "dim"))
+    if best.left_out:
+        console.print(f"The best {MAX_POINTS} of {MAX_POINTS + best.left_out:,} points; --json has all of them.")
+    if best.legend:
+        console.print(_words(" ".join(best.legend), "dim"))
 
 
 def print_words(table: ComparisonTable, console: Console) -> None:
@@ -102,6 +103,7 @@ class _Widths:
 
     def within(self, width: int) -> list[int]:
         """A width for each column, so that the table is no wider than this."""
+        # What is left over goes to the first columns, which are read first.
         room = width - self.least
         widths = list(self.needed)
         for place, liked in enumerate(self.liked):
@@ -147,6 +149,7 @@ def _cells(table: ComparisonTable, row: Row) -> list[Text]:
         text = table.text(row, column)
         style = _STYLES.get(text.partition(" ")[0], "") if column.key == "state" else ""
         cells.append(_words(text, style))
+    # A mark or a space before every point, so that their numbers are below each other.
     if row.kind is not RowKind.BASELINE:
         cells[0] = _words(f"{row.mark or ' '} {cells[0]}")
     return cells

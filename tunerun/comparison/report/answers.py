@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tunerun.comparison.numbers import counted
-from tunerun.comparison.report.plots import MarkKind, point_name, standing
+from tunerun.comparison.report.plots import MarkKind, mark_kind, point_name
 from tunerun.comparison.report.sources import ReportSources, ShownAnswers
 from tunerun.comparison.results import Verdict
 from tunerun.examples import as_text
@@ -33,7 +33,7 @@ class AnswerColumn:
 
     name: str
     short: str
-    standing: MarkKind
+    kind: MarkKind
     is_shown: bool
     answers: tuple[ShownAnswers, ...]
 
@@ -75,7 +75,7 @@ def columns(verdict: Verdict, sources: ReportSources) -> list[AnswerColumn]:
         answers = tuple(sources.answers[key] for key in keys if key in sources.answers)
         if not answers:
             continue
-        kind = standing(verdict, point)
+        kind = mark_kind(verdict, point)
         is_first = point.number in (verdict.decision.advised, verdict.decision.about)
         is_shown = is_first or shown_points < SHOWN_AT_FIRST - 1
         shown_points += is_shown and not is_first
@@ -106,6 +106,7 @@ def pack_answers(verdict: Verdict, sources: ReportSources, max_bytes: int = MAX_
                 "points are kept first. All are in the ledger."
             )
         return PackedAnswers(document_of(ordered[:kept], sources, rows), omitted)
+    # Two columns can still be compared, row by row.
     few = ordered[:2]
     kept_rows = _most(rows, max_bytes, lambda n: _size(document_of(few, sources, n)))
     return PackedAnswers(
@@ -117,6 +118,7 @@ def pack_answers(verdict: Verdict, sources: ReportSources, max_bytes: int = MAX_
 
 def _most(count: int, max_bytes: int, size: Callable[[int], int]) -> int:
     """About the largest number up to a count whose size fits; 0: not even one."""
+    # 3 % less than in proportion, so that the next try usually fits.
     # A size is nearly proportional to the number, so two or three packings find it; halving would take eight, of
     # seconds each in a large sweep.
     while count and (needed := size(count)) > max_bytes:
@@ -148,7 +150,7 @@ def document_of(kept: Sequence[AnswerColumn], sources: ReportSources, rows: int)
         texts, right = [cut(answer) for answer, _ in different], [int(is_right) for _, is_right in different]
         table.append([cut(as_text(example.input)), cut(example.output), texts, right])
     return {
-        "columns": [[c.name, c.short, c.standing.value, int(c.is_shown)] for c in kept],
+        "columns": [[c.name, c.short, c.kind.value, int(c.is_shown)] for c in kept],
         "rows": table,
         "given": indexes_of,
     }

@@ -105,6 +105,14 @@ def build(verdict: Verdict, sources: ReportSources) -> Document:
     """
     intervals, curves, axes = interval_plots(verdict), curve_lines(verdict, sources), axis_plots(verdict, sources)
     names = dict.fromkeys(sweep.experiment for sweep in verdict.sweeps)
+    decision = verdict.decision
+    points, trials = numbers.counted(len(verdict.points), "point"), numbers.counted(len(verdict.trials), "trial")
+    facts = [("Compared", f"{points}, {trials}")]
+    if decision.rows:
+        clusters = "" if decision.clusters is None else f" in {numbers.counted(decision.clusters, 'cluster')}"
+        facts.append(("Held out", f"{numbers.counted(decision.rows, 'row')}{clusters} ({verdict.held_out})"))
+    if verdict.metric is not None:
+        facts.append(("Decided by", verdict.metric))
     runs = []
     for sweep in verdict.sweeps:
         document = sweep.document
@@ -114,10 +122,10 @@ def build(verdict: Verdict, sources: ReportSources) -> Document:
     return Document(
         title=" and ".join(names),
         held_out=verdict.held_out,
-        outcome=OUTCOMES[verdict.decision.outcome],
+        outcome=OUTCOMES[decision.outcome],
         sentence=verdict.sentence,
         notes=verdict.notes,
-        facts=_facts(verdict),
+        facts=tuple(facts),
         intervals=intervals,
         interval_table=_interval_table(intervals),
         curves=curves,
@@ -135,18 +143,6 @@ def build(verdict: Verdict, sources: ReportSources) -> Document:
         runs=tuple(runs),
         version=__version__,
     )
-
-
-def _facts(verdict: Verdict) -> tuple[tuple[str, str], ...]:
-    decision = verdict.decision
-    points, trials = numbers.counted(len(verdict.points), "point"), numbers.counted(len(verdict.trials), "trial")
-    facts = [("Compared", f"{points}, {trials}")]
-    if decision.rows:
-        clusters = "" if decision.clusters is None else f" in {numbers.counted(decision.clusters, 'cluster')}"
-        facts.append(("Held out", f"{numbers.counted(decision.rows, 'row')}{clusters} ({verdict.held_out})"))
-    if verdict.metric is not None:
-        facts.append(("Decided by", verdict.metric))
-    return tuple(facts)
 
 
 def _interval_table(plots: Sequence[IntervalPlot]) -> WordTable | None:

@@ -124,8 +124,8 @@ def point_name(point: PointResult) -> str:
     return f"{point.number}: {words}" if words else f"point {point.number}"
 
 
-def standing(verdict: Verdict, point: PointResult) -> MarkKind:
-    """Return what the verdict says of a point, as a mark shows it."""
+def mark_kind(verdict: Verdict, point: PointResult) -> MarkKind:
+    """Return the kind of a point's mark: what the verdict says of it."""
     if point.number == verdict.decision.advised:
         return MarkKind.ADVISED
     return MarkKind.TIED if point.is_tied else MarkKind.POINT
@@ -137,6 +137,7 @@ def interval_plots(verdict: Verdict) -> tuple[IntervalPlot, ...]:
     names = [b.name for b in verdict.baselines if any(d.baseline == b.name for p in verdict.points for d in p.against)]
     names.sort(key=lambda name: name != hardest)
     deciding = next((m for m in verdict.measures if m.name == verdict.metric), None)
+    # Differences before values: they are what was tested.
     plots = [_differences(verdict, deciding, name) for name in names] if deciding is not None else []
     plots += [plot for measure in verdict.measures if (plot := _values(verdict, measure)).marks]
     return tuple(plots)
@@ -163,7 +164,7 @@ def _differences(verdict: Verdict, measure: Measure, baseline: str) -> IntervalP
     marks = tuple(
         PlotMark(
             point_name(point),
-            standing(verdict, point),
+            mark_kind(verdict, point),
             _drawn(difference.value, measure.unit),
             _drawn(difference.low, measure.unit),
             _drawn(difference.high, measure.unit),
@@ -173,6 +174,7 @@ def _differences(verdict: Verdict, measure: Measure, baseline: str) -> IntervalP
         if math.isfinite(difference.value)
     )
     unit = "percentage points" if share else _unit_name(measure.unit)
+    # A difference within this line from 0 may be called equal.
     worth = verdict.decision.worth
     lines = [ReferenceLine(baseline, 0.0)]
     if worth:
@@ -197,7 +199,7 @@ def _values(verdict: Verdict, measure: Measure) -> IntervalPlot:
 
 
 def _point_mark(verdict: Verdict, point: PointResult, measure: Measure) -> PlotMark:
-    return _mark(point_name(point), standing(verdict, point), point.estimates[measure.name], measure, verdict)
+    return _mark(point_name(point), mark_kind(verdict, point), point.estimates[measure.name], measure, verdict)
 
 
 def _mark(name: str, kind: MarkKind, estimate: Estimate, measure: Measure, verdict: Verdict) -> PlotMark:
@@ -256,15 +258,15 @@ def _settings(verdict: Verdict, key: str) -> list[Scalar]:
 
 def _axis_plot(verdict: Verdict, sources: ReportSources, key: str, name: str, measure: Measure) -> AxisPlot:
     # Points that differ in this axis only are one line; without that, a plot of a grid would be a cloud.
-    shown = [p for p in verdict.points if _is_known(p.estimates, measure)]
-    where = _numeric_places(verdict, sources, shown, key)
+    measured = [p for p in verdict.points if _is_known(p.estimates, measure)]
+    where = _numeric_places(verdict, sources, measured, key)
     categories: list[str] = []
     if where is None:
-        settings = list(dict.fromkeys(p.overrides.get(key) for p in shown))
+        settings = list(dict.fromkeys(p.overrides.get(key) for p in measured))
         categories = [text(setting) for setting in settings]
-        where = {p.number: float(settings.index(p.overrides.get(key))) for p in shown}
+        where = {p.number: float(settings.index(p.overrides.get(key))) for p in measured}
     groups: dict[str, list[PointResult]] = {}
-    for point in shown:
+    for point in measured:
         others = {k: v for k, v in point.overrides.items() if k != key and len(_settings(verdict, k)) > 1}
         groups.setdefault(label(others), []).append(point)
     series = tuple(
@@ -279,12 +281,12 @@ def _axis_plot(verdict: Verdict, sources: ReportSources, key: str, name: str, me
     )
     spread = list(where.values())
     is_log = not categories and bool(spread) and min(spread) > 0 and max(spread) >= LOG_RATIO * min(spread)
-    shown_name = "training examples" if key == _ALL_EXAMPLES else name
-    title = f"{measure_title(measure)} by {shown_name}"
+    axis = "training examples" if key == _ALL_EXAMPLES else name
+    title = f"{measure_title(measure)} by {axis}"
     unit = _unit_name(measure.unit)
     return AxisPlot(
         title,
-        shown_name,
+        axis,
         unit,
         tuple(categories),
         is_log,
@@ -303,6 +305,7 @@ def _numeric_places(
         setting = point.overrides.get(key)
         if setting is None and key == _ALL_EXAMPLES:
             setting = sources.training_rows.get(verdict.trials[point.trials[0]].record.key)
+        # bool is a kind of int in Python.
         if isinstance(setting, bool) or not isinstance(setting, int | float):
             return None
         places[point.number] = float(setting)
@@ -325,7 +328,7 @@ def curve_lines(verdict: Verdict, sources: ReportSources) -> tuple[CurveLine, ..
             tuple((_significant(x, 4), _significant(y, 4)) for x, y in points if math.isfinite(y))
             for points in (curve.training, curve.validation)
         )
-        lines.append(CurveLine(name, point.number, standing(verdict, point), advice, training, validation))
+        lines.append(CurveLine(name, point.number, mark_kind(verdict, point), advice, training, validation))
     return tuple(lines)
 
 

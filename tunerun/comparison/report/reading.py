@@ -90,6 +90,9 @@ class _Reader:
         # rows would be shown beside questions that were never asked.
         subjects = [(trial.record.key, trial.record) for trial in verdict.trials]
         subjects += [(baseline.subject, record) for baseline in verdict.baselines for record in self._records(baseline)]
+        row_names = {d: n for sweep in verdict.sweeps for d, n in sweep.document.get("held_out_rows", {}).items()}
+        first = next((d for trial in verdict.trials if (d := self._held_out(trial.record)) is not None), None)
+        outputs = [example.output for example in self.rows]
         answers: dict[str, ShownAnswers] = {}
         for subject, record in subjects:
             digest = self._held_out(record)
@@ -97,7 +100,9 @@ class _Reader:
             texts = self._texts(subject, digest, record.asked)
             if subject in answers or not len(texts) == len(expected) == len(self.rows) > 0:
                 continue
-            if not self._is_of_rows(digest):
+            # Plans of old versions do not name the rows behind a held-out set: then the expected answers say enough.
+            is_named = digest in row_names and first in row_names
+            if not (row_names[digest] == row_names[first] if is_named else expected == outputs):
                 continue
             if self._metric is not None:
                 right = tuple(bool(score >= 1) for score in self._metric.rows(expected, texts)[:, 0])
@@ -105,14 +110,6 @@ class _Reader:
                 right = tuple(label(want) == label(text) for want, text in zip(expected, texts, strict=True))
             answers[subject] = ShownAnswers(texts, right)
         return answers
-
-    def _is_of_rows(self, digest: str | None) -> bool:
-        """Whether a held-out set has the rows that are shown, under whatever template; else by the expected answers."""
-        names = {d: n for sweep in self._verdict.sweeps for d, n in sweep.document.get("held_out_rows", {}).items()}
-        shown = next((d for t in self._verdict.trials if (d := self._held_out(t.record)) is not None), None)
-        if digest in names and shown in names:
-            return bool(names[digest] == names[shown])
-        return [example.output for example in self.examples(digest)] == [example.output for example in self.rows]
 
     def _texts(self, subject: str, held_out: str | None, asked: str) -> tuple[str, ...]:
         """What a subject answered, in the way that was frozen; else, where another way was compared, in that one."""
@@ -139,6 +136,7 @@ class _Reader:
         except ConfigError:
             return None
         deciding = next((metric for metric in metrics if f"eval/{metric.name}" == verdict.metric), None)
+        # A corpus metric and a loss have no score of a row; a judge's scores are on a scale without a right end.
         if deciding is None or deciding.is_corpus or isinstance(deciding, JudgedMetric):
             return None
         return deciding if deciding.unit is Unit.SHARE and deciding.asks is Asks.ANSWERS else None
@@ -197,10 +195,11 @@ class _Reader:
         ]
         return tuple(table for table in tables if table is not None)
 
-    def _confusion(self, name: str, asked: Sequence[tuple[str, TrialRecord]]) -> ConfusionTable | None:
+    def _confusion(self, name: str, subjects: Sequence[tuple[str, TrialRecord]]) -> ConfusionTable | None:
         expected: list[str] = []
         texts: list[str] = []
-        for subject, record in asked:
+        # The counts of all seeds together: one seed's are often too few for a cell to mean something.
+        for subject, record in subjects:
             if (answered := self.answers.get(subject)) is not None:
                 expected += [example.output for example in self.examples(self._held_out(record))]
                 texts += answered.texts
@@ -246,8 +245,8 @@ class _Reader:
 
     def config(self, record: TrialRecord) -> str:
         """A trial's config as YAML, without what only the machine knows that ran it."""
-        shown = {key: value for key, value in record.config.items() if key not in _LOCAL}
-        return self._portable(redact(yaml.safe_dump(shown, allow_unicode=True, sort_keys=False, width=10_000)))
+        portable = {key: value for key, value in record.config.items() if key not in _LOCAL}
+        return self._portable(redact(yaml.safe_dump(portable, allow_unicode=True, sort_keys=False, width=10_000)))
 
     def _portable(self, text: str) -> str:
         """A text in which a file is called by its name, without the folder it is in: a report is for others too."""
