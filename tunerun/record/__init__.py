@@ -5,6 +5,7 @@ bundle.
 
 sources.py          finds a record by any of its names and opens it as a ledger
 rerun.py            plans its trials again with the same keys: `tunerun rerun`, `tunerun verify`
+rerun_folder.py     the runs folder of a rerun
 stored_config.py    an experiment from stored configs, and mismatches.py why its trials have other keys
 environment.py      differences between the recorded machine and this one
 verification.py     compares a rerun's results with the record's

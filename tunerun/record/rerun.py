@@ -1,14 +1,11 @@
 """Prepares a rerun of a sweep or a trial from its record: the same keys, on this machine.
 
-Everything that a key hashes is compared with the record before anything starts. The rerun has a separate runs folder
-and ledger, so that its results cannot be confused with those of the first run.
+Everything that a key hashes is compared with the record before anything starts. The rerun has a runs folder of its own
+(`rerun_folder.py`).
 """
 
 from __future__ import annotations
 
-import itertools
-import json
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
@@ -21,14 +18,14 @@ from tunerun.engine import precision
 from tunerun.errors import ConfigError, InputError, MismatchError
 from tunerun.example_json import digest_of_examples, from_object
 from tunerun.examples import Example, ExampleSet
-from tunerun.files import private_folder, replacing
-from tunerun.ledger import FILE_NAME, Ledger, TrialRecord
+from tunerun.ledger import TrialRecord
 from tunerun.metrics import resolve
 from tunerun.metrics.judged_metric import JudgedMetric
 from tunerun.metrics.own_metric import OwnMetric
 from tunerun.planning import Plan, plan
 from tunerun.planning.recorded import Recorded
 from tunerun.provenance.environment import environment
+from tunerun.record import rerun_folder
 from tunerun.record.environment_changes import environment_notes
 from tunerun.record.mismatches import mismatches, missing_baselines
 from tunerun.record.sources import OpenRecord
@@ -38,11 +35,6 @@ from tunerun.schema import Paths, Point, Tracking
 from tunerun.stored import section
 from tunerun.tracking.address import choose
 
-FOLDER = "reruns"
-"""The subfolder of a runs folder that contains the runs folder of each rerun."""
-
-_ORIGIN_FILE = "rerun.json"
-
 PLACES = ("model.source", "model.package", "backend.", "runner.", "budget.", "evaluation.metrics")
 """Keys that may differ between a rerun and its record, besides paths and tracking: where things are, how it computes,
 and which metrics measure it. No trial key depends on them."""
@@ -51,6 +43,7 @@ _NEEDS_ROWS = ("dataset", "template")
 """Sections that decide how rows become examples."""
 
 _DRAWS = "evaluation.baselines.examples"
+"""How many examples the prompts of baselines have; they are drawn when rows are read, and recorded."""
 
 _WHERE_IS_THE_MODEL = "where the recorded base model is on this machine can be given as model.source=FOLDER"
 
@@ -90,6 +83,14 @@ class RerunRequest:
                 ]
             )
 
+    @property
+    def tracking_store(self) -> Tracking:
+        """The user's own tracking store, which by default is beside their ledger rather than beside the rerun's."""
+        address = choose(self.tracking, Path(self.paths.runs), "").address
+        if address.file is None:  # a server or a database: the same from any folder, and its URI may hold a password
+            return self.tracking
+        return self.tracking.model_copy(update={"uri": address.uri})
+
 
 @dataclass(frozen=True)
 class Rerun:
@@ -112,15 +113,14 @@ class Rerun:
 
     def without_baselines(self) -> Rerun:
         """Return the same trials without baselines, which are not needed to compare a trial with its record."""
+        # Of `verify --trial N` baselines took two thirds of the time.
         trials = tuple(replace(trial, baselines=()) for trial in self.plan.trials)
         return replace(self, plan=replace(self.plan, trials=trials, baselines=()))
 
     def begin(self) -> None:
         """Record which rerun the folder belongs to, before anything runs."""
         if not self.is_new:
-            origin = {"rerun": self.plan.recorded.rerun, **self.plan.recorded.document}
-            with replacing(private_folder(self.runs) / _ORIGIN_FILE) as written:
-                written.write_text(json.dumps(origin, indent=1), encoding="utf-8")
+            rerun_folder.begin(self.runs, self.plan.recorded.rerun, self.plan.recorded.document)
 
 
 def prepare(record: OpenRecord, request: RerunRequest, progress: Progress | None = None) -> Rerun:
@@ -136,10 +136,13 @@ def prepare(record: OpenRecord, request: RerunRequest, progress: Progress | None
         MismatchError: something that a key hashes differs from the record, one line each; nothing was started.
     """
     document, trials = record.sweep.document, record.trials
-    folder = None if request.edits else _folder_of(record, request)
+    # With edits it is a new experiment: it runs where all experiments run, and threads and number format are not fixed.
+    folder = None
+    if not request.edits:
+        folder = rerun_folder.folder_of(record, Path(request.paths.runs), fresh=request.fresh)
     configs = StoredConfigs(
         request.paths if folder is None else request.paths.model_copy(update={"runs": str(folder)}),
-        _tracking(request),
+        request.tracking_store,
         request.places,
         request.edits,
         _files(record, trials, request.data),
@@ -148,6 +151,7 @@ def prepare(record: OpenRecord, request: RerunRequest, progress: Progress | None
     experiment, trials = configs.experiment(trials, section(document, "pins"))
     examples = None if request.data else _examples(record, trials)
     origin = {"sweep": record.sweep.id, "run_id": record.run_id, "trial": record.number}
+    # Before the plan, so that nothing is read, asked or sent that only the record names.
     _check_consent(record, request, experiment.points)
     if folder is None:
         _check_edits(request, examples)
@@ -159,14 +163,16 @@ def prepare(record: OpenRecord, request: RerunRequest, progress: Progress | None
     judges = {} if "evaluation.metrics" in request.places else section(document, "judges")
     metrics = resolve(experiment.points[0].config.evaluation) if judges else ()
     ratings = recorded_ratings(record.ledger, record.sweep, metrics)
-    rounds = int(document.get("round", 0))
-    recorded = Recorded(examples, rounds, _nonce(folder), {"rerun_of": origin}, record.facts, judges, ratings)
+    rounds, identity = int(document.get("round", 0)), rerun_folder.identity_of(folder)
+    recorded = Recorded(examples, rounds, identity, {"rerun_of": origin}, record.facts, judges, ratings)
     try:
         made = plan(experiment, progress=progress, recorded=recorded)
     except InputError as error:
+        # The planner's advice is to correct the config, which a rerun does not read.
         if not any(problem.startswith("the base model ") for problem in error.problems):
             raise
         raise InputError([*error.problems, _WHERE_IS_THE_MODEL]) from error
+    # Trials share data and a base model, and then their problems: each is said once.
     if problems := list(dict.fromkeys(mismatches(record, trials, made))):
         raise MismatchError(problems)
     notes = [
@@ -190,7 +196,7 @@ def _check_consent(record: OpenRecord, request: RerunRequest, points: Sequence[P
     problems = []
     stated = {*request.places, *request.edits}
     if stated.isdisjoint({"backend", "backend.base_url"}):
-        # Points share equal sections as one object: of a thousand points a few are left to look at.
+        # Points share equal sections as one object: of a thousand points a few sections are left to look at.
         backends = {id(point.config.backend): point.config.backend for point in points}.values()
         problems += [
             f"backend: the record names the service {each.kind} at {each.address}, which would receive its "
@@ -217,46 +223,6 @@ def _check_consent(record: OpenRecord, request: RerunRequest, points: Sequence[P
         raise ConfigError(list(dict.fromkeys(problems)))
 
 
-def _tracking(request: RerunRequest) -> Tracking:
-    """The user's own tracking store, which by default is beside their ledger rather than beside the rerun's."""
-    address = choose(request.tracking, Path(request.paths.runs), "").address
-    if address.file is None:  # a server or a database: the same from any folder, and its URI may hold a password
-        return request.tracking
-    return request.tracking.model_copy(update={"uri": address.uri})
-
-
-def _folder_of(record: OpenRecord, request: RerunRequest) -> Path:
-    """The runs folder of a record's newest rerun; a new one if a fresh rerun is requested and that one is finished."""
-    name = record.sweep.id if record.number is None else f"{record.sweep.id}-trial-{record.number}"
-    above = Path(request.paths.runs) / FOLDER
-    folders = (above / (name if number == 1 else f"{name}-{number}") for number in itertools.count(1))
-    newest, following = next(pair for pair in itertools.pairwise(folders) if not pair[1].exists())
-    if not request.fresh or not newest.exists():
-        return newest
-    if newest.name != name:  # of an earlier fresh rerun: the same command continues it
-        if not (newest / FILE_NAME).exists():
-            return newest
-        with Ledger.open_read_only(newest / FILE_NAME) as ledger:
-            states = ledger.final_states()
-            if any(trial.key not in states for sweep in ledger.sweeps() for trial in ledger.trials(sweep.id)):
-                return newest
-    return following
-
-
-def _nonce(folder: Path) -> str:
-    """A random id that distinguishes a folder's rerun from all others; it is stored when the rerun first runs."""
-    # Two colleagues who rerun one sweep against the same MLflow server would otherwise take over the original's runs,
-    # which are found by the trials' keys.
-    try:
-        return str(json.loads((folder / _ORIGIN_FILE).read_text(encoding="utf-8"))["rerun"])
-    except FileNotFoundError:
-        return secrets.token_hex(8)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(
-            f"{folder / _ORIGIN_FILE}: does not identify the rerun; move {folder} elsewhere and run the command again"
-        ) from error
-
-
 def _computed(record: OpenRecord, trials: Sequence[TrialRecord]) -> dict[str, dict[str, Any]]:
     """Threads and number format of each trial's training, by key, for configs that leave them to the machine.
 
@@ -264,6 +230,8 @@ def _computed(record: OpenRecord, trials: Sequence[TrialRecord]) -> dict[str, di
     """
     jobs = record.ledger.last_jobs(record.sweep.id)
     settings: dict[str, dict[str, Any]] = {trial.key: {} for trial in trials}
+    # Neither is in the stored config, whose default leaves them to the machine; threads come from the job that ran, and
+    # the number format from the key.
     for trial in trials:
         on = jobs[trial.key].trained_on if trial.key in jobs else None
         if on is not None and on.threads:
@@ -285,6 +253,8 @@ def _examples(record: OpenRecord, trials: Sequence[TrialRecord]) -> dict[int, Lo
     rows, clusters = section(document, "held_out_rows"), section(document, "clusters")
     sets: dict[str, ExampleSet] = {}
     problems = []
+    # When the record was opened, its files were compared with its own list, which may have been changed together with
+    # them. The digest of a set is in the trials' keys as well.
     for digest in dict.fromkeys(d for t in trials for d in (t.training, *t.held_out.values())):
         stored = record.ledger.example_set(digest)
         own = digest_of_examples(stored.examples)
@@ -331,6 +301,8 @@ def _files(record: OpenRecord, trials: Sequence[TrialRecord], paths: Sequence[Pa
         if not path.is_file():
             problems.append(f"--data {path}: no such file")
             continue
+        # A file that was renamed is found by its content; one with another content by its name, so that the plan can
+        # say in which example it differs.
         name = path.name
         if name not in wanted:
             name = recorded.get(digest_of_file(path), "")
