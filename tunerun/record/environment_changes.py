@@ -8,10 +8,11 @@ from tunerun.provenance import Environment
 from tunerun.record.sources import OpenRecord
 
 _MOST_NAMED = 8
+"""Packages or instruction sets in one note, which is a line in the terminal; `tunerun diff` lists all of them."""
 
 
 def environment_notes(record: OpenRecord, now: Environment) -> Iterator[str]:
-    """Yield differences that may change the bits of a result, one line each.
+    """Yield differences that may change the bits of a result, one line each; none is an error.
 
     Args:
         record: of the sweep.
@@ -26,6 +27,7 @@ def environment_notes(record: OpenRecord, now: Environment) -> Iterator[str]:
             "compared, but the cause of a difference cannot be named"
         )
         return
+    # The packages that compute come first: another version of torch is a difference to verify, one of rich hardly is.
     computing = {name: version for on in trained for name, version in on.packages.items()}
     others = {name: version for name, version in then.packages.items() if name not in computing}
     if now.packages:
@@ -33,6 +35,7 @@ def environment_notes(record: OpenRecord, now: Environment) -> Iterator[str]:
         yield from _packages("other packages", others, now.packages)
     if then.python and now.python and then.python != now.python:
         yield f"environment: Python {then.python} -> {now.python}"
+    # The instruction set decides in what order numbers are added, and so the last bits of each sum.
     missing, more = (
         sorted({*a} - {*b}) for a, b in ((then.instructions, now.instructions), (now.instructions, then.instructions))
     )

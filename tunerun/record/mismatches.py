@@ -11,7 +11,7 @@ from tunerun.ledger import TrialRecord
 from tunerun.planning import Plan, Trial
 from tunerun.planning.changes import differences
 from tunerun.planning.facts import facts_of
-from tunerun.provenance import BaseModelFacts, Facts
+from tunerun.provenance import BaseModelFacts
 from tunerun.record.sources import OpenRecord
 from tunerun.record.verification import quoted
 from tunerun.stored import section
@@ -43,6 +43,7 @@ def mismatches(record: OpenRecord, trials: Sequence[TrialRecord], made: Plan) ->
         trials: the recorded trials, in the order of the plan's.
         made: the plan of the rerun.
     """
+    # The code of a metric is in no key, because it changes scores and not the model.
     recorded = section(record.sweep.document, "metrics")
     for name, file in made.document["metrics"].items():
         if file["sha256"] != (before := section(recorded, name).get("sha256", "")):
@@ -72,6 +73,7 @@ def missing_baselines(record: OpenRecord, trials: Sequence[TrialRecord], made: P
         trials: the recorded trials that are run again.
         made: the plan of the rerun.
     """
+    # A subject is a digest of all that can change the answers: the majority of other training rows is another baseline.
     names = {each.subject: each.name for each in record.ledger.baselines(record.sweep.id)}
     planned = {each.subject for each in made.baselines}
     missing = dict.fromkeys(names.get(s, s) for t in trials for s in t.baselines if s not in planned)
@@ -94,17 +96,18 @@ def _key_differences(record: OpenRecord, old: TrialRecord, new: Trial, made: Pla
         if each.name in ("training", "validation"):
             yield _other_rows(record, each.name, each.old, new.training if each.name == "training" else new.validation)
         elif each.name == "model":
+            # The files of a base model are hashed here only now that the identities differ: it takes a while.
             here = facts_of(made.experiment, [new], cache_folder(made.experiment.paths.cache))
-            where = _other_files(_model_of(record.facts, each.old), _model_of(here, each.new))
+            old_model, new_model = (
+                next((model for model in facts.base_models if model.identity == identity), None)
+                for facts, identity in ((record.facts, each.old), (here, each.new))
+            )
+            where = _other_files(old_model, new_model)
             yield f"{_INGREDIENTS['model']} {new.config.model.name} differs{where}: {each.old} -> {each.new}"
         else:
             what = _INGREDIENTS.get(each.name, f"hyperparameters.{each.name}")
             advice = f"; {_AS_NEW}" if each.name == "format" else ""
             yield f"trial {old.number}: {what} differs: {each.old} -> {each.new}{advice}"
-
-
-def _model_of(facts: Facts, identity: str) -> BaseModelFacts | None:
-    return next((model for model in facts.base_models if model.identity == identity), None)
 
 
 def _other_files(old: BaseModelFacts | None, new: BaseModelFacts | None) -> str:
@@ -123,6 +126,7 @@ def _other_rows(record: OpenRecord, name: str, old: str | None, new: ExampleSet 
     if old is None or new is None:
         return f"{name} examples: {'none' if old is None else 'some'} were recorded, and now there are others"
     before, now = record.ledger.example_set(old).examples, new.examples
+    # The first one that differs is enough to find the row; where all of the shorter set agree, it is the row after it.
     same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(before, now, strict=False))
     row = sum(1 for _ in same)
     texts = [

@@ -16,7 +16,8 @@ from tunerun.runner import SweepResult, run
 from tunerun.runner.progress import Progress
 
 _COMPOSED = ("paths", "tracking", "local")
-"""Sections that are composed from this machine's config rather than taken from the record."""
+"""Config that is composed on this machine rather than taken from the record: two sections, and the group of YAML files
+with a machine's own settings."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def rerun(
     with open_record(reference, runs=Path(request.paths.runs), tracking=request.tracking) as record:
         made = prepare(record, request)
         made.plan.check()
-        made.begin()
+        made.begin()  # after all checks: a rerun that is refused leaves no folder
         result = run(made.plan, progress=progress, command="tunerun.rerun")
         return RerunResult(result, None if made.is_new else verified(record, made), made.notes, made.runs)
 
@@ -89,6 +90,7 @@ def request_of(
     Raises:
         ConfigError: the config cannot be composed, or a rerun does not accept an override.
     """
+    # Hydra's overrides may start with `+` or `++` (add) or `~` (delete).
     composed = [each for each in overrides if each.lstrip("+~").startswith(_COMPOSED)]
     paths, tracking = places(composed, config_dir)
     others = [each for each in overrides if each not in composed]
@@ -103,7 +105,12 @@ def request_of(
 
 
 def verified(record: OpenRecord, made: Rerun) -> Verification:
-    """Compare the results of a rerun with its record."""
+    """Compare the results of a rerun with its record.
+
+    Args:
+        record: open.
+        made: the rerun, after it ran; its ledger is read again.
+    """
     with Ledger.open_read_only(made.plan.ledger_path) as ledger:
         sweep = next(each for each in ledger.sweeps(made.plan.name) if each.id == made.plan.sweep)
         return compare(record, OpenRecord(ledger, sweep, None, str(made.runs)))

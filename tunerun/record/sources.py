@@ -19,9 +19,10 @@ from tunerun.schema import Tracking
 from tunerun.tracking.address import choose
 from tunerun.tracking.records import fetch
 
-_PREFIX = "tunedModels/"
+_TUNED_MODELS = "tunedModels/"
+"""The start of a tuned model's full name; commands take the name with it or without it."""
 
-BUNDLE_SUFFIX = ".zip"
+_BUNDLE_SUFFIX = ".zip"
 
 
 @dataclass(frozen=True)
@@ -83,12 +84,14 @@ def open_record(
         TrackingError: MLflow did not answer.
         RecordError: the record in MLflow is damaged.
     """
-    if (file := Path(reference)).suffix == BUNDLE_SUFFIX or file.is_file():
+    # By its suffix as well: a bundle that is not there is a missing file rather than an unknown sweep.
+    if (file := Path(reference)).suffix == _BUNDLE_SUFFIX or file.is_file():
         with opened_bundle(file) as ledger:
             (sweep,) = ledger.sweeps()
             yield OpenRecord(ledger, sweep, None, f"sweep {sweep.id} in {file}")
         return
     path = runs / FILE_NAME
+    # Before MLflow: the ledger is the truth, and it answers without a server.
     if path.exists():
         with Ledger.open_read_only(path) as ledger:
             local = _in_ledger(ledger, reference)
@@ -107,6 +110,7 @@ def open_record(
             fetched = fetch(choose(tracking, runs, "").address.uri, reference, folder)
         except NotFoundError as error:
             raise NotFoundError([problem, *error.problems]) from error
+        # Whatever the origin, readers get a ledger: none of them knows MLflow's files or a bundle's.
         again = folder / "runs" / FILE_NAME
         restored(fetched.folder, again)
         with Ledger.open_read_only(again) as ledger:
@@ -115,6 +119,7 @@ def open_record(
 
 
 def _in_ledger(ledger: Ledger, reference: str) -> OpenRecord | None:
+    # A sweep's id wins over an experiment of the same name; of an experiment's sweeps it is the newest, the last one.
     sweeps = ledger.sweeps()
     named = {sweep.experiment: sweep for sweep in sweeps} | {sweep.id: sweep for sweep in sweeps}
     if reference in named:
@@ -123,7 +128,8 @@ def _in_ledger(ledger: Ledger, reference: str) -> OpenRecord | None:
     if subject is not None:
         sweep, key = sweep_of_subject(ledger, subject), key_of_subject(subject)
     else:
-        job = ledger.job_of_tuned_model(_PREFIX + reference.removeprefix(_PREFIX))
+        # A tuned model belongs to a key, which several sweeps may have; a rerun of it starts from the newest.
+        job = ledger.job_of_tuned_model(_TUNED_MODELS + reference.removeprefix(_TUNED_MODELS))
         sweep, key = (None, None) if job is None else (ledger.newest_sweep_of_key(job.key), job.key)
     if sweep is None:
         return None

@@ -17,11 +17,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tunerun.backends import capabilities_of
-from tunerun.backends.registry import stored_section
+from tunerun.backends.registry import is_hosted
 from tunerun.comparison import judge
 from tunerun.comparison.numbers import counted
-from tunerun.errors import ConfigError, InputError, MetricError
+from tunerun.errors import InputError, MetricError
 from tunerun.job import JobState, TrainedOn
 from tunerun.ledger import LOSSES, JobRecord, TrialRecord
 from tunerun.record.environment_changes import package_differences
@@ -102,6 +101,7 @@ def compare(old: OpenRecord, new: OpenRecord) -> Verification:
     checks = [
         _Pair(old, new, trial, again.get(trial.key), *(j.get(trial.key) for j in jobs)).check() for trial in old.trials
     ]
+    # A verdict is about all trials of a sweep: one trial that was run again alone has none.
     if len(old.trials) == len(old.ledger.trials(old.sweep.id)):
         checks += _verdicts(old, new)
     return Verification(tuple(checks))
@@ -143,11 +143,13 @@ class _Pair:
         packages = place.other_packages(place_again)
         elsewhere = place.elsewhere(place_again)
         shared = place.shared_otherwise(place_again)
+        # Each of the two tolerances is for one cause; with both, the larger one holds.
         losses, is_close = self._losses(SHARING_TOLERANCE if shared and not elsewhere else (TOLERANCE, TOLERANCE))
-        if _is_hosted(self.trial):
+        if is_hosted(str(self.trial.settings.backend.get("kind"))):
             text = f"bits cannot be compared, because a service trained it; {losses}; {answers}"
             return self._check(is_close, text)
 
+        # The digest is of the weights alone: the model's status.json has the times of its job, which never repeat.
         weights = [job.tuned_model.weights if job.tuned_model else None for job in (self.job, self.job_again)]
         is_same = weights[0] is not None and weights[0] == weights[1]
         bits = "adapter: same bits"
@@ -155,6 +157,7 @@ class _Pair:
             bits = f"adapter: its digest is not recorded; {losses}"
         elif not is_same:
             bits = f"adapter: other bits (sha256 {weights[0][:8]} -> {(weights[1] or 'none')[:8]}); {losses}"
+        # A difference even with the same bits: the recorded version can be installed, and then nothing is in doubt.
         if packages:
             return self._check(False, f"{', '.join(packages)}; {bits}; {answers}")
 
@@ -196,6 +199,7 @@ class _Pair:
         if not differing:
             return f"all {len(before):,} losses equal" if before else "no losses are recorded", True
         (_, where), a, b = differing[0]
+        # Relative for large losses, absolute for small ones: at the end of training a loss may be next to nothing.
         distances = [(is_later, abs(a - b) / max(1.0, abs(a), abs(b))) for (is_later, _), a, b in differing]
         is_close = all(distance <= tolerance[is_later] for is_later, distance in distances)
         first = "" if tolerance[0] == tolerance[1] else f"{tolerance[0]:g} in the first epoch and "
@@ -206,6 +210,7 @@ class _Pair:
 
     def _answers(self, trial: TrialRecord, again: TrialRecord) -> tuple[int, int, str]:
         """The number of equal answers to the validation set, the total, and the first difference in words."""
+        # Where models generate no text, the losses of the expected answers are recorded instead.
         for asked in (trial.asked, LOSSES):
             if trial.validation is None:
                 break
@@ -231,13 +236,6 @@ def _values(record: OpenRecord, key: tuple[str, str, str]) -> Sequence[str | flo
         return stored.values
     stop = record.ledger.stop(record.sweep.id, key)
     return None if stop is None else stop.texts
-
-
-def _is_hosted(trial: TrialRecord) -> bool:
-    try:
-        return capabilities_of(stored_section(trial.settings.backend)).is_hosted
-    except ConfigError:  # a kind or a key that only another version has
-        return False
 
 
 @dataclass(frozen=True)
@@ -275,6 +273,7 @@ class _Place:
             "build of torch": (self.on.build, now.on.build),
             "driver": (self.on.driver, now.on.driver),
         }
+        # CPUs of two models add in the same order if they have the same instruction set; GPUs need not.
         if self.on.device != "cpu":
             pairs["GPU"] = (self.on.processor, now.on.processor)
         return ", ".join(f"{name} {a} -> {b}" for name, (a, b) in pairs.items() if a != b)
@@ -285,6 +284,7 @@ class _Place:
             return ""
         parts = [] if self.on.form == now.on.form else [f"form {self.on.form} -> {now.on.form}"]
         packs = [on.packed_with for on in (self.on, now.on)]
+        # When a trial joins depends on when its job began, so even the same pack may add in another order.
         if not parts and packs[0] and packs[0] == packs[1]:
             parts.append("trials may have joined the pack at other steps")
         if packs[0] != packs[1]:
