@@ -53,6 +53,7 @@ def candidate_of(record: OpenRecord) -> Candidate:
         ConfigError, MetricError: as in `judge`.
     """
     verdict, sweep = judge(record.ledger, record.sweep), record.sweep
+    # A trial that was named may be promoted whatever the verdict advises: the conditions are for that.
     if record.number is None:
         advice = "name a trial's run id or its tuned model"
         unfinished = sum(not trial.state.is_finished for trial in verdict.trials)
@@ -66,6 +67,7 @@ def candidate_of(record: OpenRecord) -> Candidate:
         trial = verdict.trials[verdict.best]
     else:
         trial = next(trial for trial in verdict.trials if trial.record.number == record.number)
+    # Only `compare --final` opens the test set; a promotion reports what is measured.
     is_opened = any(trial.record.number in opening.points for opening in record.ledger.openings(sweep.id))
     return Candidate(verdict, trial, judge(record.ledger, sweep, held_out=TEST) if is_opened else None)
 
@@ -117,7 +119,8 @@ def promote(
     if (fault := tuned_model.fault(source.folder, source.model.tuned_model.weights, cache)) is not None:
         raise NotFoundError(f"trial {trial.number}: {fault}; to make it again: {record.sweep.command_afresh}")
     base = base_model.find(tuned_model.read(source.folder).base_model, cache) if request.with_base else None
-    # In the runs folder: a base model may not fit into the system's temporary folder.
+    # In the runs folder: a base model may not fit into the system's temporary folder, and its files are linked rather
+    # than copied where they are on the same disk.
     with held(runs, _LOCK), TemporaryDirectory(prefix=".promotion-", dir=runs) as folder:
         package = writing.write(Path(folder) / "model", source, base=base)
         return register(store, _entry(record, candidate, request, package, base))
@@ -130,6 +133,7 @@ def _entry(
     package: writing.Package,
     base: FoundModel | None,
 ) -> RegistryEntry:
+    # The tags lead from the registry back to the record: `tunerun rerun --run` takes the sweep and the tuned model.
     trial, verdict = candidate.trial.record, candidate.verdict
     tuned = candidate.trial.tuned_model
     name = "" if tuned is None else tuned.name

@@ -32,22 +32,29 @@ Content = bytes | Path
 """The content of a bundle's file: its bytes, or a path to them; a large file is never read into memory as a whole."""
 
 _CHUNK = 1 << 20
+
 _EARLIEST = (1980, 1, 1, 0, 0, 0)
 """The time of every file, the earliest that a zip can express, so that a bundle does not depend on when it is made."""
+
+# "Version made by" and the MS-DOS attribute of a directory, by the ZIP specification (APPNOTE 4.4.2 and 4.4.15).
+# zipfile takes the first from the system that writes, so a bundle made on Windows would have other bytes.
 _UNIX = 3
 _DOS_FOLDER = 0x10
+
 _COMPRESSED_ALREADY = (".gz", ".png", ".safetensors", ".zip")
 """Deflating them saves little (8 % for an adapter in float32), and would take most of the time of writing a bundle."""
 
 MAX_FILES = 100_000
 MAX_DIRECTORY_BYTES = 32 << 20
 """Of the zip's own list of files, which is read into memory: 100,000 entries with long names take 20 MB."""
+# Windows takes 260 characters for a whole path by default, of which the folder needs some.
 _MAX_NAME_CHARACTERS = 240
 MAX_MANIFEST_BYTES = 32 << 20
 SMALL_BYTES = 1 << 30
 MAX_RATIO = 100
 """A bundle unpacks to 1 GiB at most, or to 100 times its own size: very repetitive text reaches 20 to 50 times."""
 
+# What every file system takes: no backslash, colon or space, and no letters that file systems normalise differently.
 _NAME = re.compile(r"[A-Za-z0-9_.+-]+(?:/[A-Za-z0-9_.+-]+)*/?")
 
 
@@ -71,6 +78,7 @@ def write_archive(
     Raises:
         InputError: the file cannot be written, or one of the files cannot be read or has another digest.
     """
+    # Sorted, because folders list their files in any order; the descriptions come first, where `unzip -l` shows them.
     order = [*(name for name in first if name in files), *sorted(name for name in files if name not in first)]
     if target.is_dir():
         raise InputError(f"{target}: is a folder; give the name of a file, such as {target / 'study.zip'}")
@@ -79,6 +87,7 @@ def write_archive(
         with replacing(target) as aside, zipfile.ZipFile(aside, "w") as archive:
             for folder in sorted({f"{above}/" for name in files for above in PurePosixPath(name).parents[:-1]}):
                 _add(archive, folder, b"")  # validators of RO-Crates look for the folders that one names
+            # Digests are of the bytes that were written: a file that changes meanwhile cannot contradict its manifest.
             written = {name: _add(archive, name, files[name]) for name in order}
             changed = [name for name, digest in digests.items() if written[name] != digest]
             if changed:
@@ -94,6 +103,7 @@ def write_archive(
 
 def _add(archive: zipfile.ZipFile, name: str, content: Content) -> str:
     """Write one file, and return its SHA-256."""
+    # Not `ZipFile.write`, which takes time and mode from the file.
     entry = zipfile.ZipInfo(name, _EARLIEST)
     entry.create_system = _UNIX
     entry.external_attr = (
@@ -101,6 +111,7 @@ def _add(archive: zipfile.ZipFile, name: str, content: Content) -> str:
     )
     is_stored = entry.is_dir() or name.endswith(_COMPRESSED_ALREADY)
     entry.compress_type = zipfile.ZIP_STORED if is_stored else zipfile.ZIP_DEFLATED
+    # In advance, because the header is written first, and that of a file above 2 GiB has another form (zip64).
     entry.file_size = content.stat().st_size if isinstance(content, Path) else len(content)
     sha = hashlib.sha256()
     read: BinaryIO = content.open("rb") if isinstance(content, Path) else io.BytesIO(content)
@@ -133,6 +144,7 @@ class Archive:
         """
         self.path = path
         self._zip = opened
+        # Every entry is checked, also those that are not read: a zip with one hostile entry is not a bundle.
         self._entries = {entry.filename: entry for entry in self._checked(max_files) if not entry.is_dir()}
         self.sizes = {name: entry.file_size for name, entry in self._entries.items()}
         self.digests = self._manifest()
@@ -161,6 +173,7 @@ class Archive:
         Raises:
             InputError: it is damaged, or longer than the zip's list says.
         """
+        # The list of files was checked against the limits, so no more than it says may come out of the zip.
         sha, left = hashlib.sha256(), self.sizes[name]
         with _translated(self.path, name), self._zip.open(self._entries[name]) as source:
             while chunk := source.read(_CHUNK):
@@ -192,7 +205,7 @@ class Archive:
                 f"{self.path}: unpacks to {needed:,} bytes and {folder} has {free:,} left; set TMPDIR to another"
             )
         for name in listed:
-            place = folder / name
+            place = folder / name  # below the folder, because the names were checked
             place.parent.mkdir(parents=True, exist_ok=True)
             with place.open("xb") as target:
                 sha256 = self.copy(name, target.write)
@@ -206,6 +219,7 @@ class Archive:
         entries = self._zip.infolist()
         if len(entries) > max_files:
             raise InputError(f"{self.path}: holds {len(entries):,} files, more than {max_files:,}")
+        # What it declares may be false: `copy` counts again. But a bomb that tells the truth is refused at once.
         total, most = sum(each.file_size for each in entries), max(SMALL_BYTES, MAX_RATIO * self.path.stat().st_size)
         if total > most:
             raise InputError(
@@ -315,6 +329,8 @@ def _translated(path: Path, name: str = "") -> Iterator[None]:
         if name:
             raise InputError(f"{place}: damaged ({error}); get the bundle again") from error
         raise InputError(f"{place}: not a zip file, or damaged ({error}); give a bundle of tunerun") from error
+    # Damage makes zipfile raise any of these (a test damages a bundle 300 times): NotImplementedError for a compression
+    # or version that it does not know, RuntimeError for a file that claims to be encrypted.
     except (zlib.error, EOFError, NotImplementedError, UnicodeError, ValueError, RuntimeError) as error:
         raise InputError(f"{place}: damaged ({error}); get the bundle again") from error
     except OSError as error:
@@ -325,7 +341,7 @@ def _translated(path: Path, name: str = "") -> Iterator[None]:
 
 def _fault(entry: zipfile.ZipInfo) -> str | None:
     """Why an entry is refused, whatever the others are; None: it is accepted."""
-    kind = stat.S_IFMT(entry.external_attr >> 16)
+    kind = stat.S_IFMT(entry.external_attr >> 16)  # 0 if the zip was made on a system without modes
     if not _is_name(entry.filename):
         return "is not the name of a file below the folder"
     if entry.flag_bits & 1:
@@ -345,6 +361,7 @@ def _collision(entry: zipfile.ZipInfo, files: set[str], folders: dict[str, str])
         files: names of the earlier files, in lower case.
         folders: names of the folders so far, by their names in lower case.
     """
+    # On a file system that ignores case the second of `a` and `A` would overwrite the first.
     name = entry.filename.rstrip("/")
     parts = name.split("/")
     for depth in range(1, len(parts) + entry.is_dir()):

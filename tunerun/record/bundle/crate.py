@@ -1,7 +1,4 @@
-"""A bundle's description for programs: an RO-Crate of the profile Process Run Crate, with one action per trial.
-
-RO-Crate 1.1, because Process Run Crate 0.5 builds on it: its validators refuse 1.2 and later.
-"""
+"""A bundle's description for programs: an RO-Crate of the profile Process Run Crate, with one action per trial."""
 
 from __future__ import annotations
 
@@ -26,6 +23,7 @@ if TYPE_CHECKING:
 
 METADATA = "ro-crate-metadata.json"
 
+# rocrate 0.16 writes 1.3 by default, but Process Run Crate 0.5 builds on 1.1, and its validator requires that version.
 _RO_CRATE = "1.1"
 _PROFILE = "https://w3id.org/ro/wfrun/process/0.5"
 _STATUS = "http://schema.org/{}ActionStatus"
@@ -82,7 +80,7 @@ class Study:
 
 
 def metadata(study: Study, sizes: Mapping[str, int]) -> bytes:
-    """Return the content of `ro-crate-metadata.json`.
+    """Return the content of `ro-crate-metadata.json`; the same study gives the same bytes.
 
     Args:
         study: the sweep.
@@ -90,16 +88,20 @@ def metadata(study: Study, sizes: Mapping[str, int]) -> bytes:
     """
     from rocrate.rocrate import ROCrate
 
+    # No preview: it would be one more page beside README.md and report.html.
     crate = ROCrate(version=_RO_CRATE, gen_preview=False)
     sweep = study.record.sweep
     crate.name = f"{sweep.experiment}: sweep {sweep.id}"
     crate.description = study.verdict.sentence
+    # Otherwise rocrate takes the time at which it runs.
     crate.datePublished = datetime.fromtimestamp(int(study.published_at), UTC)
     root = crate.root_dataset
     root["conformsTo"] = _entity(crate, _PROFILE, "CreativeWork", name="Process Run Crate", version="0.5")
+    # A crate should have a licence, and no single one covers rows, models and results.
     parts = "; ".join(f"{what}: {licence}" for what, licence in licences(study)) or "none is stated"
-    name = "The parts have licences of their own"
-    root["license"] = _entity(crate, "#licences", "CreativeWork", name=name, description=parts)
+    root["license"] = _entity(
+        crate, "#licences", "CreativeWork", name="The parts have licences of their own", description=parts
+    )
     files = {}
     for name in sorted(sizes):
         path = PurePath(name)
@@ -109,29 +111,16 @@ def metadata(study: Study, sizes: Mapping[str, int]) -> bytes:
     crate.add_file(
         dest_path=MANIFEST, properties={"name": "SHA-256 of every other file", "encodingFormat": "text/plain"}
     )
-    people = _people(crate, study.authors)
-    if people:
-        root["author"] = people if len(people) > 1 else people[0]
-    root["mentions"] = _actions(crate, study, files, people)
-    return (json.dumps(crate.metadata.generate(), ensure_ascii=False, indent=1) + "\n").encode()
 
-
-def _entity(crate: ROCrate, identifier: str, kind: str, /, **properties: Any) -> Entity:
-    from rocrate.model.contextentity import ContextEntity
-
-    stated = {name: value for name, value in properties.items() if value is not None}
-    return crate.add(ContextEntity(crate, identifier, properties={"@type": kind, **stated}))
-
-
-def _people(crate: ROCrate, authors: Sequence[Author]) -> list[Entity]:
-    names = dict.fromkeys(author.affiliation for author in authors if author.affiliation)
+    # The validators recommend an author with an affiliation, and a publisher that is an organisation. tunerun knows
+    # neither, so they are stated only where the command's options do.
     places = {
         name: _entity(crate, f"#organisation-{number}", "Organization", name=name)
-        for number, name in enumerate(names, start=1)
+        for number, name in enumerate(dict.fromkeys(a.affiliation for a in study.authors if a.affiliation), start=1)
     }
     if places:
-        crate.root_dataset["publisher"] = next(iter(places.values()))
-    return [
+        root["publisher"] = next(iter(places.values()))
+    people = [
         _entity(
             crate,
             f"#author-{number}",
@@ -139,8 +128,20 @@ def _people(crate: ROCrate, authors: Sequence[Author]) -> list[Entity]:
             name=author.name,
             affiliation=places[author.affiliation] if author.affiliation else None,
         )
-        for number, author in enumerate(authors, start=1)
+        for number, author in enumerate(study.authors, start=1)
     ]
+    if people:
+        root["author"] = people if len(people) > 1 else people[0]  # the validators want no list of one
+    root["mentions"] = _actions(crate, study, files, people)
+    return (json.dumps(crate.metadata.generate(), ensure_ascii=False, indent=1) + "\n").encode()
+
+
+def _entity(crate: ROCrate, identifier: str, kind: str, /, **properties: Any) -> Entity:
+    # Positional, because `name` and `kind` may be properties. A property without a value is left out, not null.
+    from rocrate.model.contextentity import ContextEntity
+
+    stated = {name: value for name, value in properties.items() if value is not None}
+    return crate.add(ContextEntity(crate, identifier, properties={"@type": kind, **stated}))
 
 
 def licences(study: Study) -> list[tuple[str, str]]:
@@ -151,6 +152,7 @@ def licences(study: Study) -> list[tuple[str, str]]:
 
 
 def _actions(crate: ROCrate, study: Study, files: Mapping[str, Entity], people: Sequence[Entity]) -> list[Entity]:
+    # Not `version` as well: the validators want one of the two.
     version = str(study.record.sweep.document.get("version", "unknown"))
     tool = _entity(crate, "#tunerun", "SoftwareApplication", name="tunerun", softwareVersion=version)
     models = {model.name: _base_model(crate, n, model) for n, model in enumerate(study.models)}
@@ -160,9 +162,10 @@ def _actions(crate: ROCrate, study: Study, files: Mapping[str, Entity], people: 
     for trial in study.verdict.trials:
         record = trial.record
         job = study.jobs.get(record.key)
-        if job is None:
+        if job is None:  # an action is something that happened, so a trial that never began has none
             continue
         sets = [record.training, *record.held_out.values()]
+        # The portable record names the file of a set by its digest.
         used = [
             files[name] for digest in dict.fromkeys(sets) for name in files if PurePath(name).name.startswith(digest)
         ]
@@ -189,6 +192,7 @@ def _actions(crate: ROCrate, study: Study, files: Mapping[str, Entity], people: 
                 instrument=tool,
                 agent=agent,
                 object=used,
+                # Without its adapter a trial's result is what the record has of it.
                 result=result or files.get("record/results.json.gz"),
                 startTime=_time(job.began_at or job.created_at),
                 endTime=_time(job.finished_at),
@@ -203,6 +207,7 @@ def _sharing(study: Study, job: JobRecord) -> str:
     """The trials that shared a job's training, in words; empty: none, or not recorded."""
     if job.trained_on is None:
         return ""
+    # Reversed, so that of two trials with one key the first gives the number.
     numbers = {trial.record.key: trial.record.number for trial in reversed(study.verdict.trials)}
     shared = job.trained_on.shared(numbers)
     words = "" if shared["training_run"] is None else f"; served by the training run of trial {shared['training_run']}"
@@ -233,7 +238,7 @@ def _tuned_models(crate: ROCrate, study: Study, files: Mapping[str, Entity]) -> 
     folders: dict[str, Entity] = {}
     for trial in study.verdict.trials:
         tuned = trial.tuned_model
-        if tuned is None or tuned.location in folders:
+        if tuned is None or tuned.location in folders:  # trials with one key have one model
             continue
         folder = f"tuned_models/{PurePath(tuned.location).name}/"
         parts = [entity for name, entity in files.items() if name.startswith(folder)]

@@ -36,9 +36,11 @@ def opened_bundle(path: Path) -> Iterator[Ledger]:
     with temporary_folder("bundle") as folder:
         with opened_archive(path) as archive:
             archive.unpack(folder, (RECORD, MODELS))
+        # Results are not unpacked: readers compute them from the record.
         try:
             restored(folder / RECORD, folder / FILE_NAME)
         except RecordError as error:
+            # The folder is gone when the message is read: it names the bundle instead.
             raise RecordError([line.replace(f"{folder}/", f"{path}: ") for line in error.problems]) from error
         with Ledger.open_read_only(folder / FILE_NAME) as ledger:
             yield ledger

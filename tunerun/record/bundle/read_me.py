@@ -42,6 +42,7 @@ def readme(study: Study, table: ComparisonTable, sizes: Mapping[str, int]) -> by
     contents = [name for name in _CONTENTS if "/" not in name or any(each.startswith(name) for each in sizes)]
 
     sweep, escaped = study.record.sweep, markdown.escaped
+    # Not the day on which the bundle is made: the same sweep gives the same bytes.
     day = datetime.fromtimestamp(study.published_at, UTC).date()
     people = [author.name + (f" ({author.affiliation})" if author.affiliation else "") for author in study.authors]
     lines = [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from tunerun.comparison.table import ComparisonTable
 from tunerun.compose.validation import validate
 from tunerun.engine.tuned_model import RECORD_FILE, WEIGHTS_FILE
 from tunerun.errors import ConfigError, InputError
+from tunerun.files import temporary_folder
 from tunerun.ledger import FILE_NAME, Ledger
 from tunerun.ledger.portable import portable_files
 from tunerun.ledger.restoring import restored
@@ -69,8 +69,7 @@ def write_bundle(
     if with_models:
         files, digests, notes = _adapters(record)
     models = {name.split("/")[1] for name in files}
-    with tempfile.TemporaryDirectory(prefix="tunerun-bundle-") as name:
-        folder = Path(name)
+    with temporary_folder("bundle") as folder:
         (folder / RECORD).mkdir()
         portable = portable_files(record.ledger, record.sweep, folder / RECORD)
         files |= {RECORD + each: folder / RECORD / each for each in portable}
@@ -83,6 +82,7 @@ def write_bundle(
             table = ComparisonTable.of(verdict)
             files |= {RESULTS + each: content for each, content in file_contents(table, ledger).items()}
             study = Study(inside, verdict, ledger.last_jobs(inside.sweep.id), _base_models(inside), tuple(authors))
+        # Each of the two lists the files so far, and both are in the manifest.
         files[README] = readme(study, table, _sizes(files))
         files[METADATA] = metadata(study, _sizes(files))
         write_archive(target, files, first=(METADATA, README), digests=digests)
@@ -102,6 +102,8 @@ def _own_metrics(record: OpenRecord) -> Evaluation | None:
     Raises:
         ConfigError: the code that decides is missing or has changed.
     """
+    # The record in the bundle names the code without its folder, so it is found only by this machine's own ledger. Of a
+    # record from elsewhere it is not run: the file may have come with it.
     stored = record.trials[0].settings.evaluation
     has_code = any(isinstance(each, Mapping) and "python" in each for each in stored.get("metrics") or ())
     if record.ledger.is_restored or not has_code:
@@ -137,11 +139,13 @@ def _adapters(record: OpenRecord) -> tuple[dict[str, Content], dict[str, str], l
         if tuned is None:
             continue
         folder = tuned.folder
+        # Such as a model of a service, or one that another runs folder has: a bundle's models are those of its ledger.
         if folder is None or folder.parent != record.runs.absolute() / MODELS.rstrip("/"):
             notes.append(
                 f"trial {number}: its tuned model is at {tuned.location}, not in this runs folder; it is omitted"
             )
             continue
+        # Neither hidden files nor links, which could lead to any file of this machine.
         own_files = sorted(file for file in folder.glob("[!.]*") if file.is_file() and not file.is_symlink())
         if not own_files:
             missing.append(
@@ -155,6 +159,7 @@ def _adapters(record: OpenRecord) -> tuple[dict[str, Content], dict[str, str], l
                 values = json.loads(file.read_bytes())
                 values["base_model"] = places.model(section(values, "base_model"))
                 files[name] = (json.dumps(values, ensure_ascii=False, indent=1) + "\n").encode()
+            # Damaged weights are an error now, while they can be trained again here.
             elif file.name == WEIGHTS_FILE and tuned.weights is not None:
                 digests[name] = tuned.weights
     if missing:
