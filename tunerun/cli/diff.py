@@ -107,8 +107,8 @@ def _is_long(value: object) -> bool:
 
 
 def _text(value: object, most: int = _MOST_BESIDE) -> str:
-    from tunerun.record.difference.sections import one_line, shown
+    from tunerun.record.difference.sections import formatted, one_line
 
     if value is None:
         return "-"
-    return one_line(value, most) if isinstance(value, str) and _is_long(value) else shown(value)
+    return one_line(value, most) if isinstance(value, str) and _is_long(value) else formatted(value)

@@ -47,6 +47,7 @@ def config_section(pairs: Sequence[TrialPair]) -> DifferenceSection:
             if each.name in _TEMPLATE:
                 continue
             part, _, key = each.name.partition(".")
+            # Marked only if what the value determines differs, too: another path to equal rows is not in the key.
             determined = set(_DETERMINES.get(part, ()))
             if part == "hyperparameters":  # a service may take a multiplier; the key has the rate that results
                 determined = {"learning_rate"} if key in _LEARNING_RATES else {key}
@@ -63,6 +64,7 @@ def reasons(pairs: Sequence[TrialPair]) -> tuple[str, ...]:
         if pair.has_one_key or not pair.a.ingredients or not pair.b.ingredients:
             continue
         has_one_template = pair.a.config.get("template") == pair.b.config.get("template")
+        # In the order in which the key hashes them, which is the same for every trial.
         order = list(pair.a.ingredients)
         changed = _changed_ingredients(pair)
         for name in sorted(changed, key=lambda name: order.index(name) if name in order else len(order)):
@@ -73,4 +75,5 @@ def reasons(pairs: Sequence[TrialPair]) -> tuple[str, ...]:
 
 
 def _changed_ingredients(pair: TrialPair) -> set[str]:
+    # Some are nested, such as the backend's kind and address; the first part is the ingredient.
     return {each.name.partition(".")[0] for each in differences(pair.a.ingredients, pair.b.ingredients)}

@@ -67,9 +67,13 @@ def difference(a: OpenRecord, b: OpenRecord) -> RecordDifference:
 
     A sweep with one trial can be compared with a trial.
 
+    Args:
+        a, b: the two records.
+
     Raises:
         InputError: one is a trial, and the other a sweep with several.
     """
+    # A trial would otherwise be compared with one of the sweep's, chosen by us.
     for one, other in ((a, b), (b, a)):
         if one.number is not None and other.number is None and len(other.trials) > 1:
             raise InputError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -26,6 +26,7 @@ def base_model_section(a: OpenRecord, b: OpenRecord, pairs: Sequence[TrialPair])
         (SideBySide("identity", pair.a.ingredients.get("model"), pair.b.ingredients.get("model"), "in the key"), pair)
         for pair in pairs
     )
+    # From the keys' ingredients, which every record has; the facts of an earlier version are empty.
     values = collected(((value, pair.name) for value, pair in identities if value.a != value.b), len(pairs))
     models_a, models_b = ({model.name: model for model in each.facts.base_models} for each in (a, b))
     if not models_a or not models_b:
@@ -57,30 +58,27 @@ def environment_section(a: OpenRecord, b: OpenRecord, pairs: Sequence[TrialPair]
     """
     # The environment was frozen with a sweep if it is not the default.
     unknown = not_recorded(*(each.facts.environment != Environment() for each in (a, b)))
-    values: tuple[SideBySide, ...] = ()
+    machine: list[SideBySide] = []
     if not unknown:
-        values = tuple(_machines(a.facts.environment, b.facts.environment))
+        own_a, own_b = asdict(a.facts.environment), asdict(b.facts.environment)
+        packages_a, packages_b = own_a.pop(_PACKAGES), own_b.pop(_PACKAGES)
+        sets_a, sets_b = own_a.pop(_INSTRUCTIONS), own_b.pop(_INSTRUCTIONS)
+        machine += [SideBySide(each.name, each.old, each.new) for each in differences(own_a, own_b)]
+        # A CPU has dozens of instruction sets: only those that the other one lacks are named.
+        only_a = " ".join(name for name in sets_a if name not in sets_b)
+        only_b = " ".join(name for name in sets_b if name not in sets_a)
+        if only_a or only_b:
+            machine.append(SideBySide(_INSTRUCTIONS, only_a or None, only_b or None, "only there"))
+        packages = sorted(differences(packages_a, packages_b), key=lambda each: each.name.lower())
+        machine += [SideBySide(f"package {each.name}", each.old, each.new) for each in packages]
     devices = []
     for pair in pairs:
+        # Of the jobs, not of the records: the engine may have run on another machine than the one that planned.
         old, new = _place(a, pair.a.key), _place(b, pair.b.key)
         changed = differences(old, new) if old and new else ()
         devices += [(SideBySide(f"trained on: {each.name}", each.old, each.new), pair.name) for each in changed]
-    values += collected(devices, len(pairs))
+    values = (*machine, *collected(devices, len(pairs)))
     return DifferenceSection("environment", values, unknown=unknown, is_compared=not unknown)
-
-
-def _machines(a: Environment, b: Environment) -> Iterator[SideBySide]:
-    old, new = asdict(a), asdict(b)
-    packages_a, packages_b = old.pop(_PACKAGES), new.pop(_PACKAGES)
-    sets_a, sets_b = old.pop(_INSTRUCTIONS), new.pop(_INSTRUCTIONS)
-    yield from (SideBySide(each.name, each.old, each.new) for each in differences(old, new))
-    only_a, only_b = ([name for name in sets_a if name not in sets_b], [name for name in sets_b if name not in sets_a])
-    if only_a or only_b:
-        yield SideBySide(_INSTRUCTIONS, " ".join(only_a) or None, " ".join(only_b) or None, "only there")
-    for name in sorted({*packages_a, *packages_b}, key=str.lower):
-        before, after = packages_a.get(name), packages_b.get(name)
-        if before != after:
-            yield SideBySide(f"package {name}", before, after)
 
 
 def _place(record: OpenRecord, key: str) -> Mapping[str, Any]:

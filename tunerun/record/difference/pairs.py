@@ -43,7 +43,12 @@ def paired(a: Sequence[TrialRecord], b: Sequence[TrialRecord]) -> Pairing:
     """Pair trials by key, then by overrides, then by point; if one trial is left on each side, these two are a pair.
 
     Trials of one point with different seeds are paired in order.
+
+    Args:
+        a, b: the trials of the two records.
     """
+    # From the surest sign to the weakest: an equal key is the same computation, equal overrides are the same place in
+    # the sweep after something else changed, and an equal point lacks only the seed.
     pairs: list[TrialPair] = []
     left, right = list(a), list(b)
     identities: tuple[Callable[[TrialRecord], str], ...] = (

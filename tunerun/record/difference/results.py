@@ -44,24 +44,22 @@ def results_section(a: OpenRecord, b: OpenRecord, pairs: Sequence[TrialPair], *,
     values: list[tuple[SideBySide, str]] = []
     lines: list[str] = []
     documents: list[dict[str, Any]] = []
-    shown, hidden = 0, 0
+    differing = 0
     for pair in pairs:
         values_of_pair, lines_of_pair, document = _pair(a.ledger, b.ledger, pair, is_alone=len(pairs) == 1)
         values += [(value, pair.name) for value in values_of_pair]
         documents.append(document)
-        if not lines_of_pair:
-            continue
+        differing += bool(lines_of_pair)
         if len(pairs) == 1:
             lines += lines_of_pair
-        elif shown < MOST_PAIRS:
-            shown += 1
+        elif lines_of_pair and differing <= MOST_PAIRS:
             lines += [f"{pair.name}:", *(f"  {line}" for line in lines_of_pair)]
-        else:
-            hidden += 1
-    if hidden:
+    if len(pairs) > 1 and differing > MOST_PAIRS:
+        hidden = differing - MOST_PAIRS
         lines.append(f"... and {hidden} more trials with other answers or losses; --json has all of them")
 
-    if len(pairs) > 1:  # totals, above the lines of single trials
+    # Totals come above the lines of single trials, of which most are left out.
+    if len(pairs) > 1:
         totals = []
         for name in dict.fromkeys(name for document in documents for name in document["answers"]):
             counts = [document["answers"][name] for document in documents if name in document["answers"]]
@@ -117,6 +115,7 @@ def _pair(
         for name in dict.fromkeys([*result_a.metrics, *result_b.metrics])
         if name not in COSTS
     ]
+    # Of many pairs the adapters are counted instead: a pair of digests for each would hide the measures.
     values += [SideBySide("adapter", adapter_a, adapter_b)] if is_alone else []
     values.append(SideBySide("failure", failure_a, failure_b))
     lines = [] if jobs[0] is None or jobs[1] is None else list(_loss_lines(a, b, jobs[0], jobs[1]))
@@ -130,11 +129,11 @@ def _pair(
         "answers": {},
     }
     for name in dict.fromkeys([*pair.a.held_out, *pair.b.held_out]):
-        compared = _answers(a, b, pair, name)
+        compared = AnswersDifference.of(a, b, pair, name)
         if compared is not None:
             document["answers"][name] = compared.to_json()
             lines += [] if compared.is_same else compared.lines(name)
-    # By their texts, because NaN is not equal to itself.
+    # By their texts, because NaN is not equal to itself: a diverged loss would differ from its own repetition.
     return [value for value in values if repr(value.a) != repr(value.b)], lines, document
 
 
@@ -148,6 +147,7 @@ def _measured(ledger: Ledger, trial: TrialRecord, job: JobRecord | None) -> Tria
 
 def _loss_lines(a: Ledger, b: Ledger, job_a: JobRecord, job_b: JobRecord) -> Iterator[str]:
     """Describe where the loss curves of two jobs differ first, and by how much; no line for equal curves."""
+    # Only places that both curves have are compared: one may end earlier, or have fewer epochs.
     steps = [{s.step: s.mean_loss for s in ledger.snapshots(job.id)} for ledger, job in ((a, job_a), (b, job_b))]
     epochs = [{e.epoch: e.loss for e in ledger.epoch_losses(job.id)} for ledger, job in ((a, job_a), (b, job_b))]
     for what, unit, (curve_a, curve_b) in (("training loss", "step", steps), ("validation loss", "epoch", epochs)):
@@ -183,6 +183,41 @@ class AnswersDifference:
     others: tuple[tuple[str, str, str, str], ...]
     note: str = ""
 
+    @classmethod
+    def of(cls, a: Ledger, b: Ledger, pair: TrialPair, name: str) -> AnswersDifference | None:
+        """Compare the answers of two trials to a held-out set.
+
+        Args:
+            a, b: the ledgers of the two trials.
+            pair: the trials.
+            name: of the held-out set.
+
+        Returns:
+            The difference; None: one of the trials was not asked.
+        """
+        set_a, set_b = pair.a.held_out.get(name), pair.b.held_out.get(name)
+        if set_a is None or set_b is None:
+            return None
+        for way_a, way_b in ((pair.a.asked, pair.b.asked), (LOSSES, LOSSES)):
+            stored_a, stored_b = a.answers(pair.a.key, set_a, way_a), b.answers(pair.b.key, set_b, way_b)
+            if stored_a is None or stored_b is None:
+                continue
+            note = "" if way_a == way_b else "; they were asked in other ways"
+            answers_a, answers_b = map(str, stored_a.values), list(map(str, stored_b.values))
+            rows_a, rows_b = rows_of(a.example_set(set_a)), rows_of(b.example_set(set_b))
+            if [output for _, output in rows_a] == [output for _, output in rows_b]:
+                # The same outputs in the same order are the same rows, even if another template rendered their inputs.
+                answered = list(zip(rows_a, answers_a, answers_b, strict=False))
+            else:
+                others = dict(zip(rows_b, answers_b, strict=False))
+                answered = [
+                    (row, old, others[row]) for row, old in zip(rows_a, answers_a, strict=False) if row in others
+                ]
+                note += f"; {len(rows_a):,} rows were asked in A, {len(rows_b):,} in B"
+            different = tuple((*row, old, new) for row, old, new in answered if old != new)
+            return cls(len(answered), len(answered) - len(different), different, note)
+        return None
+
     @property
     def is_same(self) -> bool:
         """Whether both trials gave the same answers to the same rows."""
@@ -211,27 +246,3 @@ class AnswersDifference:
         ]
         more = {"note": self.note.strip("; ")} if self.note else {}
         return {"rows": self.rows, "equal": self.equal, "first_different": first, **more}
-
-
-def _answers(a: Ledger, b: Ledger, pair: TrialPair, name: str) -> AnswersDifference | None:
-    """Compare the answers to a held-out set; None: one of the trials was not asked."""
-    set_a, set_b = pair.a.held_out.get(name), pair.b.held_out.get(name)
-    if set_a is None or set_b is None:
-        return None
-    for way_a, way_b in ((pair.a.asked, pair.b.asked), (LOSSES, LOSSES)):
-        stored_a, stored_b = a.answers(pair.a.key, set_a, way_a), b.answers(pair.b.key, set_b, way_b)
-        if stored_a is None or stored_b is None:
-            continue
-        note = "" if way_a == way_b else "; they were asked in other ways"
-        answers_a, answers_b = map(str, stored_a.values), list(map(str, stored_b.values))
-        rows_a, rows_b = rows_of(a.example_set(set_a)), rows_of(b.example_set(set_b))
-        if [output for _, output in rows_a] == [output for _, output in rows_b]:
-            # The same outputs in the same order are the same rows, even if another template rendered their inputs.
-            answered = list(zip(rows_a, answers_a, answers_b, strict=False))
-        else:
-            others = dict(zip(rows_b, answers_b, strict=False))
-            answered = [(row, old, others[row]) for row, old in zip(rows_a, answers_a, strict=False) if row in others]
-            note += f"; {len(rows_a):,} rows were asked in A, {len(rows_b):,} in B"
-        different = tuple((*row, old, new) for row, old, new in answered if old != new)
-        return AnswersDifference(len(answered), len(answered) - len(different), different, note)
-    return None

@@ -57,10 +57,23 @@ class RowsDifference:
         in_a, in_b = Counter(a), Counter(b)
         common = in_a & in_b
         removed, added = list(_only(a, in_a - common)), list(_only(b, in_b - common))
+        # No input in common and every output the same, in order: another template, which is one difference and not
+        # thousands of added and removed rows.
         is_rendered = len(a) == len(b) and not common and [out for _, out in a] == [out for _, out in b]
         changed: list[tuple[str, str, str]] = []
         if not is_rendered:
-            removed, added, changed = _with_other_outputs(removed, added)
+            # A removed and an added row with the same input are one changed row.
+            outputs: dict[str, list[str]] = {}
+            for text_input, output in added:
+                outputs.setdefault(text_input, []).append(output)
+            only_removed = []
+            for text_input, output in removed:
+                if waiting := outputs.get(text_input):
+                    changed.append((text_input, output, waiting.pop(0)))
+                else:
+                    only_removed.append((text_input, output))
+            left = Counter((text_input, output) for text_input, waiting in outputs.items() for output in waiting)
+            removed, added = only_removed, list(_only(added, left))
         return cls(
             a=len(a),
             b=len(b),
@@ -89,7 +102,7 @@ class RowsDifference:
     @property
     def lines(self) -> Iterator[str]:
         """The first rows of each kind, one line each."""
-        if self.is_rendered:
+        if self.is_rendered:  # one row is enough to see what the other template does
             (before, output), (after, _) = self.removed[0], self.added[0]
             yield f"  A {_row(before, output)}"
             yield f"  B {_row(after, output)}"
@@ -129,6 +142,7 @@ def rows_section(a: Ledger, b: Ledger, pairs: Sequence[TrialPair]) -> Difference
         a, b: the ledgers of the two records.
         pairs: of their trials.
     """
+    # A sweep of a thousand trials has few sets: each pair of digests is compared once, whichever trials have it.
     lines: list[str] = []
     documents: list[dict[str, Any]] = []
     for name in _SETS:
@@ -160,32 +174,11 @@ def _rows(ledger: Ledger, digest: str | None) -> list[Row]:
 
 def _only(rows: Sequence[Row], wanted: Counter[Row]) -> Iterator[Row]:
     """Yield the rows that a counter contains, in the order of `rows` and as often as the counter says."""
-    left = Counter(wanted)
+    left = Counter(wanted)  # a copy, which is counted down
     for row in rows:
         if left[row] > 0:
             left[row] -= 1
             yield row
-
-
-def _with_other_outputs(
-    removed: Sequence[Row], added: Sequence[Row]
-) -> tuple[list[Row], list[Row], list[tuple[str, str, str]]]:
-    """Match removed and added rows with the same input: these are changed rows.
-
-    Returns:
-        The other removed rows, the other added rows, and the changed ones.
-    """
-    outputs: dict[str, list[str]] = {}
-    for text_input, output in added:
-        outputs.setdefault(text_input, []).append(output)
-    changed, gone = [], []
-    for text_input, output in removed:
-        if waiting := outputs.get(text_input):
-            changed.append((text_input, output, waiting.pop(0)))
-        else:
-            gone.append((text_input, output))
-    new = list(_only(added, Counter((text, output) for text, left in outputs.items() for output in left)))
-    return gone, new, changed
 
 
 def _row(text_input: str, output: str) -> str:

@@ -85,12 +85,13 @@ class DifferenceSection:
 
 
 def collected(values: Iterable[tuple[SideBySide, str]], trials: int) -> tuple[SideBySide, ...]:
-    """Merge equal values of several trials into one value that names these trials.
+    """Merge equal values of several trials into one value that names these trials, in their first order.
 
     Args:
         values: values, each with the name of its trials.
         trials: number of pairs that were compared; a value of all of them names none.
     """
+    # By the texts of the values, because lists and mappings are among them, and NaN is not equal to itself.
     places: dict[tuple[str, str, str], tuple[SideBySide, list[str]]] = {}
     for value, where in values:
         places.setdefault((value.name, repr(value.a), repr(value.b)), (value, []))[1].append(where)
@@ -102,7 +103,7 @@ def collected(values: Iterable[tuple[SideBySide, str]], trials: int) -> tuple[Si
 
 def not_recorded(a: object, b: object) -> str:
     """Say which of two records lacks something; empty: neither does."""
-    lacking = [name for name, found in (("A", a), ("B", b)) if not found]
+    lacking = [name for name, recorded in (("A", a), ("B", b)) if not recorded]
     return f"not recorded in {' and '.join(lacking)}" if lacking else ""
 
 
@@ -112,14 +113,15 @@ def listed(names: Sequence[str], most: int = 6) -> str:
     return ", ".join(names[:most]) + more
 
 
-def shown(value: Any) -> str:
+def formatted(value: Any) -> str:
     """Format a JSON value on one line, a digest by its first digits."""
     if value is None or isinstance(value, bool):
         return "null" if value is None else str(value).lower()
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, list | tuple):
-        return one_line("[" + ", ".join(shown(each) for each in value) + "]")
+        return one_line("[" + ", ".join(formatted(each) for each in value) + "]")
+    # `gguf:sha256:` and 64 digits: whether two digests differ can be seen from the first ones.
     text = str(value)
     head, colon, digits = text.rpartition(":")
     if len(digits) == 64 and set(digits) <= _HEXADECIMAL:
@@ -135,6 +137,7 @@ def one_line(text: str, most: int = MOST_CHARACTERS) -> str:
 
 def printable(text: str) -> str:
     """Escape characters of a text from the data that would control a terminal."""
+    # Escape sequences can move the cursor or change what a terminal has printed before; rows may come from anyone.
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)

@@ -58,6 +58,7 @@ def files_section(a: OpenRecord, b: OpenRecord) -> DifferenceSection:
     files_b = {f"{each.origin}/{each.path}": each.text for each in b.facts.config_files}
     if not files_a or not files_b:
         return DifferenceSection("YAML files", unknown=not_recorded(files_a, files_b), is_compared=False)
+    # A file that only one record has is named and not printed: it would be a patch of all of its lines.
     lines: list[str] = []
     patches: dict[str, list[str]] = {}
     for name in dict.fromkeys([*files_a, *files_b]):
@@ -77,6 +78,7 @@ def code_section(a: OpenRecord, b: OpenRecord) -> DifferenceSection:
     code_a, code_b = section(a.sweep.document, "code"), section(b.sweep.document, "code")
     values = [SideBySide("tunerun", a.sweep.document.get("version"), b.sweep.document.get("version"))]
     values += [SideBySide(name, code_a.get(name), code_b.get(name)) for name in ("commit", "branch", "dirty")]
+    # Each record has a patch against its own commit, so what is compared is the text of the two patches.
     uncommitted = patch(str(code_a.get("diff", "")), str(code_b.get("diff", "")), "uncommitted")
     return DifferenceSection(
         "code",
