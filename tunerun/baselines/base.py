@@ -1,4 +1,4 @@
-"""The Protocol of baselines, and the setting that they are made from."""
+"""The Protocol of baselines, the setting that they are made from, and the plainest way to ask a model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tunerun.digest import digest
 from tunerun.engine.token_counter import TokenCounter
 from tunerun.examples import Example, Input
 from tunerun.generation import GenerateOptions, ModelInputs
-from tunerun.job import BaseModelRef
+from tunerun.job import BaseModelRef, TunedModel
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,29 @@ class Baseline(Protocol):
 
     def document(self) -> dict[str, Any]:
         """Return what it is, as JSON values."""
+
+
+@dataclass(frozen=True)
+class PlainModel:
+    """A model that is asked the inputs unchanged."""
+
+    model: TunedModel | BaseModelRef
+
+    def asks(self, inputs: Sequence[Input], options: GenerateOptions) -> ModelInputs:
+        """Return the inputs unchanged, for the model itself."""
+        return ModelInputs(self.model, tuple(inputs), options)
+
+    def read(self, texts: Sequence[str]) -> list[str]:
+        """Return the model's answers unchanged."""
+        return list(texts)
+
+    def choose(self, backend: Backend, inputs: Sequence[Input], choices: Sequence[str]) -> list[str]:
+        """Answer each input with one of the choices."""
+        return backend.choose(self.model, inputs, choices)
+
+    def losses(self, backend: Backend, rows: Sequence[Example]) -> list[float]:
+        """Measure the mean loss of each expected output."""
+        return backend.losses(self.model, rows)
 
 
 def subject_of(setting: Setting, **more: Any) -> str:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tunerun.backends.base import Backend
-from tunerun.baselines.base import Baseline, Setting, subject_of
+from tunerun.baselines.base import Baseline, PlainModel, Setting, subject_of
 from tunerun.engine.token_counter import TokenCounter
-from tunerun.examples import Example, Input
-from tunerun.generation import GenerateOptions, ModelInputs
 from tunerun.job import BaseModelRef
 from tunerun.stored import read_stored, section
 
@@ -18,31 +15,15 @@ KIND = "base"
 
 
 @dataclass(frozen=True)
-class Untuned:
+class Untuned(PlainModel):
     """The base model without an example in the prompt."""
 
-    subject: str
     model: BaseModelRef
+    subject: str
     kind = KIND
     measures_losses = True
     name = "base"
     problem = None
-
-    def asks(self, inputs: Sequence[Input], options: GenerateOptions) -> ModelInputs:
-        """Ask the base model, without examples in the prompt."""
-        return ModelInputs(self.model, tuple(inputs), options)
-
-    def read(self, texts: Sequence[str]) -> list[str]:
-        """Return the base model's answers unchanged."""
-        return list(texts)
-
-    def choose(self, backend: Backend, inputs: Sequence[Input], choices: Sequence[str]) -> list[str]:
-        """Let the base model choose."""
-        return backend.choose(self.model, inputs, choices)
-
-    def losses(self, backend: Backend, rows: Sequence[Example]) -> list[float]:
-        """Measure the base model's losses."""
-        return backend.losses(self.model, rows)
 
     def extra_tokens(self, _counter: TokenCounter) -> int:
         """Return 0: its prompts are those of the tuned models."""
@@ -55,12 +36,12 @@ class Untuned:
 
 def baselines(setting: Setting) -> list[Baseline]:
     """Return the base model, if 0 is one of the configured numbers of examples."""
-    return [Untuned(subject_of(setting), setting.model)] if 0 in setting.counts else []
+    return [Untuned(setting.model, subject_of(setting))] if 0 in setting.counts else []
 
 
 def restored(subject: str, document: Mapping[str, Any]) -> Baseline:
     """Return the baseline that wrote a document."""
-    return Untuned(subject, read_stored(BaseModelRef, section(document, "base_model")))
+    return Untuned(read_stored(BaseModelRef, section(document, "base_model")), subject)
 
 
 def words(_document: Mapping[str, Any]) -> str:

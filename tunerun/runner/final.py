@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tunerun.backends import open_backend, stored_section
 from tunerun.baselines import restored
-from tunerun.baselines.base import Baseline
+from tunerun.baselines.base import Baseline, PlainModel
 from tunerun.comparison import judge
 from tunerun.comparison.results import Verdict
 from tunerun.errors import InputError
@@ -26,7 +26,7 @@ from tunerun.metrics import Asks, resolve_stored
 from tunerun.planning.measuring import choices_of
 from tunerun.runner import SweepResult
 from tunerun.runner.judging import judge_answers, judges_of
-from tunerun.runner.measuring import AnswerCollector, AnswerMethod, PlainModel, Question
+from tunerun.runner.measuring import AnswerCollector, AnswerMethod, Question
 from tunerun.runner.progress import Progress
 from tunerun.runner.unwatched_jobs import BackendOpener
 

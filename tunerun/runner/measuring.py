@@ -14,10 +14,11 @@ from functools import partial
 from typing import Protocol, TypeVar
 
 from tunerun.backends.base import AnswersTogether, Backend
+from tunerun.baselines.base import PlainModel
 from tunerun.errors import AccessError, BackendError, InputError, UnavailableError
 from tunerun.examples import Example, ExampleSet, Input
 from tunerun.generation import GenerateOptions, ModelInputs
-from tunerun.job import BaseModelRef, TunedModel
+from tunerun.job import TunedModel
 from tunerun.ledger import LOSSES, Ledger, stopped_by
 from tunerun.planning import Plan, Trial
 from tunerun.planning.baselines import PlannedBaseline
@@ -56,29 +57,6 @@ class Answering(Protocol):
 
     def losses(self, backend: Backend, rows: Sequence[Example]) -> list[float]:
         """Measure the mean loss of each expected output."""
-
-
-@dataclass(frozen=True)
-class PlainModel:
-    """A model that is asked the inputs unchanged."""
-
-    model: TunedModel | BaseModelRef
-
-    def asks(self, inputs: Sequence[Input], options: GenerateOptions) -> ModelInputs:
-        """Return the inputs unchanged, for the model itself."""
-        return ModelInputs(self.model, tuple(inputs), options)
-
-    def read(self, texts: Sequence[str]) -> list[str]:
-        """Return the model's answers unchanged."""
-        return list(texts)
-
-    def choose(self, backend: Backend, inputs: Sequence[Input], choices: Sequence[str]) -> list[str]:
-        """Answer each input with one of the choices."""
-        return backend.choose(self.model, inputs, choices)
-
-    def losses(self, backend: Backend, rows: Sequence[Example]) -> list[float]:
-        """Measure the mean loss of each expected output."""
-        return backend.losses(self.model, rows)
 
 
 @dataclass(frozen=True)
