@@ -211,11 +211,11 @@ class _Pair:
     def _answers(self, trial: TrialRecord, again: TrialRecord) -> tuple[int, int, str]:
         """The number of equal answers to the validation set, the total, and the first difference in words."""
         # Where models generate no text, the losses of the expected answers are recorded instead.
-        for asked in (trial.asked, LOSSES):
+        for method in (trial.asked, LOSSES):
             if trial.validation is None:
                 break
-            before = _values(self.old, (trial.key, trial.validation, asked))
-            now = _values(self.new, (again.key, trial.validation, asked))
+            before = _values(self.old, (trial.key, trial.validation, method))
+            now = _values(self.new, (again.key, trial.validation, method))
             if before is None:
                 continue
             values = now or ()

@@ -54,6 +54,7 @@ def appendix(record: OpenRecord) -> Appendix:
     Raises:
         ConfigError: this version does not know the metric that decides, or the metric's file is missing or has changed.
     """
+    # Each subject is described once: the questions of two checklists quote the same summary and number.
     material = Material(record)
     topics = {name: describe(material) for name, describe in TOPICS.items()}
     numbers = {name: place for place, name in enumerate(topics, start=1)}
@@ -105,6 +106,7 @@ def _answered(
     for question in answered:
         lines = [f"{topics[name].summary} (Section {numbers[name]}.)" for name in question.topics]
         if question.left:
+            # An answer in part must not look like a whole one.
             lines.append(f"For the authors to add: {question.left[:1].lower()}{question.left[1:]}")
         quoted = (Paragraph(f"“{question.text}”"),) if question.text else ()
         sections.append(AppendixSection(f"{question.number} {question.title}", (*quoted, Bullets(tuple(lines)))))

@@ -32,6 +32,7 @@ MAIN_PACKAGES = (
 
 def compute(material: Material) -> Topic:
     """Time, tokens and device of each run, and the total including failed attempts."""
+    # By id, because trials with one key have the same jobs.
     jobs = {job.id: job for attempts in material.jobs.values() for job in attempts}
     done = [job for job in jobs.values() if job.state is JobState.SUCCEEDED]
     own = [job for job in done if not _is_served(material, job)]
@@ -44,8 +45,9 @@ def compute(material: Material) -> Topic:
         for trial in once
         if not _is_served(material, material.jobs[trial.key][-1])
     )
-    known = "" if len(seconds) == len(own) else f" (known of {len(seconds)} of {len(own)})"
-    spent = f"{_duration(sum(seconds))} of training{known}" if seconds else f"training time {NOT_RECORDED}"
+    # Not every backend measures the time.
+    measured = "" if len(seconds) == len(own) else f" (known of {len(seconds)} of {len(own)})"
+    spent = f"{_duration(sum(seconds))} of training{measured}" if seconds else f"training time {NOT_RECORDED}"
     devices = [str(device) for device in material.config_values("backend", "device") if device]
     requested = f" (requested device: {words(devices)})" if devices else ""
     places = "; ".join(map(_place, material.places)) or f"a machine that is {NOT_RECORDED}{requested}"
@@ -56,11 +58,13 @@ def compute(material: Material) -> Topic:
     usd = material.record.ledger.spending(material.sweep.id).usd
     if usd:
         summary += f" By the configured prices this sweep's own runs cost {usd:,.2f} US dollars."
+    # Attempts that failed are part of what the study took, and checklists ask for it.
     if lost:
         elapsed = sum(
             (job.finished_at or job.started_at) - job.started_at for job in lost if job.started_at is not None
         )
         summary += f" {counted(len(lost), 'further attempt')} did not succeed and took {_duration(elapsed)}."
+    # A trial whose key has succeeded before is not trained again, whichever sweep trained it.
     elsewhere = sum(job.sweep not in (None, material.sweep.id) for job in done)
     if elsewhere:
         summary += f" {counted(elsewhere, 'run')} of these had been trained by an earlier sweep with the same key."
@@ -137,6 +141,7 @@ def _duration(seconds: float) -> str:
 def environment(material: Material) -> Topic:
     """The machine and the installed packages."""
     machine = material.facts.environment
+    # Of two versions, the job's: the engine may have run on another machine than the one that planned.
     packages = dict(machine.packages)
     for place in material.places:
         packages |= place.packages
@@ -212,7 +217,7 @@ def licenses(material: Material) -> Topic:
 
 def rerun(material: Material) -> Topic:
     """The command, the keys of the runs, and the digests of the tuned models."""
-    weights = {}  # of the last job with a tuned model
+    weights = {}  # of the last job with a tuned model; empty: an earlier version did not record them
     for key, attempts in material.jobs.items():
         tuned = [job.tuned_model for job in attempts if job.tuned_model]
         if tuned:
@@ -244,6 +249,7 @@ def _portable(command: str) -> str:
         program, *arguments = shlex.split(command)
     except ValueError:  # no program, or a quotation mark that is not closed
         return command
+    # A ledger has the command as it was typed; only its portable form is without the machine's folders.
     kept = [PurePath(program).name]
     for argument in arguments:
         key, equals, value = argument.rpartition("=")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from tunerun.comparison.numbers import counted
 from tunerun.record.appendix.document import AppendixTable, Block, Bullets, CodeBlock, Paragraph, Topic
@@ -19,20 +19,20 @@ MOST_OUTPUTS = 20
 MOST_SETS = 24
 """Example sets that a table lists."""
 
-_DIGITS_NOTE = f"Digests are SHA-256, their first {DIGEST_DIGITS} of 64 digits."
+_USES = {"training": "for training", "validation": "for selection (validation)", "test": "for the end (test)"}
 
 
 def data(material: Material) -> Topic:
     """The files and the example sets, with digests of their content."""
-    sizes = [f"{material.sizes(name)} {_FOR[name]}" for name in SETS if material.sizes(name)]
+    sizes = [f"{material.sizes(name)} {_USES[name]}" for name in SETS if material.sizes(name)]
     keys = (("path",), ("validation", "path"), ("test", "path"))
     paths = [path for key in keys for path in material.config_values("dataset", *key) if path]
     names = [each.name for each in material.facts.data_files] or list(dict.fromkeys(map(file_name, paths)))
     summary = f"{words(sizes)}, of {words(names) or f'files that are {NOT_RECORDED}'}."
+    # Of several datasets the table of sets says more than a sentence with all of them.
     content = [str(text) for text in material.document.get("data", {}).values()]
     blocks: list[Block] = [Paragraph(f"{summary} {_capital(words(content))}." if len(content) == 1 else summary)]
-    files = material.facts.data_files
-    rows = [
+    files = tuple(
         (
             each.name,
             ", ".join(each.used_for),
@@ -40,37 +40,32 @@ def data(material: Material) -> Topic:
             each.sha256[:DIGEST_DIGITS],
             each.license or NOT_STATED,
         )
-        for each in files
-    ]
-    if rows:
+        for each in material.facts.data_files
+    )
+    if files:
         head = ("file", "used for", "bytes", "SHA-256", "license")
-        blocks.append(AppendixTable(head, tuple(rows), wrapped=(0, 1), numbers=(2,)))
+        blocks.append(AppendixTable(head, files, wrapped=(0, 1), numbers=(2,)))
     else:
         blocks.append(Paragraph(f"Digests of the files: {NOT_RECORDED}; those of the examples made of them are below."))
-    blocks.append(_sets(material))
-    return Topic("Data", summary, tuple(blocks))
 
-
-_FOR = {"training": "for training", "validation": "for selection (validation)", "test": "for the end (test)"}
-
-
-def _sets(material: Material) -> AppendixTable:
     clusters = material.document.get("clusters") or {}
-    rows = []
+    sets = []
     for name in SETS:
         for digest in material.digests(name):
             examples = material.rows(digest)
             inputs, outputs = {text for text, _ in examples}, {output for _, output in examples}
             in_clusters = f"{len(set(clusters[digest])):,}" if clusters.get(digest) else ""
             size = (f"{len(examples):,}", f"{len(inputs):,}", f"{len(outputs):,}", in_clusters)
-            rows.append((name, *size, digest[:DIGEST_DIGITS]))
-    head = ("set", "rows", "inputs", "outputs", "clusters", "SHA-256")
-    more = f" {len(rows) - MOST_SETS} more sets are in the record." if len(rows) > MOST_SETS else ""
+            sets.append((name, *size, digest[:DIGEST_DIGITS]))
+    more = f" {len(sets) - MOST_SETS} more sets are in the record." if len(sets) > MOST_SETS else ""
     note = (
         "Examples after the template and the limit on rows; trials with other ones have other sets. Inputs, outputs: "
-        f"how many are different. {_DIGITS_NOTE}{more}"
+        f"how many are different. Digests are SHA-256, their first {DIGEST_DIGITS} of 64 digits.{more}"
     )
-    return AppendixTable(head, tuple(rows[:MOST_SETS]), numbers=(1, 2, 3, 4), note=note).without_empty_columns()
+    head = ("set", "rows", "inputs", "outputs", "clusters", "SHA-256")
+    table = AppendixTable(head, tuple(sets[:MOST_SETS]), numbers=(1, 2, 3, 4), note=note)
+    blocks.append(table.without_empty_columns())
+    return Topic("Data", summary, tuple(blocks))
 
 
 def outcome(material: Material) -> Topic:
@@ -80,6 +75,7 @@ def outcome(material: Material) -> Topic:
     for name in SETS:
         largest = max(map(material.rows, material.digests(name)), key=len, default=[])
         counts[name] = Counter(output for _, output in largest)
+    # The most frequent in training first, as a reader asks for the balance of classes.
     labels = sorted(set().union(*counts.values()), key=lambda text: (-counts["training"][text], text))
     lengths = [len(text) for text in counts["training"].elements()]
     mean = sum(lengths) / len(lengths) if lengths else 0.0
@@ -88,6 +84,7 @@ def outcome(material: Material) -> Topic:
         f"{counted(len(labels), 'different text')}, {mean:.1f} characters long on average in the training rows."
     )
     blocks: list[Block] = [Paragraph(summary)]
+    # Outputs that never repeat, as in translation, are not classes, and their table would be the rows themselves.
     if len(labels) <= MOST_OUTPUTS and max(counts["training"].values(), default=0) > 1:
         present = [name for name in SETS if counts[name]]
         rows = tuple((one_line(label), *(f"{counts[name][label]:,}" for name in present)) for label in labels)
@@ -130,23 +127,10 @@ def _held_out(material: Material, name: str) -> str:
 
 def leaks(material: Material) -> Topic:
     """Equal rows within and between the sets, and the plan's warnings."""
-    counts = list(_overlaps(material))
-    summary = f"Counted in the record, after the template: {'; '.join(counts)}." if counts else "Nothing was held out."
-    if material.findings:
-        summary += f" The plan gave {counted(len(material.findings), 'warning')}, listed there."
-    blocks: list[Block] = [Paragraph(summary)]
-    if material.findings:
-        blocks += [Paragraph("The plan warned of:"), Bullets(material.findings)]
-    else:
-        blocks.append(Paragraph("The plan warned of nothing."))
-    return Topic("Duplicates, leaks and warnings", summary, tuple(blocks))
-
-
-def _overlaps(material: Material) -> Iterator[str]:
-    """Yield the number of equal rows within the training set and between sets; of several trials, the largest."""
+    # Of several trials the largest number: a sweep may vary the rows, and one trial with a leak is enough.
     repeated = [(len(rows) - len(set(rows)), len(rows)) for rows in map(material.rows, material.digests("training"))]
     equal, size = max(repeated, default=(0, 0))
-    yield f"{equal:,} of {counted(size, 'training row')} repeating another one"
+    counts = [f"{equal:,} of {counted(size, 'training row')} repeating another one"]
     for name, other in (("validation", "training"), ("test", "training"), ("test", "validation")):
         equal, size = 0, 0
         for trial in material.trials:
@@ -156,7 +140,16 @@ def _overlaps(material: Material) -> Iterator[str]:
                 equal = max(equal, material.shared_inputs(digest, against))
                 size = max(size, len(material.rows(digest)))
         if size:
-            yield f"{equal:,} of {counted(size, f'{name} row')} with the input of a {other} row"
+            counts.append(f"{equal:,} of {counted(size, f'{name} row')} with the input of a {other} row")
+    summary = f"Counted in the record, after the template: {'; '.join(counts)}."
+    if material.findings:
+        summary += f" The plan gave {counted(len(material.findings), 'warning')}, listed there."
+    blocks: list[Block] = [Paragraph(summary)]
+    if material.findings:
+        blocks += [Paragraph("The plan warned of:"), Bullets(material.findings)]
+    else:
+        blocks.append(Paragraph("The plan warned of nothing."))
+    return Topic("Duplicates, leaks and warnings", summary, tuple(blocks))
 
 
 def preprocessing(material: Material) -> Topic:

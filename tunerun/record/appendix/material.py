@@ -14,11 +14,11 @@ from tunerun.comparison.judgement import TEST, VALIDATION, judge
 from tunerun.comparison.numbers import counted
 from tunerun.comparison.report import read_sources
 from tunerun.comparison.results import Verdict
-from tunerun.examples import as_text
 from tunerun.job import TrainedOn
 from tunerun.ledger import JobRecord, Opening, TrialRecord
 from tunerun.metrics import Metric, resolve_stored
 from tunerun.provenance import Facts
+from tunerun.record.difference.rows import Row, rows_of
 from tunerun.record.sources import OpenRecord
 from tunerun.replicates import point_numbers
 from tunerun.stored import section
@@ -26,8 +26,6 @@ from tunerun.stored import section
 NOT_RECORDED = "not recorded"
 NOT_STATED = "not stated"
 SETS = ("training", VALIDATION, TEST)
-
-Row = tuple[str, str]
 
 
 class Material:
@@ -81,6 +79,7 @@ class Material:
     @cached_property
     def metrics(self) -> Sequence[Metric]:
         """The metrics that the sweep was frozen with; the first one decides."""
+        # Code that a record from elsewhere names is not run, not even to describe it: it may have come with the record.
         evaluation, files = self.trials[0].settings.evaluation, self.document.get("metrics", {})
         return resolve_stored(evaluation, files, runs_code=not self.record.ledger.is_restored)[0]
 
@@ -92,8 +91,7 @@ class Material:
     def rows(self, digest: str) -> list[Row]:
         """Return the examples of a set as pairs of input and output."""
         if digest not in self._rows:
-            examples = self.record.ledger.example_set(digest).examples
-            self._rows[digest] = [(as_text(each.input), each.output) for each in examples]
+            self._rows[digest] = rows_of(self.record.ledger.example_set(digest))
         return self._rows[digest]
 
     def shared_inputs(self, digest: str, other: str) -> int:
@@ -129,12 +127,14 @@ class Material:
         values: dict[str, Any] = {}
         for trial in self.trials:
             value = dotted_keys.get(trial.config, path)
+            # By its text, because a value may be a list.
             values.setdefault(repr(value), value)
         return list(values.values())
 
     @cached_property
     def places(self) -> list[TrainedOn]:
         """The different devices that trained the jobs, with their settings; empty: not recorded."""
+        # Without what differs between jobs on one machine, which the topic on computation says of all jobs together.
         places = (job.trained_on for jobs in self.jobs.values() for job in jobs)
         alone = (replace(place, form="", training_run="", packed_with=()) for place in places if place is not None)
         return list({repr(place): place for place in alone if place.device}.values())

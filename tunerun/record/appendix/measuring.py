@@ -74,10 +74,12 @@ def uncertainty(material: Material) -> Topic:
         summary = f"Nothing was tested. {verdict.sentence}"
         return Topic("Error bars and tests", summary, (Paragraph(summary),))
     metric, seeds = material.metrics[0], _most_seeds(material)
+    # As `comparison` computes them: Wilson's interval needs independent rows that are right or wrong.
     is_share = metric.unit is Unit.SHARE and not metric.is_corpus
     is_plain = is_share and decision.clusters is None and seeds == 1
     alone = "Wilson's interval where rows are right or wrong, else the score form" if is_plain else "the score form"
     spread = "; ± is the standard deviation over seeds (not the standard error)" if seeds > 1 else ""
+    # With one seed a claim is about these trained models; one about settings needs the variance between seeds.
     over_seeds = "Each point has one seed, so the chance of initialisation and of the order of rows is in no interval."
     if seeds > 1:
         over_seeds = (
@@ -139,23 +141,25 @@ def _most_seeds(material: Material) -> int:
 def results(material: Material) -> Topic:
     """The tables of the comparison, one for each set that was measured."""
     blocks: list[Block] = []
+    # A page is as wide as the comparison's LaTeX table, and has the same columns.
     verdicts = [verdict for verdict in (material.verdict, material.test_verdict) if verdict is not None]
     for verdict in verdicts:
         whole = ComparisonTable.of(verdict)
-        shown = whole.without(column.key for column in whole.columns if column.rank >= MOST_RANK)
+        short = whole.without(column.key for column in whole.columns if column.rank >= MOST_RANK)
+        # On the test set most points were not measured: their rows would be empty.
         measured = {point.number for point in verdict.points if verdict.metric in (None, *point.estimates)}
         rows = []
-        for row in shown.rows:
+        for row in short.rows:
             if row.point is not None and row.point not in measured and verdict.held_out != VALIDATION:
-                continue  # the test set was not opened for it
-            first, *rest = shown.texts(row)
+                continue
+            first, *rest = short.texts(row)
             rows.append((f"{row.mark} {first}".strip(), *rest))
-        is_text = [column.kind.is_text or column.kind is ColumnKind.LABEL for column in shown.columns]
+        is_text = [column.kind.is_text or column.kind is ColumnKind.LABEL for column in short.columns]
         table = AppendixTable(
-            tuple(column.title for column in shown.columns),
+            tuple(column.title for column in short.columns),
             tuple(rows),
             numbers=tuple(place for place, each in enumerate(is_text) if not each),
-            note=" ".join(shown.legend),
+            note=" ".join(short.legend),
         )
         blocks += [Paragraph(f"On the {verdict.held_out} set:"), table.without_empty_columns()]
         blocks.append(Paragraph(verdict.sentence))

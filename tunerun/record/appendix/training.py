@@ -25,6 +25,7 @@ _LOCAL_ENGINE = (
 def base_model(material: Material) -> Topic:
     """The base model by name and by content, and how it is trained."""
     named = dict(material.document.get("models", {}))
+    # An earlier version did not record the sweep's models; their names are in the configs as well.
     names = list(dict.fromkeys(named.values())) or material.config_values("model", "name")
     local = "; its content is part of every trial's key. A LoRA adapter is trained"
     summary = f"Base model: {words(names) or NOT_RECORDED}{local if _is_trained_here(material) else ''}."
@@ -47,6 +48,7 @@ def base_model(material: Material) -> Topic:
         for model in models:
             if model.chat_format:
                 text = f"Around each example, by the chat format of {model.name} (line breaks as \\n):"
+                # Quoted, because spaces and line breaks around an example are part of the format.
                 parts = [f"{name}: {str(part)!r}" for name, part in model.chat_format.items()]
                 blocks += [Paragraph(text), CodeBlock("\n".join(parts))]
     else:
@@ -109,6 +111,7 @@ def hyperparameters(material: Material) -> Topic:
         )
         for number, members in enumerate(points)
     )
+    # The stored config has the values as they were set, such as a learning rate multiplier, not what results from them.
     stored = trials[0].config.get("hyperparameters") or vars(trials[0].settings.hyperparameters)
     fixed = {name: value for name, value in stored.items() if f"hyperparameters.{name}" not in varied}
     blocks: list[Block] = [
@@ -130,6 +133,7 @@ def selection(material: Material) -> Topic:
     """The measure, the rows and the rule by which a point was chosen."""
     verdict = material.verdict
     decision = verdict.decision
+    # The verdict's sentence says why.
     if verdict.metric is None or decision.outcome is Outcome.NONE:
         summary = f"No point was chosen by a test. {verdict.sentence}"
         return Topic("Selection", summary, (Paragraph(summary),))
@@ -151,6 +155,7 @@ def test_set(material: Material) -> Topic:
     if not size:
         summary = "There is no test set: reported measures are those on the rows by which points were chosen."
         return Topic("Test set", summary, (Paragraph(summary),))
+    # Every opening counts, also those of sweeps that share the set: each is a chance to choose by the test set.
     openings = material.openings
     if not openings:
         summary = f"The test set ({size}) has not been opened: no model has answered its rows."

@@ -198,11 +198,11 @@ class AnswersDifference:
         set_a, set_b = pair.a.held_out.get(name), pair.b.held_out.get(name)
         if set_a is None or set_b is None:
             return None
-        for way_a, way_b in ((pair.a.asked, pair.b.asked), (LOSSES, LOSSES)):
-            stored_a, stored_b = a.answers(pair.a.key, set_a, way_a), b.answers(pair.b.key, set_b, way_b)
+        for method_a, method_b in ((pair.a.asked, pair.b.asked), (LOSSES, LOSSES)):
+            stored_a, stored_b = a.answers(pair.a.key, set_a, method_a), b.answers(pair.b.key, set_b, method_b)
             if stored_a is None or stored_b is None:
                 continue
-            note = "" if way_a == way_b else "; they were asked in other ways"
+            note = "" if method_a == method_b else "; they were asked in other ways"
             answers_a, answers_b = map(str, stored_a.values), list(map(str, stored_b.values))
             rows_a, rows_b = rows_of(a.example_set(set_a)), rows_of(b.example_set(set_b))
             if [output for _, output in rows_a] == [output for _, output in rows_b]:

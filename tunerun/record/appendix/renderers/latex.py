@@ -31,6 +31,7 @@ _GAP_CHARACTERS = 2
 _LEAST_WRAPPED = 16
 """Minimal width of a wrapped column, in characters."""
 
+# Digests, paths and keys have no place where TeX would break them, and would run over the margin.
 _LONG_WORD = 16
 _BREAK_EVERY = 10
 _BREAKS_BEHIND = re.compile(rf"([_/=:,.-]+|[^\W_]{{{_BREAK_EVERY}}})(?=[^\W_])")
@@ -45,10 +46,11 @@ _QUOTES = {"“": "``", "”": "''"}
 
 def render(appendix: Appendix) -> str:
     """Return a LaTeX fragment that begins with a section; it needs booktabs, longtable and array."""
+    # Other characters than these are commands or separators in the name of a label.
     label = "".join(c if c.isascii() and c.isalnum() else "-" for c in appendix.sweep)
     lines = [
         *_HEAD,
-        r"\begingroup\sloppy",
+        r"\begingroup\sloppy",  # wide gaps rather than lines over the margin, in this group alone
         f"\\{_LEVELS[0]}*{{{escaped(appendix.title)}}}",
         f"\\label{{app:{label}}}",
         "",
@@ -66,6 +68,7 @@ def escaped(text: str) -> str:
         _BREAKS_BEHIND.sub(rf"\1{_BREAK}", word) if len(word) > _LONG_WORD else word for word in printable(text).split()
     )
     escaped_text = latex.escaped(" ".join(words))
+    # After escaping, which would escape these replacements, too.
     for joined, apart in (*_LIGATURES.items(), *_QUOTES.items()):
         escaped_text = escaped_text.replace(joined, apart)
     return escaped_text.replace(_BREAK, r"\allowbreak{}")
@@ -84,10 +87,12 @@ def _block(block: Block) -> Iterator[str]:
         case Paragraph(text):
             yield escaped(text)
         case Bullets(lines):
+            # The braces: a line that begins with a bracket would be the label of its item.
             yield r"\begin{itemize}"
             yield from (f"  \\item {{}}{escaped(line)}" for line in lines)
             yield r"\end{itemize}"
         case CodeBlock(text):
+            # Not `verbatim`, which cannot break a long line.
             yield r"\begin{flushleft}"
             yield from (f"  \\texttt{{{escaped(line)}}}\\\\{{}}" for line in text.splitlines() if line.strip())
             yield r"\end{flushleft}"
@@ -98,11 +103,13 @@ def _block(block: Block) -> Iterator[str]:
 def _table(table: AppendixTable) -> Iterator[str]:
     """One longtable, or several with the same first column if a line has no room for all columns."""
     for columns in _parts(table):
+        # Wrapped columns share what the others leave of a line: LaTeX does not find the width of a paragraph itself.
         wrapped = [place for place in columns if place in table.wrapped]
         rest = sum(_width(table, place) for place in columns if place not in wrapped) + _GAP_CHARACTERS * len(wrapped)
         share = max(LINE_CHARACTERS - rest, _LEAST_WRAPPED * len(wrapped)) / LINE_CHARACTERS / max(1, len(wrapped))
         paragraph = f">{{\\raggedright\\arraybackslash}}p{{{share:.2f}\\linewidth}}"
         alignment = "".join(paragraph if p in wrapped else "r" if p in table.numbers else "l" for p in columns)
+        # A longtable and not a tabular, because a table of a hundred trials has to break over pages.
         yield r"{\small\setlength{\tabcolsep}{4pt}"
         yield f"\\begin{{longtable}}{{@{{}}{alignment}@{{}}}}"
         yield r"  \toprule"
