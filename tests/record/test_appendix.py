@@ -54,20 +54,20 @@ def described(folder: Path, recorded: Recorded, *, opens_test: bool = False) -> 
         return appendix(record)
 
 
-def section(found: Appendix, title: str) -> AppendixSection:
+def section(document: Appendix, title: str) -> AppendixSection:
     """A section by the end of its title."""
-    return next(each for each in found.sections if each.title.partition(". ")[2] == title)
+    return next(each for each in document.sections if each.title.partition(". ")[2] == title)
 
 
-def text(found: Appendix | AppendixSection) -> str:
+def text(document: Appendix | AppendixSection) -> str:
     """All that a section says."""
-    parts = [str(block) for block in found.blocks]
-    return "\n".join([*parts, *(f"{each.title}\n{text(each)}" for each in found.sections)])
+    parts = [str(block) for block in document.blocks]
+    return "\n".join([*parts, *(f"{each.title}\n{text(each)}" for each in document.sections)])
 
 
-def table(found: AppendixSection, place: int = 0) -> AppendixTable:
+def table(document: AppendixSection, place: int = 0) -> AppendixTable:
     """A table of a section."""
-    return [block for block in found.blocks if isinstance(block, AppendixTable)][place]
+    return [block for block in document.blocks if isinstance(block, AppendixTable)][place]
 
 
 @pytest.fixture
@@ -156,11 +156,13 @@ def test_compute_counts_shared_steps_once(tmp_path: Path) -> None:
     changed(tmp_path, "job", f"key = '{second.key}'", trained_on=f"'{served}'")
     changed(tmp_path, "job", f"key = '{third.key}'", trained_on=f"'{json.dumps({**packed, 'packed_with': []})}'")
     with open_record(SWEEP, runs=tmp_path) as record:
-        found = text(section(appendix(record), "Compute"))
-    assert "3 runs succeeded, in total 25.0 s of training and 2,400 training tokens" in found
-    assert "on cpu, Xeon 8480, AVX512, 4 threads." in found
-    assert "Rows of a batch were computed in the form shared prefix. 1 run is the first epochs of another one" in found
-    assert "2 runs shared passes of the frozen base model with others of the sweep." in found
+        document = text(section(appendix(record), "Compute"))
+    assert "3 runs succeeded, in total 25.0 s of training and 2,400 training tokens" in document
+    assert "on cpu, Xeon 8480, AVX512, 4 threads." in document
+    assert (
+        "Rows of a batch were computed in the form shared prefix. 1 run is the first epochs of another one" in document
+    )
+    assert "2 runs shared passes of the frozen base model with others of the sweep." in document
 
 
 def test_compute_is_of_each_run_and_in_total(whole: Appendix) -> None:
@@ -178,10 +180,10 @@ def test_compute_is_of_each_run_and_in_total(whole: Appendix) -> None:
 
 def test_rows_that_are_in_two_sets_are_counted(tmp_path: Path) -> None:
     """Repeated training rows and held-out rows with a trained input are counted."""
-    found = described(
+    document = described(
         tmp_path, Recorded(training=[*TRAINING, TRAINING[0], *VALIDATION[:2]], test=[*TEST, VALIDATION[5], TRAINING[3]])
     )
-    leaks = text(section(found, "Duplicates, leaks and warnings"))
+    leaks = text(section(document, "Duplicates, leaks and warnings"))
     assert "1 of 15 training rows repeating another one" in leaks
     assert "2 of 24 validation rows with the input of a training row" in leaks
     assert "1 of 26 test rows with the input of a training row" in leaks
@@ -192,13 +194,13 @@ def test_an_older_sweep_says_what_is_not_recorded(tmp_path: Path) -> None:
     """What is not recorded is called not recorded."""
     frozen(tmp_path, [Trained("1" * 20 + "0" * 4)], {"base": "0" * 24}).ledger.close()
     with open_record(SWEEP, runs=tmp_path) as record:
-        found = appendix(record)
-    assert "Machine, operating system and packages: not recorded; tunerun not recorded." in text(found)
-    assert "the project's commit: not recorded" in text(section(found, "Code"))
-    assert "Optimiser: not recorded" in text(section(found, "Model"))
-    assert {row[-1] for row in table(section(found, "Licenses")).rows} == {"not stated"}
+        document = appendix(record)
+    assert "Machine, operating system and packages: not recorded; tunerun not recorded." in text(document)
+    assert "the project's commit: not recorded" in text(section(document, "Code"))
+    assert "Optimiser: not recorded" in text(section(document, "Model"))
+    assert {row[-1] for row in table(section(document, "Licenses")).rows} == {"not stated"}
     for name in RENDERERS:
-        assert renderer(name).render(found)
+        assert renderer(name).render(document)
 
 
 @pytest.mark.parametrize("name", ["markdown", "latex"])
@@ -207,8 +209,8 @@ def test_the_same_record_gives_the_same_text_without_the_machine(tmp_path: Path,
     command = f"../opt/venv/bin/tunerun run experiment=support paths.runs={tmp_path} dataset.path={tmp_path}/train.csv"
     texts = []
     for folder in ("a", "b"):
-        found = described(tmp_path / folder, Recorded(facts=FACTS, document={"command": command}))
-        texts.append(renderer(name).render(found))
+        document = described(tmp_path / folder, Recorded(facts=FACTS, document={"command": command}))
+        texts.append(renderer(name).render(document))
     assert texts[0] == texts[1]
     assert str(tmp_path) not in texts[0].replace(r"\allowbreak{}", "").replace(r"\_", "_")
     assert "opt/venv" not in texts[0]
@@ -218,10 +220,10 @@ def test_the_same_record_gives_the_same_text_without_the_machine(tmp_path: Path,
 def test_latex_prints_text_from_outside_as_text(tmp_path: Path) -> None:
     """Labels, templates and names are escaped, and groups and environments are closed."""
     rows = [(str(n), HOSTILE if n % 2 else "ok") for n in range(12)]
-    found = described(
+    document = described(
         tmp_path, Recorded(training=rows, template=TemplateText(HOSTILE + "{{ text_input }}"), name="a_b")
     )
-    latex = renderer("latex").render(found)
+    latex = renderer("latex").render(document)
     plain = latex.replace(r"\allowbreak{}", "")
     assert r"\textbackslash{}input\{/etc/passwd\} \& \textbar{} -{}- \textasciigrave{}x\textasciigrave{} ,{}," in plain
     assert r"50\% \$x\$ \#1 a\_b \textasciitilde{}\textasciicircum{}" in plain
@@ -277,6 +279,6 @@ def test_a_file_of_the_base_model_is_listed_by_content(tmp_path: Path) -> None:
     """The appendix lists the file's name, size and digest, and the chat format."""
     file, form = FileFacts("model.gguf", "e" * 64, 5_000), {"prefix": "<user>\n", "end": "</s>"}
     model = BaseModelFacts("m", "gguf:x", files=(file,), chat_format=form)
-    found = described(tmp_path, Recorded(facts=Facts(base_models=(model,))))
-    assert CodeBlock("prefix: '<user>\\n'\nend: '</s>'") in section(found, "Model").blocks
-    assert table(section(found, "Model"), 1).rows == (("model.gguf", "5,000", "e" * 64),)
+    document = described(tmp_path, Recorded(facts=Facts(base_models=(model,))))
+    assert CodeBlock("prefix: '<user>\\n'\nend: '</s>'") in section(document, "Model").blocks
+    assert table(section(document, "Model"), 1).rows == (("model.gguf", "5,000", "e" * 64),)

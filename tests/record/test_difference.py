@@ -37,68 +37,68 @@ def compared(folder: Path, a: Recorded, b: Recorded) -> RecordDifference:
         return difference(one, other)
 
 
-def values(found: RecordDifference, title: str) -> dict[str, tuple[Any, Any, str]]:
+def values(diff: RecordDifference, title: str) -> dict[str, tuple[Any, Any, str]]:
     """The values of a section, by name."""
-    section = next(each for each in found.sections if each.title == title)
+    section = next(each for each in diff.sections if each.title == title)
     return {value.name: (value.a, value.b, value.note) for value in section.values}
 
 
-def lines(found: RecordDifference, title: str) -> list[str]:
+def lines(diff: RecordDifference, title: str) -> list[str]:
     """The lines of a section."""
-    return list(next(each for each in found.sections if each.title == title).lines)
+    return list(next(each for each in diff.sections if each.title == title).lines)
 
 
 def test_the_same_content_is_the_same_in_another_ledger(tmp_path: Path) -> None:
     """Two sweeps of other names with the same trials and results differ in nothing that is recorded."""
-    found = compared(tmp_path, Recorded(facts=FACTS), Recorded(facts=FACTS))
-    assert [section.title for section in found.sections if not section.is_same] == []
-    assert found.key_sentence == "the keys are the same"
-    assert found.to_json()["key"] == {"same": True, "because": []}
+    diff = compared(tmp_path, Recorded(facts=FACTS), Recorded(facts=FACTS))
+    assert [section.title for section in diff.sections if not section.is_same] == []
+    assert diff.key_sentence == "the keys are the same"
+    assert diff.to_json()["key"] == {"same": True, "because": []}
 
 
 def test_values_of_the_config_are_side_by_side_and_marked_where_the_key_has_them(tmp_path: Path) -> None:
     """A learning rate is marked as part of the key; a name is not."""
-    found = compared(tmp_path, Recorded(), Recorded(points=({RATE: 0.002},), name="other"))
-    assert values(found, "config") == {RATE: (0.001, 0.002, "in the key"), "name": ("support", "other", "")}
-    assert found.key_sentence == "the keys differ because of: learning_rate"
+    diff = compared(tmp_path, Recorded(), Recorded(points=({RATE: 0.002},), name="other"))
+    assert values(diff, "config") == {RATE: (0.001, 0.002, "in the key"), "name": ("support", "other", "")}
+    assert diff.key_sentence == "the keys differ because of: learning_rate"
 
 
 def test_rows_are_added_removed_and_changed(tmp_path: Path) -> None:
     """An input with another output is one changed row; counts come first, then the first few rows."""
     changed = [("0", "zero"), *TRAINING[2:], ("50", "51")]
-    found = compared(tmp_path, Recorded(), Recorded(training=changed))
-    assert lines(found, "rows") == [
+    diff = compared(tmp_path, Recorded(), Recorded(training=changed))
+    assert lines(diff, "rows") == [
         "training: 12 rows: 1 added, 1 removed, 1 changed, 10 the same",
         "  ! 0 -> 1 | zero",
         "  - 1 -> 2",
         "  + 50 -> 51",
     ]
-    assert found.key_sentence == "the keys differ because of: training rows"
+    assert diff.key_sentence == "the keys differ because of: training rows"
 
 
 def test_another_order_of_the_same_rows_is_reported(tmp_path: Path) -> None:
     """Another order is reported, because the key depends on it."""
-    found = compared(tmp_path, Recorded(), Recorded(validation=VALIDATION[::-1]))
-    assert lines(found, "rows") == ["validation: 24 rows: 24 the same in another order"]
-    assert found.key_sentence == "the keys differ because of: validation rows"
+    diff = compared(tmp_path, Recorded(), Recorded(validation=VALIDATION[::-1]))
+    assert lines(diff, "rows") == ["validation: 24 rows: 24 the same in another order"]
+    assert diff.key_sentence == "the keys differ because of: validation rows"
 
 
 def test_a_template_is_a_patch_and_its_rows_are_the_same_rows(tmp_path: Path) -> None:
     """Answers are compared row by row although every input differs."""
     template = TemplateText("Count.\n{{ text_input }}", "{{ output }}")
-    found = compared(tmp_path, Recorded(), Recorded(template=template, right=19))
-    assert lines(found, "template") == [
+    diff = compared(tmp_path, Recorded(), Recorded(template=template, right=19))
+    assert lines(diff, "template") == [
         "--- A/text_input",
         "+++ B/text_input",
         "@@ -1 +1,2 @@",
         "+Count.",
         " {{ text_input }}",
     ]
-    assert lines(found, "rows")[0] == "training: all 12 rows have another input (by the template) and the same output"
-    assert "answers (validation): 23 of 24 equal" in lines(found, "results")
-    assert "template.text_input" not in values(found, "config")
+    assert lines(diff, "rows")[0] == "training: all 12 rows have another input (by the template) and the same output"
+    assert "answers (validation): 23 of 24 equal" in lines(diff, "results")
+    assert "template.text_input" not in values(diff, "config")
     reasons = "training rows (by the template), validation rows (by the template)"
-    assert found.key_sentence == f"the keys differ because of: {reasons}"
+    assert diff.key_sentence == f"the keys differ because of: {reasons}"
 
 
 def test_files_packages_and_the_machine_are_compared(tmp_path: Path) -> None:
@@ -111,12 +111,12 @@ def test_files_packages_and_the_machine_are_compared(tmp_path: Path) -> None:
     )
     code = {"commit": "fedcba", "branch": "main", "dirty": True, "changed": ["x"], "diff": "+seed: 1"}
     places = [TrainedOn("cpu", "Xeon", "AVX512", threads) for threads in (2, 4)]
-    found = compared(
+    diff = compared(
         tmp_path,
         Recorded(facts=FACTS, trained_on=places[0]),
         Recorded(facts=facts, document={"code": code}, trained_on=places[1]),
     )
-    environment = {name: both[:2] for name, both in values(found, "environment").items()}
+    environment = {name: both[:2] for name, both in values(diff, "environment").items()}
     assert environment == {
         "python": ("3.11.7", "3.12.1"),
         "instructions": ("amx", None),
@@ -125,30 +125,30 @@ def test_files_packages_and_the_machine_are_compared(tmp_path: Path) -> None:
         "package torch": ("2.4.0", "2.5.0"),
         "trained on: threads": (2, 4),
     }
-    assert values(found, "base model") == {"file model.gguf": ("a" * 64, "b" * 64, "")}
-    assert lines(found, "YAML files")[3:5] == ["-seed: 0", "+seed: 1"]
-    assert values(found, "code")["commit"][:2] == ("0123456789abcdef", "fedcba")
-    assert "+seed: 1" in "\n".join(lines(found, "code"))
-    assert found.key_sentence == "the keys are the same"
+    assert values(diff, "base model") == {"file model.gguf": ("a" * 64, "b" * 64, "")}
+    assert lines(diff, "YAML files")[3:5] == ["-seed: 0", "+seed: 1"]
+    assert values(diff, "code")["commit"][:2] == ("0123456789abcdef", "fedcba")
+    assert "+seed: 1" in "\n".join(lines(diff, "code"))
+    assert diff.key_sentence == "the keys are the same"
 
 
 def test_results_compare_answers_losses_and_bits(tmp_path: Path) -> None:
     """Trials with the same key are compared by measures, verdict, answers, losses and adapters."""
-    found = compared(tmp_path, Recorded(), Recorded(right=3, first_loss=2.5, bits="other"))
-    results = values(found, "results")
+    diff = compared(tmp_path, Recorded(), Recorded(right=3, first_loss=2.5, bits="other"))
+    results = values(diff, "results")
     assert results["eval/exact_match"][:2] == (20 / 24, 3 / 24)
     assert results["verdict (validation)"][0].startswith("Use point 0")
     assert len(results["adapter"][0]) == len(results["adapter"][1]) == 64
-    said = lines(found, "results")
-    assert said[0].startswith("training loss: 0 of 15 steps equal; first at step 1: 2 | 2.5; largest difference 0.5")
-    assert said[1:5] == ["answers (validation): 7 of 24 equal", "  103 (expected 104)", "    A 104", "    B ?"]
-    assert found.to_json()["sections"]["results"]["trials"][0]["answers"]["validation"]["equal"] == 7
+    printed = lines(diff, "results")
+    assert printed[0].startswith("training loss: 0 of 15 steps equal; first at step 1: 2 | 2.5; largest difference 0.5")
+    assert printed[1:5] == ["answers (validation): 7 of 24 equal", "  103 (expected 104)", "    A 104", "    B ?"]
+    assert diff.to_json()["sections"]["results"]["trials"][0]["answers"]["validation"]["equal"] == 7
 
 
 def test_what_is_not_recorded_is_not_called_the_same(tmp_path: Path) -> None:
     """Facts that an earlier version did not record are called not recorded."""
-    found = compared(tmp_path, Recorded(facts=FACTS), Recorded())
-    sections = {section.title: section for section in found.sections}
+    diff = compared(tmp_path, Recorded(facts=FACTS), Recorded())
+    sections = {section.title: section for section in diff.sections}
     assert sections["environment"].summary == "environment: not recorded in B"
     assert sections["YAML files"].to_json()["same"] is None
     assert sections["base model"].summary == "base model: the same (its files: not recorded in B)"
@@ -157,33 +157,33 @@ def test_what_is_not_recorded_is_not_called_the_same(tmp_path: Path) -> None:
 def test_results_of_many_trials_are_summed_and_the_first_few_shown(tmp_path: Path) -> None:
     """Totals of answers and adapters come first, then three trials; `--json` has every trial."""
     points = [{RATE: 0.001 * (n + 1)} for n in range(5)]
-    found = compared(tmp_path, Recorded(points=points), Recorded(points=points, right=19, bits="other"))
-    said = lines(found, "results")
-    assert said[:3] == [
+    diff = compared(tmp_path, Recorded(points=points), Recorded(points=points, right=19, bits="other"))
+    printed = lines(diff, "results")
+    assert printed[:3] == [
         "answers (validation), all trials: 115 of 120 equal",
         "adapters: 0 of 5 pairs have the same bits",
         "trial 0:",
     ]
-    assert said[-1] == "... and 2 more trials with other answers or losses; --json has all of them"
-    assert len(found.to_json()["sections"]["results"]["trials"]) == 5
+    assert printed[-1] == "... and 2 more trials with other answers or losses; --json has all of them"
+    assert len(diff.to_json()["sections"]["results"]["trials"]) == 5
 
 
 def test_a_metric_that_is_not_known_here_leaves_the_rest_of_the_results(tmp_path: Path) -> None:
     """Answers and losses are compared, and the verdict says why it cannot be computed."""
-    found = compared(tmp_path, Recorded(metric="of_a_later_version"), Recorded(right=12))
-    results = values(found, "results")
+    diff = compared(tmp_path, Recorded(metric="of_a_later_version"), Recorded(right=12))
+    results = values(diff, "results")
     assert "cannot be computed" in results["verdict (validation)"][0]
     assert results["eval/exact_match"][:2] == (None, 0.5)
-    assert "answers (validation): 16 of 24 equal" in lines(found, "results")
+    assert "answers (validation): 16 of 24 equal" in lines(diff, "results")
 
 
 def test_trials_are_paired_by_key_then_by_point_and_the_others_are_listed(tmp_path: Path) -> None:
     """Trials with the same key are paired wherever they are in the sweeps."""
     a = Recorded(points=[{RATE: 0.001}, {RATE: 0.002}, {RATE: 0.003}])
     b = Recorded(points=[{RATE: 0.002}, {RATE: 0.001}, {RATE: 0.004}, {RATE: 0.005}])
-    found = compared(tmp_path, a, b)
-    assert [(pair.a.number, pair.b.number) for pair in found.pairing.pairs] == [(0, 1), (1, 0)]
-    assert lines(found, "trials") == [
+    diff = compared(tmp_path, a, b)
+    assert [(pair.a.number, pair.b.number) for pair in diff.pairing.pairs] == [(0, 1), (1, 0)]
+    assert lines(diff, "trials") == [
         "only in A: trial 2 (learning_rate 0.003)",
         "only in B: trial 2 (learning_rate 0.004), trial 3 (learning_rate 0.005)",
     ]
@@ -192,8 +192,8 @@ def test_trials_are_paired_by_key_then_by_point_and_the_others_are_listed(tmp_pa
 def test_values_that_differ_in_some_trials_name_these(tmp_path: Path) -> None:
     """A change that several trials share is one line with their names."""
     rates = [{RATE: 0.001}, {RATE: 0.002, "seed": 1}]
-    found = compared(tmp_path, Recorded(points=rates), Recorded(points=rates, training=TRAINING[:8]))
-    assert "training: 12 and 8 rows: 4 removed, 8 the same" in lines(found, "rows")
+    diff = compared(tmp_path, Recorded(points=rates), Recorded(points=rates, training=TRAINING[:8]))
+    assert "training: 12 and 8 rows: 4 removed, 8 the same" in lines(diff, "rows")
     other = compared(tmp_path / "other", Recorded(points=rates), Recorded(points=[rates[0], {RATE: 0.002, "seed": 2}]))
     section = next(each for each in other.sections if each.title == "config")
     assert [(value.name, value.where) for value in section.values] == [("seed", "trial 1")]
@@ -216,14 +216,14 @@ def test_a_trial_and_a_sweep_of_several_cannot_be_compared(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("width", "shown"),
+    ("width", "expected"),
     [
         (40, {f"{RATE} (in the key)", "A 0.001", "B 0.002"}),
         (200, {f"{RATE} 0.001 0.002 in the key"}),
     ],
 )
 def test_the_command_prints_every_section_and_ends_with_the_key(
-    tmp_path: Path, width: int, shown: set[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, width: int, expected: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Values are in columns if there is room; control characters of a row are escaped; the exit code is 0."""
     monkeypatch.setattr(tables.out, "width", width)
@@ -236,7 +236,7 @@ def test_the_command_prints_every_section_and_ends_with_the_key(
     assert "template: the same" in printed
     assert "\x1b[31m" not in finished.stdout
     assert "    + \\x1b[31m -> [bold]" in printed
-    assert shown <= {" ".join(line.split()) for line in printed}
+    assert expected <= {" ".join(line.split()) for line in printed}
 
 
 def test_the_command_prints_one_document(tmp_path: Path) -> None:
@@ -256,10 +256,10 @@ _ROWS = st.lists(st.tuples(st.sampled_from("abcd"), st.sampled_from("xyz")), max
 @given(_ROWS, _ROWS)
 def test_every_row_is_counted_once(a: list[tuple[str, str]], b: list[tuple[str, str]]) -> None:
     """Same, removed and changed rows are all of A; same, added and changed rows are all of B."""
-    found = RowsDifference.of(a, b)
-    if not found.is_rendered:
-        assert found.same + len(found.removed) + len(found.changed) == len(a)
-        assert found.same + len(found.added) + len(found.changed) == len(b)
-        assert not {text for text, _ in found.added} & {text for text, _ in found.removed}
+    diff = RowsDifference.of(a, b)
+    if not diff.is_rendered:
+        assert diff.same + len(diff.removed) + len(diff.changed) == len(a)
+        assert diff.same + len(diff.added) + len(diff.changed) == len(b)
+        assert not {text for text, _ in diff.added} & {text for text, _ in diff.removed}
     back = RowsDifference.of(b, a)
-    assert (len(back.added), len(back.removed), back.same) == (len(found.removed), len(found.added), found.same)
+    assert (len(back.added), len(back.removed), back.same) == (len(diff.removed), len(diff.added), diff.same)

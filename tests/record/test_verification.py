@@ -78,53 +78,55 @@ def verified(runs: Path) -> Verification:
 
 def test_the_same_bits_are_one_line(runs: Path) -> None:
     """The line has the answers, and a rerun of a whole sweep has a line for the verdict."""
-    found = verified(runs)
-    assert found.is_equal
-    assert found.lines[0] == "trial 0: adapter: same bits; 10 of 10 answers equal"
-    assert found.lines[1].startswith("the same verdict: ")
-    assert found.to_json()["checks"][0] == {
+    verification = verified(runs)
+    assert verification.is_equal
+    assert verification.lines[0] == "trial 0: adapter: same bits; 10 of 10 answers equal"
+    assert verification.lines[1].startswith("the same verdict: ")
+    assert verification.to_json()["checks"][0] == {
         "trial": 0,
         "equal": True,
         "compared": True,
-        "text": found.checks[0].line,
+        "text": verification.checks[0].line,
     }
 
 
 def test_a_verdict_that_cannot_be_made_is_called_skipped(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The check is marked as skipped and does not change the exit code."""
     changed(runs, "trial", config="""json_set(config, '$.evaluation.metrics', json('["gone"]'))""")
-    found = verified(runs)
-    print_checks(found)
+    verification = verified(runs)
+    print_checks(verification)
     same, skipped = capsys.readouterr().out.splitlines()
     assert same.startswith("same  trial 0: ")
     assert skipped.startswith("skipped  the verdict cannot be made here: evaluation.metrics: gone decides")
-    assert found.is_equal
-    assert not found.checks[1].is_compared
+    assert verification.is_equal
+    assert not verification.checks[1].is_compared
 
 
 @pytest.mark.parametrize(
-    ("is_kept", "said"),
+    ("is_kept", "message"),
     [
         (True, "interrupted; run the same command to continue:"),
         (False, "interrupted; nothing is kept; the same command starts from the beginning:"),
     ],
 )
 def test_an_interruption_explains_the_same_command(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], is_kept: bool, said: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], is_kept: bool, message: str
 ) -> None:
     """`verify` trains in a temporary folder, so the same command starts again."""
     print_interrupted(planned(tmp_path), is_kept=is_kept)
-    assert capsys.readouterr().err.splitlines()[1] == said
+    assert capsys.readouterr().err.splitlines()[1] == message
 
 
 def test_other_bits_at_the_same_place_are_a_difference(runs: Path) -> None:
     """Other bits count as a difference even if losses agree within the tolerance."""
     trained(rerun_of(runs), HERE, OTHER_BITS)
     changed(rerun_of(runs), "snapshot", "step >= 3", mean_loss="mean_loss * 1.001")
-    found = verified(runs)
-    assert not found.is_equal
-    assert "adapter: other bits (sha256 11111111 -> 22222222); the loss differs first at step 3 (" in found.lines[0]
-    assert "at most by 0.00033, within 0.01" in found.lines[0]
+    verification = verified(runs)
+    assert not verification.is_equal
+    assert (
+        "adapter: other bits (sha256 11111111 -> 22222222); the loss differs first at step 3 (" in verification.lines[0]
+    )
+    assert "at most by 0.00033, within 0.01" in verification.lines[0]
 
 
 @pytest.mark.parametrize(
@@ -143,10 +145,10 @@ def test_elsewhere_losses_agree_within_the_tolerance(
     """With another instruction set, device or number of threads only the losses have to agree."""
     trained(rerun_of(runs), replace(HERE, **place), OTHER_BITS)
     changed(rerun_of(runs), "snapshot", mean_loss=f"mean_loss * {factor}")
-    found = verified(runs)
-    assert found.checks[0].is_equal is is_close
-    assert found.checks[0].line.startswith(named)
-    assert ("not within 0.01" in found.lines[0]) is not is_close
+    verification = verified(runs)
+    assert verification.checks[0].is_equal is is_close
+    assert verification.checks[0].line.startswith(named)
+    assert ("not within 0.01" in verification.lines[0]) is not is_close
 
 
 @pytest.mark.parametrize(
@@ -168,10 +170,10 @@ def test_another_form_or_pack_on_the_same_machine_has_the_engines_tolerance(
         changed(folder, "snapshot", mean_loss="mean_loss + 1")
     trained(rerun_of(runs), replace(HERE, **place), OTHER_BITS)
     changed(rerun_of(runs), "snapshot", epochs, mean_loss=f"mean_loss * {factor}")
-    found = verified(runs)
-    assert found.checks[0].is_equal is is_close
-    assert found.checks[0].line.startswith(named)
-    assert ("not within 1e-05 in the first epoch and 0.001" in found.lines[0]) is not is_close
+    verification = verified(runs)
+    assert verification.checks[0].is_equal is is_close
+    assert verification.checks[0].line.startswith(named)
+    assert ("not within 1e-05 in the first epoch and 0.001" in verification.lines[0]) is not is_close
 
 
 def test_the_same_pack_may_give_other_bits(runs: Path) -> None:
@@ -180,9 +182,9 @@ def test_the_same_pack_may_give_other_bits(runs: Path) -> None:
         trained(folder, replace(HERE, packed_with=("1" * 64,)), BITS)
     assert verified(runs).lines[0] == "trial 0: adapter: same bits; 10 of 10 answers equal"
     trained(rerun_of(runs), replace(HERE, packed_with=("1" * 64,)), OTHER_BITS)
-    found = verified(runs).checks[0]
-    assert found.is_equal
-    assert found.line.startswith("trials may have joined the pack at other steps; adapter: other bits")
+    verification = verified(runs).checks[0]
+    assert verification.is_equal
+    assert verification.line.startswith("trials may have joined the pack at other steps; adapter: other bits")
 
 
 def test_another_pack_has_to_give_the_same_answers(runs: Path) -> None:
@@ -191,12 +193,12 @@ def test_another_pack_has_to_give_the_same_answers(runs: Path) -> None:
     assert verified(runs).lines[0] == "trial 0: adapter: same bits; 10 of 10 answers equal"
     with Ledger(rerun_of(runs) / FILE_NAME) as ledger:
         (trial,) = ledger.trials(ledger.sweeps()[0].id)
-        found = ledger.answers(trial.key, str(trial.validation), trial.asked)
-        assert found is not None
+        verification = ledger.answers(trial.key, str(trial.validation), trial.asked)
+        assert verification is not None
         with sqlite3.connect(ledger.path) as connection:
             connection.execute("DELETE FROM answers WHERE subject = ?", [trial.key])
         connection.close()
-        ledger.record_answers(trial.key, str(trial.validation), trial.asked, ["another", *found.texts[1:]])
+        ledger.record_answers(trial.key, str(trial.validation), trial.asked, ["another", *verification.texts[1:]])
     differing = verified(runs).checks[0]
     assert not differing.is_equal
     assert differing.line.startswith("packed alone -> with 1 other trial; adapter: same bits; 9 of 10 answers equal")
@@ -205,17 +207,17 @@ def test_another_pack_has_to_give_the_same_answers(runs: Path) -> None:
 def test_a_package_of_another_version_is_named_whatever_the_bits_are(runs: Path) -> None:
     """Another version counts as a difference, because the recorded one can be installed."""
     trained(runs, replace(HERE, packages={"torch": "2.12.1", "peft": "0.21.0"}), BITS)
-    found = verified(runs)
-    assert not found.is_equal
-    assert found.lines[0] == "trial 0: torch 2.12.1 -> 2.13.0; adapter: same bits; 10 of 10 answers equal"
+    verification = verified(runs)
+    assert not verification.is_equal
+    assert verification.lines[0] == "trial 0: torch 2.12.1 -> 2.13.0; adapter: same bits; 10 of 10 answers equal"
 
 
 def test_an_earlier_record_is_compared_by_its_losses(runs: Path) -> None:
     """The line says that neither the device nor the adapter's digest is recorded."""
     changed(runs, "job", trained_on="NULL", tuned_model="json_remove(tuned_model, '$.weights')")
-    found = verified(runs)
-    assert found.is_equal
-    assert found.lines[0].startswith(
+    verification = verified(runs)
+    assert verification.is_equal
+    assert verification.lines[0].startswith(
         "trial 0: what trained it is not recorded; adapter: its digest is not recorded; all "
     )
 
@@ -223,9 +225,9 @@ def test_an_earlier_record_is_compared_by_its_losses(runs: Path) -> None:
 def test_a_services_bits_are_not_compared(runs: Path) -> None:
     """For hosted models, losses and answers are compared."""
     changed(runs, "trial", config="json_set(config, '$.backend', json('{\"kind\": \"gemini\"}'))")
-    found = verified(runs)
-    assert found.is_equal
-    assert found.lines[0].startswith("trial 0: bits cannot be compared, because a service trained it; all ")
+    verification = verified(runs)
+    assert verification.is_equal
+    assert verification.lines[0].startswith("trial 0: bits cannot be compared, because a service trained it; all ")
 
 
 def test_a_trial_that_failed_is_compared_by_its_state(runs: Path) -> None:
