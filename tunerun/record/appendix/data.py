@@ -62,8 +62,8 @@ def data(material: Material) -> Topic:
         "Examples after the template and the limit on rows; trials with other ones have other sets. Inputs, outputs: "
         f"how many are different. Digests are SHA-256, their first {DIGEST_DIGITS} of 64 digits.{more}"
     )
-    head = ("set", "rows", "inputs", "outputs", "clusters", "SHA-256")
-    table = AppendixTable(head, tuple(sets[:MOST_SETS]), numbers=(1, 2, 3, 4), note=note)
+    heads = ("set", "rows", "inputs", "outputs", "clusters", "SHA-256")
+    table = AppendixTable(heads, tuple(sets[:MOST_SETS]), numbers=(1, 2, 3, 4), note=note)
     blocks.append(table.without_empty_columns())
     return Topic("Data", summary, tuple(blocks))
 
