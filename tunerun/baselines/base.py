@@ -79,10 +79,22 @@ class Baseline(Protocol):
         """Return the baseline's answers from the texts that the model generated."""
 
     def choose(self, backend: Backend, inputs: Sequence[Input], choices: Sequence[str]) -> list[str]:
-        """Answer each input with one of the choices."""
+        """Answer each input with one of the choices.
+
+        Args:
+            backend: where the base model runs.
+            choices: the answers that are allowed, the same for every input.
+
+        Raises:
+            BackendError: the backend cannot answer.
+        """
 
     def losses(self, backend: Backend, rows: Sequence[Example]) -> list[float]:
-        """Measure the mean loss of each expected output."""
+        """Measure the mean loss of each expected output, in nats per token.
+
+        Raises:
+            BackendError: the backend cannot measure losses.
+        """
 
     def extra_tokens(self, counter: TokenCounter) -> int | None:
         """Return how many more tokens each of its prompts has than a tuned model's; None: it asks no model.

@@ -114,17 +114,19 @@ class FewShot:
             return list(inputs)
         turns = [turn for example in self.examples for turn in example.turns]
         before = "".join(f"{turn.text_input}\n{turn.output}{_BETWEEN}" for turn in turns)
-        return [_with_text_before(asked, before) for asked in inputs]
-
-
-def _with_text_before(asked: Input, before: str) -> Input:
-    # At the start of the first message, and so before a conversation's own turns, as examples in the form of turns are.
-    if isinstance(asked, str):
-        return f"{before}{asked}"
-    if not asked.earlier:
-        return replace(asked, text_input=f"{before}{asked.text_input}")
-    first, *rest = asked.earlier
-    return replace(asked, earlier=(replace(first, text_input=f"{before}{first.text_input}"), *rest))
+        # At the start of the first message, and so before a conversation's own turns, as examples in the form of turns
+        # are.
+        prompts: list[Input] = []
+        for each in inputs:
+            if isinstance(each, str):
+                prompts.append(f"{before}{each}")
+            elif not each.earlier:
+                prompts.append(replace(each, text_input=f"{before}{each.text_input}"))
+            else:
+                first, *rest = each.earlier
+                first = replace(first, text_input=f"{before}{first.text_input}")
+                prompts.append(replace(each, earlier=(first, *rest)))
+        return prompts
 
 
 def baselines(setting: Setting) -> list[Baseline]:

@@ -32,7 +32,11 @@ class _Key:
     metric: str
 
     def headers(self) -> dict[str, str]:
-        """Return the key's header; nothing if the service takes no key."""
+        """Return the key's header; nothing if the service takes no key.
+
+        Raises:
+            AccessError: the variable is not set, or cannot hold a key.
+        """
         if self.variable is None:
             return {}
         key = os.environ.get(self.variable, "").strip()
@@ -71,6 +75,7 @@ class JudgeClient:
             partial(refusal, advice=advice),
         )
         self._lock = threading.Lock()
+        # What the service refused is learnt once and left out of every later call, whichever thread makes it.
         self._left_out: set[str] = set()
         self._limit = "max_tokens"
         self._has_answered = False

@@ -149,9 +149,13 @@ def messages(judged: Judged, rubric: str, scale: tuple[int, int]) -> list[dict[s
     ]
 
 
-def again(asked: list[dict[str, str]], reply: str) -> list[dict[str, str]]:
-    """Return the messages that ask once more after a reply that could not be read."""
-    return [*asked, {"role": "assistant", "content": reply[:2000]}, {"role": "user", "content": _AGAIN}]
+def again(first: list[dict[str, str]], reply: str) -> list[dict[str, str]]:
+    """Return the messages that ask once more after a reply that could not be read.
+
+    Args:
+        first: the messages of the first call.
+    """
+    return [*first, {"role": "assistant", "content": reply[:2000]}, {"role": "user", "content": _AGAIN}]
 
 
 def schema(judged: Judged, scale: tuple[int, int]) -> dict[str, Any]:
@@ -179,12 +183,14 @@ def read(reply: str, judged: Judged, scale: tuple[int, int]) -> Rating:
     Returns:
         The rating; without a score if the reply has none, several different ones, or one that is not on the scale.
     """
+    # Services without JSON schemas wrap the object in a fence or in a sentence.
     text = _FENCE.sub("", reply)
     try:
         objects = [json.loads(text)]
     except (ValueError, RecursionError):
         objects = list(_objects(text))
     scored = [(score, each) for each in objects if (score := _score(each, judged, scale)) is not None]
+    # A reply that repeats the scores of an answer, which may be an instruction to the judge, has several.
     if len({score for score, _ in scored}) != 1:
         return Rating(None, reply[:MOST_REASON])
     score, document = scored[-1]

@@ -74,17 +74,17 @@ def judged_rows(
             yield judged, judged.turned()  # judges favour a place, so both orders are asked (arXiv:2305.17926)
 
 
-def rating_of(judged: Sequence[Judged], known: Mapping[str, Rating]) -> Rating | None:
+def rating_of(judged: Sequence[Judged], by_item: Mapping[str, Rating]) -> Rating | None:
     """Combine the judgements of a row.
 
     Args:
         judged: from `judged_rows`; empty where both answers are the same.
-        known: ratings by `Judged.item`.
+        by_item: ratings by `Judged.item`.
 
     Returns:
         The rating; in a comparison an answer is better only where both orders say so. None: a judgement is missing.
     """
-    ratings = [known.get(each.item) for each in judged]
+    ratings = [by_item.get(each.item) for each in judged]
     if not judged:
         return TIE
     first = ratings[0]
@@ -95,6 +95,7 @@ def rating_of(judged: Sequence[Judged], known: Mapping[str, Rating]) -> Rating |
         return None
     if first.score is None or second.score is None:
         return Rating(None, f"A/B: {first.reason} B/A: {second.reason}")
+    # Judges favour a place, so a preference that turns with the order is a tie (arXiv:2305.17926).
     turned = 1 - second.score
     score = first.score if first.score == turned and first.score in (0, 1) else 0.5
     return Rating(score, f"A/B: {first.reason} B/A: {second.reason}")

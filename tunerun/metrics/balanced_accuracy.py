@@ -26,5 +26,6 @@ class BalancedAccuracy(MetricModel):
 
     def value(self, means: FloatArray) -> FloatArray:
         """Return the mean recall over the labels that were expected."""
+        # A resample may lack a label: 0 / tiny is then 0 and not NaN, and the mean leaves the label out.
         expected, _, both = by_class(means)
         return mean_over_present(both / np.maximum(expected, np.finfo(float).tiny), expected)

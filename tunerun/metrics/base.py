@@ -29,7 +29,7 @@ class Unit(StrEnum):
 
 
 RANGES = {Unit.SHARE: 1.0, Unit.HUNDRED: 100.0}
-"""The largest possible difference of two values; None: the unit has no limits."""
+"""The largest possible difference of two values; a unit that is missing here has no limits."""
 
 
 class Asks(StrEnum):

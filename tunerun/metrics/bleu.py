@@ -13,12 +13,14 @@ from tunerun.metrics.base import FloatArray, MetricModel, Unit
 from tunerun.metrics.sacrebleu_counts import SegmentCounts
 
 _ORDER = 4
+"""The longest n-grams, as in the paper."""
 
 
 @cache
 def _counter(tokenize: str) -> SegmentCounts:
     from sacrebleu.metrics.bleu import BLEU
 
+    # force: no warning on standard error where texts look as if they had been split into tokens.
     return SegmentCounts(BLEU(tokenize=tokenize, force=True))
 
 

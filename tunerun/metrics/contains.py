@@ -34,6 +34,7 @@ class Contains(RowMetric):
         wanted, given = normalised(expected, self.ignore), normalised(answer, self.ignore)
         if not wanted:
             return float(not given)
+        # Not \b, which needs a letter or digit at the ends of the expected text: it may be `-5` or `C++`.
         if self.whole_words:
             return float(re.search(rf"(?<!\w){re.escape(wanted)}(?!\w)", given) is not None)
         return float(wanted in given)

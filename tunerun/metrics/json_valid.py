@@ -7,7 +7,7 @@ from tunerun.metrics.json_text import NotJsonError, read_json
 
 
 class JsonValid(RowMetric):
-    """Whether the whole answer is one JSON text (RFC 8259); the expected text is not looked at.
+    """Whether the whole answer is one JSON text (RFC 8259); the expected text is ignored.
 
     A fence of three backticks around it or a word before it makes it invalid, as for a program that reads it.
     """

@@ -10,6 +10,7 @@ from tunerun.metrics.base import Unit
 from tunerun.metrics.judged_metric import JudgedMetric
 
 _MOST_SCORES = 101
+"""Scores of the longest scale, 0 to 100: the schema of a reply lists each of them."""
 
 
 class Judge(JudgedMetric):

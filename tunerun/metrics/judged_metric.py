@@ -67,6 +67,7 @@ class JudgedMetric(MetricModel):
     @field_validator("base_url")
     @classmethod
     def _address(cls, value: str) -> str:
+        # A stored config keeps an interpolation as it was written; the address that it gave is not in the record.
         if value.startswith(_INTERPOLATION):
             return value
         parts = urlsplit(value)

@@ -26,6 +26,7 @@ class MacroF1(MetricModel):
 
     def value(self, means: FloatArray) -> FloatArray:
         """Return the mean of F1 over the labels that were expected."""
+        # A resample may lack a label: 0 / tiny is then 0 and not NaN, as with zero_division=0.
         expected, answered, both = by_class(means)
         f1 = 2 * both / np.maximum(expected + answered, np.finfo(float).tiny)
         return mean_over_present(f1, expected)

@@ -149,16 +149,16 @@ class OwnMetric:
             exec(compile(source, str(self.path), "exec"), module.__dict__)  # noqa: S102 - what the user asked for
             score: Callable[[str, str], Any] = getattr(module, function)
         except (Exception, SystemExit) as error:
-            place, said = self._failure(error)
-            raise ConfigError(f"evaluation.metrics.{self.name}: {place}: {said}") from error
+            place, text = self._failure(error)
+            raise ConfigError(f"evaluation.metrics.{self.name}: {place}: {text}") from error
         return score
 
     def _scored(self, score: Callable[[str, str], Any], expected: str, answer: str, row: int) -> float:
         try:
             value = score(expected, answer)
         except (Exception, SystemExit) as error:  # a call of exit() would end the whole run
-            place, said = self._failure(error)
-            raise MetricError(f"evaluation.metrics.{self.name}: {place}: held-out row {row}: {said}") from error
+            place, text = self._failure(error)
+            raise MetricError(f"evaluation.metrics.{self.name}: {place}: held-out row {row}: {text}") from error
         import numpy as np
 
         # NumPy's bool is not a `numbers.Real`, unlike its numbers.
@@ -166,12 +166,14 @@ class OwnMetric:
         largest = RANGES.get(self.unit, math.inf)
         if math.isfinite(number) and (self.unit is Unit.NUMBER or 0 <= number <= largest):
             return number
-        shown = f"{number:g}" if isinstance(value, numbers.Real) else f"a {type(value).__name__}"
+        # The type and not the text of any other value: it may be pages long, or hold what a log should not.
+        result = f"{number:g}" if isinstance(value, numbers.Real) else f"a {type(value).__name__}"
         allowed = "a finite number, true or false"
         if math.isfinite(number):
             allowed = f"from 0 to {largest:g} with this unit; set unit: number for any"
         raise MetricError(
-            f"evaluation.metrics.{self.name}: {self.python}: held-out row {row}: returned {shown}; a score is {allowed}"
+            f"evaluation.metrics.{self.name}: {self.python}: held-out row {row}: returned {result}; "
+            f"a score is {allowed}"
         )
 
     def _failure(self, error: BaseException) -> tuple[str, str]:
@@ -180,6 +182,7 @@ class OwnMetric:
         description = f"{type(error).__name__}: {text}" if text else type(error).__name__
         if isinstance(error, SyntaxError) and error.filename == str(self.path):
             return f"{self.path}:{error.lineno}", description
+        # The last line of the user's own file: the error may have been raised in a library that it calls.
         frames = traceback.extract_tb(error.__traceback__)
         lines = [frame.lineno for frame in frames if frame.filename == str(self.path)]
         return f"{self.path}:{lines[-1]}" if lines else self.python, description

@@ -15,7 +15,7 @@ class Regex(RowMetric):
 
     A pattern with a group picks a part of the answer, and that part has to be the expected text, apart from white space
     at the ends; the expected text is read by the same pattern where it matches there. A pattern without a group only
-    asks for a form: the expected text is not looked at.
+    asks for a form: the expected text is ignored.
     """
 
     name = "regex"

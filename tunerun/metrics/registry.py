@@ -90,6 +90,7 @@ def resolve(evaluation: Any) -> tuple[Metric, ...]:
     if isinstance(evaluation, BaseModel):
         metrics = [_metric(*_parts(entry)) for entry in evaluation.metrics]  # type: ignore[attr-defined]
         decider = evaluation.decide_by  # type: ignore[attr-defined]
+        # The sort is stable: the others keep the order of the config.
         return tuple(sorted(metrics, key=lambda metric: bool(decider) and metric.name != decider))
     return resolve_stored(evaluation, {})[0]
 
@@ -163,6 +164,7 @@ def options_schema() -> dict[str, Any]:
         document["properties"] = {"name": {"const": name}, **document.get("properties", {})}
         document["required"] = ["name", *document.get("required", ())]
         documents.append(document)
+    # The last two: a user's own metric by its file, and a metric of another package, whose options are not known here.
     own = OwnOptions.model_json_schema()
     other = {"type": "object", "required": ["name"], "properties": {"name": {"not": {"enum": list(models)}}}}
     return {"anyOf": [*documents, own, {**other, "not": {"required": ["python"]}}, {"type": "string"}]}
@@ -213,17 +215,19 @@ def _validated(model: type[Any], options: Mapping[str, Any], is_stored: bool) ->
     try:
         return model.model_validate(dict(options))
     except ValidationError as error:
-        raise _invalid([_detail(model, each) for each in error.errors(include_url=False)]) from error
-
-
-def _detail(model: type[BaseModel], error: Any) -> InitErrorDetails:
-    detail = InitErrorDetails(type=error["type"], loc=error["loc"], input=error["input"], ctx=error.get("ctx", {}))
-    if error["type"] == "extra_forbidden" and len(error["loc"]) == 1:
-        known, given = sorted(model.model_fields), str(error["loc"][-1])
-        hint = did_you_mean(given, known) or (f"its options: {', '.join(known)}" if known else "it has no options")
-        detail["type"] = PydanticCustomError("metric_option", "{text}", {"text": f"unknown option {given!r}; {hint}"})
-        del detail["ctx"]
-    return detail
+        details = []
+        for each in error.errors(include_url=False):
+            detail = InitErrorDetails(type=each["type"], loc=each["loc"], input=each["input"], ctx=each.get("ctx", {}))
+            # "Extra inputs are not permitted" does not say which options there are.
+            if each["type"] == "extra_forbidden" and len(each["loc"]) == 1:
+                name, names = str(each["loc"][-1]), sorted(model.model_fields)
+                hint = did_you_mean(name, names)
+                hint = hint or (f"its options: {', '.join(names)}" if names else "it has no options")
+                text = f"unknown option {name!r}; {hint}"
+                detail["type"] = PydanticCustomError("metric_option", "{text}", {"text": text})
+                del detail["ctx"]
+            details.append(detail)
+        raise _invalid(details) from error
 
 
 def _invalid(details: list[InitErrorDetails]) -> ValidationError:
@@ -236,8 +240,8 @@ def _model(name: str) -> type[MetricModel]:
     # Another package's metric is loaded by name only, so that its code does not run in a plan that does not use it.
     others = _entry_points()
     if name not in others:
-        known = [*_BUILT_IN, *sorted(others)]
-        raise ValueError(f"no metric {name!r}; {did_you_mean(name, known) or 'metrics: ' + ', '.join(known)}")
+        allowed = [*_BUILT_IN, *sorted(others)]
+        raise ValueError(f"no metric {name!r}; {did_you_mean(name, allowed) or 'metrics: ' + ', '.join(allowed)}")
     entry = others[name]
     try:
         model = entry.load()

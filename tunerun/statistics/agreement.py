@@ -50,7 +50,7 @@ def agreement(first: Sequence[float], second: Sequence[float], *, alpha: float =
     if np.isfinite(kappa) and len(a) > 1:
         drawn = np.random.default_rng(seed).integers(len(a), size=(RESAMPLES, len(a)))
         resampled = _kappa(a[drawn], b[drawn])
-        resampled = resampled[np.isfinite(resampled)]
+        resampled = resampled[np.isfinite(resampled)]  # a resample in which one rater is constant has no kappa
         if len(resampled):
             low, high = (float(each) for each in np.quantile(resampled, [alpha / 2, 1 - alpha / 2]))
     return Agreement(

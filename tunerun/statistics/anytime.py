@@ -72,6 +72,7 @@ def decided_worse(differences: FloatArray, *, comparisons: int, alpha: float) ->
     """
     needed, evidence = comparisons / alpha, e_values(differences)
     crossed = np.flatnonzero(evidence >= needed)
+    # The evidence says that one of the two is better; the sum of the differences says which.
     if not len(crossed) or float(np.sum(differences[: crossed[0] + 1])) >= 0:
         return None
     return Decided(int(crossed[0]) + 1, float(evidence[crossed[0]]), needed)

@@ -41,7 +41,14 @@ class SignPatterns:
 
     @classmethod
     def of(cls, rows: int, flips: int = FLIPS, seed: int = 0) -> SignPatterns:
-        """Enumerate all patterns if there are at most `flips`, else draw `flips` random ones."""
+        """Enumerate all patterns if there are at most `flips`, else draw `flips` random ones.
+
+        Args:
+            rows: number of rows that are flipped.
+            flips: number of random patterns, and the most that are enumerated.
+            seed: of random patterns.
+        """
+        # A pattern is enumerated by the bits of its number, which has 64.
         if rows <= 1 or (rows - 1 < 63 and 2 ** (rows - 1) <= flips):
             return cls(rows, True, 2 ** max(0, rows - 1), seed)
         return cls(rows, False, flips, seed)

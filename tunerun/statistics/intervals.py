@@ -64,7 +64,8 @@ def tango(wins: int, losses: int, rows: int, z: float) -> Interval:
 def _tango_statistic(wins: int, losses: int, rows: int, difference: float) -> float:
     """Distance of an assumed difference from the observed one, in standard errors under the assumed difference."""
     linear = (2 * rows - wins + losses) * difference - wins - losses
-    # Rounding can make this slightly negative at the ends.
+    # The share of lost rows that is likeliest under the assumed difference; rounding can make the radicand slightly
+    # negative at the ends.
     inner = max(0.0, linear * linear + 8 * rows * losses * difference * (1 - difference))
     share_lost = (sqrt(inner) - linear) / (4 * rows)
     variance = rows * (2 * share_lost + difference * (1 - difference))

@@ -28,5 +28,7 @@ def pseudo_values(contributions: Array, sizes: Array, value: Callable[[Array], A
     whole = float(value(total / rows))
     if units == 1:
         return np.array([whole])
+    # Tukey's n * whole - (n - 1) * without, shifted: unshifted, their mean would be the jackknife's bias-corrected
+    # value, which no table shows.
     without = value((total - contributions) / (rows - sizes)[:, None])
     return np.asarray(whole + (units - 1) * (without.mean() - without))

@@ -21,6 +21,7 @@ def mid_p(wins: int, losses: int) -> float:
         wins: number of rows that only the first model has right.
         losses: number of rows that only the second model has right.
     """
+    # Whole numbers up to the division, so that a thousand discordant rows lose no digit.
     discordant, fewer = wins + losses, min(wins, losses)
     tail = sum(comb(discordant, count) for count in range(fewer + 1))
     return float((2 * tail - comb(discordant, fewer)) / 2**discordant)

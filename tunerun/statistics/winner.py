@@ -9,6 +9,7 @@ import numpy as np
 from tunerun.statistics.flips import Array
 
 RESAMPLES = 2_000
+"""Number of bootstrap samples, as in the simulations by which the method was chosen."""
 
 _MOST_NUMBERS = 4_000_000
 """Numbers held in memory at once: 32 MB."""
@@ -49,7 +50,8 @@ def bias_corrected(
         return sign * float((sign * measure(table.sum(axis=0) / weights.sum())).max())
     generator = np.random.default_rng(seed)
     counts = generator.multinomial(units, np.full(units, 1 / units), size=resamples)
-    by_chance = generator.uniform(0, 1e-6, size=(resamples, points))  # breaks ties
+    # Ties are broken by chance; else the first of equal points would always be the one that is measured.
+    by_chance = generator.uniform(0, 1e-6, size=(resamples, points))
     # A sample that contains every row leaves none to measure the chosen point on.
     usable = (counts == 0).any(axis=1)
     counts, by_chance = counts[usable], by_chance[usable]
