@@ -274,7 +274,7 @@ def test_prompts_that_do_not_fit_leave_their_baseline_out(tmp_path: Path) -> Non
     limit = TokenLimit(50, exact=True, count_all=counter.count_all)
     group = Group(BaseModelRef("tiny", "folder"), {"model": "files:1"}, loaded, counter, limit)
     group.add(0, loaded, (0, 1, 2, 3), ("asked",))
-    found = {baseline.name: baseline for baseline in planned_baselines([group], lambda *_: False)}
+    found = {baseline.name: baseline for baseline in planned_baselines([group], set())}
     problems = {name: baseline.problem for name, baseline in found.items()}
     assert [name for name, problem in problems.items() if problem is None] == [
         "base",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -127,11 +127,11 @@ class Group:
             counts=[count for count in self.counts if self.methods or count == 0],
         )
 
-    def planned(self, is_answered: Callable[[str, str, str], bool]) -> Iterator[PlannedBaseline]:
+    def planned(self, answered: Set[tuple[str, str, str]]) -> Iterator[PlannedBaseline]:
         """Yield the baselines of these trials, named without regard to other groups.
 
         Args:
-            is_answered: whether the ledger has the answers to (subject, held-out set's digest, method).
+            answered: what the ledger has answers to: (subject, held-out set's digest, method).
         """
         tokens: list[int] | None = None
         for baseline in baselines_of(self.setting()):
@@ -139,7 +139,7 @@ class Group:
             open_methods = [
                 method
                 for method in methods
-                if self.validation and not is_answered(baseline.subject, self.validation.digest, method)
+                if self.validation and (baseline.subject, self.validation.digest, method) not in answered
             ]
             problem, more = baseline.problem, None
             if open_methods and problem is None:
@@ -150,26 +150,24 @@ class Group:
             needed = 0
             if self.validation is not None and more is not None:
                 tokens = tokens or self.counter.count_all(self.validation.examples)
-                problem = self._too_long(max(tokens) + more)
-                needed = 0 if problem else (sum(tokens) + more * len(tokens)) * len(open_methods)
+                longest = max(tokens) + more
+                # An estimated count is too uncertain to omit a baseline for it.
+                if self.limit is not None and self.limit.exact and longest > self.limit.most:
+                    problem = (
+                        f"its longest prompt and answer have {longest:,} tokens, and the base model takes "
+                        f"{self.limit.most:,}; lower evaluation.baselines.examples"
+                    )
+                else:
+                    needed = (sum(tokens) + more * len(tokens)) * len(open_methods)
             yield PlannedBaseline(
                 baseline.name, baseline, tuple(self.trials), needed, is_answered=not open_methods, problem=problem
             )
 
-    def _too_long(self, longest: int) -> str | None:
-        """Why prompts exceed the base model's context; None: they fit, or tokens are only estimated."""
-        if self.limit is None or not self.limit.exact or longest <= self.limit.most:
-            return None
-        return (
-            f"its longest prompt and answer have {longest:,} tokens, and the base model takes {self.limit.most:,}; "
-            "lower evaluation.baselines.examples"
-        )
-
 
 def _same(example: Example) -> tuple[str, ...]:
     """A form that is equal for inputs that differ only in case, white space or system message."""
-    said = [text for turn in example.earlier for text in (turn.text_input, turn.output)]
-    return tuple(" ".join(text.casefold().split()) for text in (*said, example.text_input))
+    earlier = [text for turn in example.earlier for text in (turn.text_input, turn.output)]
+    return tuple(" ".join(text.casefold().split()) for text in (*earlier, example.text_input))
 
 
 def groups_of(points: Sequence[Point], trials: Sequence[Trial], sources: Sources) -> list[Group]:
@@ -194,27 +192,25 @@ def groups_of(points: Sequence[Point], trials: Sequence[Trial], sources: Sources
     return list(groups.values())
 
 
-def planned_baselines(
-    groups: Sequence[Group], is_answered: Callable[[str, str, str], bool]
-) -> tuple[PlannedBaseline, ...]:
+def planned_baselines(groups: Sequence[Group], answered: Set[tuple[str, str, str]]) -> tuple[PlannedBaseline, ...]:
     """Return all baselines of a plan; if groups have different baselines of one name, the group's number is appended.
 
     Args:
         groups: of the plan's trials.
-        is_answered: as in `Group.planned`.
+        answered: as in `Group.planned`.
     """
-    found: dict[str, tuple[int, PlannedBaseline]] = {}
+    by_subject: dict[str, tuple[int, PlannedBaseline]] = {}
     for position, group in enumerate(groups):
-        for each in group.planned(is_answered):
-            if each.subject in found:  # such as the majority answer to rows that two templates render alike
-                first, same = found[each.subject]
-                found[each.subject] = first, replace(same, trials=tuple(sorted({*same.trials, *each.trials})))
+        for each in group.planned(answered):
+            if each.subject in by_subject:  # such as the majority answer to rows that two templates render alike
+                first, same = by_subject[each.subject]
+                by_subject[each.subject] = first, replace(same, trials=tuple(sorted({*same.trials, *each.trials})))
             else:
-                found[each.subject] = position, each
-    counts = Counter(each.name for _, each in found.values())
+                by_subject[each.subject] = position, each
+    counts = Counter(each.name for _, each in by_subject.values())
     return tuple(
         replace(each, name=each.name if counts[each.name] == 1 else f"{each.name}-{position}")
-        for position, each in found.values()
+        for position, each in by_subject.values()
     )
 
 

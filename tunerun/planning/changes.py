@@ -13,6 +13,7 @@ from typing import Any
 
 from tunerun import dotted_keys
 from tunerun.ledger import SweepRecord, TrialRecord
+from tunerun.planning.trial import Trial
 
 MAX_EXPLAINED = 20
 """New trials that are explained by their nearest earlier one; comparing all with all would take quadratic time."""
@@ -57,22 +58,32 @@ class Change:
         return {"number": self.number, "earlier": self.earlier, "differences": differences}
 
 
-def changes(earlier: Sequence[TrialRecord], new: Sequence[TrialRecord]) -> tuple[Change, ...]:
+def changes(earlier: Sequence[TrialRecord], trials: Sequence[Trial]) -> tuple[Change, ...]:
     """Find for each new trial the earlier trial with the fewest differences, and return these differences.
 
     Args:
         earlier: the trials of a frozen sweep; only the first thousand are compared.
-        new: trials whose keys are not among theirs; only the first `MAX_EXPLAINED` are explained.
+        trials: of a plan; those that still have to run and whose keys are not among the earlier ones are explained, at
+            most `MAX_EXPLAINED`.
     """
-    known = [trial for trial in earlier[:_MAX_COMPARED] if trial.ingredients]
-    sections = {id(record): _sections(record.config) for record in known if new}
-    found = []
-    for trial in new[:MAX_EXPLAINED] if known else ():
-        own = _sections(trial.config)
-        reasons = [(record, _reasons(record, sections[id(record)], trial, own)) for record in known]
+    # Ledgers of format 1 have no ingredients.
+    comparable = [record for record in earlier[:_MAX_COMPARED] if record.ingredients]
+    keys = {record.key for record in earlier}
+    new = [t for t in trials if not t.done and t.same_as is None and t.key not in keys][:MAX_EXPLAINED]
+    if not new or not comparable:
+        return ()
+    old_sections = [_sections(record.config) for record in comparable]
+    explained = []
+    for trial in new:
+        record = trial.record()
+        sections = _sections(record.config)
+        reasons = [
+            (old, _reasons(old, old_section, record, sections))
+            for old, old_section in zip(comparable, old_sections, strict=True)
+        ]
         nearest, differing = min(reasons, key=lambda entry: (len(entry[1]), entry[0].number))
-        found.append(Change(trial.number, nearest.number, tuple(differing)))
-    return tuple(found)
+        explained.append(Change(trial.number, nearest.number, tuple(differing)))
+    return tuple(explained)
 
 
 def _sections(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -84,7 +95,7 @@ def _reasons(
     record: TrialRecord, old: Mapping[str, Mapping[str, Any]], trial: TrialRecord, new: Mapping[str, Mapping[str, Any]]
 ) -> list[ChangedValue]:
     """Why two keys differ, in values: a digest is replaced by the config keys that differ, or by the changed file."""
-    found: dict[str, ChangedValue] = {}
+    reasons: dict[str, ChangedValue] = {}
     for difference in differences(record.ingredients, trial.ingredients):
         changed = [difference]
         if difference.name in _CONTENT:
@@ -96,8 +107,8 @@ def _reasons(
             if difference.name == "model":
                 file = str(trial.config["model"].get("name", "the base model"))
             changed = [ChangedValue(f"content of {file}", "old", "new")]
-        found |= {each.name: each for each in changed}
-    return list(found.values())
+        reasons |= {each.name: each for each in changed}
+    return list(reasons.values())
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[ChangedValue]:
@@ -124,22 +135,22 @@ def broken_comparison(
     Returns:
         One line for each of data, base model and key format in which the two sweeps have nothing in common.
     """
-    found = []
+    lines = []
     for what, words in (("data", "examples"), ("models", "base model"), ("key_formats", "format of a trial's key")):
         # An earlier version may not have recorded it: then nothing is compared.
         old, new = earlier.document.get(what), document[what]
         if old and not set(old) & set(new):
-            found.append(f"the {words} changed: {_listed(old)} -> {_listed(new)}")
-    if found and trial is not None:
+            lines.append(f"the {words} changed: {_listed(old)} -> {_listed(new)}")
+    if lines and trial is not None:
         old_sections = {name: trial.config.get(name, {}) for name in _COMPARED_SECTIONS}
         changed = [str(d) for d in differences(old_sections, {name: config[name] for name in _COMPARED_SECTIONS})]
         reason = f"in the config {', '.join(changed)}" if changed else "the config is the same, the content is not"
-        found = [f"{line}; {reason}" for line in found]
+        lines = [f"{line}; {reason}" for line in lines]
     since = time.strftime("%Y-%m-%d %H:%M", time.localtime(earlier.created_at))
     return [
         f"{earlier.experiment}: since sweep {earlier.id} ({since}) {line}; results under one name must be comparable: "
         f"choose another name, such as name={earlier.experiment}-2, or start again under this one with run --fresh"
-        for line in found
+        for line in lines
     ]
 
 

@@ -1,8 +1,12 @@
-"""Checks of a point before training: why it is rejected, and what a user should know. Pure: no file is read."""
+"""Checks before training, of a point and of all trials: what is rejected, and what a user should know.
+
+Pure: no file is read.
+"""
 
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from datetime import date
 
@@ -12,12 +16,17 @@ from tunerun.engine import target_modules
 from tunerun.errors import DatasetError, LimitError
 from tunerun.examples import ExampleSet, texts_of
 from tunerun.job import BASE_LEARNING_RATE, TuningHyperparameters
+from tunerun.planning.trial import Trial
 from tunerun.schema import Point, TrialConfig
 
 SMALL_SET = 100
 """Examples below which 0.001 is a large learning rate (the Gemini API's tuning guide, as last served 2025-04-28)."""
 
 RETIRES_SOON_DAYS = 60
+
+NEAR = 3.0
+"""Factor within which two learning rates are near each other. Our choice: rates are usually tried in steps of about 3
+(1e-4, 3e-4, 1e-3), so a sweep around the advised rate includes one within this factor."""
 
 
 def problems_of(
@@ -104,6 +113,40 @@ def notes_of(config: TrialConfig, loaded: LoadedDataset, place: Capabilities) ->
             "dataset.validation: nothing is held out, so the trials cannot be compared; set dataset.validation.path or "
             "dataset.validation.fraction"
         )
+
+
+def notes_on_trials(trials: Sequence[Trial]) -> Iterator[str]:
+    """Yield what a user should know about all trials of a plan together, one line each.
+
+    Args:
+        trials: of the plan; not empty.
+    """
+    if len({trial.validation.rows for trial in trials if trial.validation is not None}) > 1:
+        yield (
+            "dataset.validation: the trials are measured on different held-out rows, so points are not compared with "
+            "each other; keep the rows in a separate file, dataset.validation.path"
+        )
+    budget = trials[0].config.budget
+    if budget.max_hours is not None and any(trial.seconds is None and not trial.done for trial in trials):
+        yield (
+            "budget.max_hours: the duration of training is not known before a first trial has run; a run that reaches "
+            "the limit submits no more jobs"
+        )
+    rates: defaultdict[str, list[float]] = defaultdict(list)
+    advised = {}
+    for trial in trials:
+        model = trial.config.model
+        if model.advised_learning_rate is not None and trial.capabilities.takes_learning_rate:
+            rates[model.name].append(trial.config.hyperparameters.effective_learning_rate)
+            advised[model.name] = model.advised_learning_rate
+    for name, advice in advised.items():
+        # One near trial is enough: a sweep that includes the advised rate explores around it on purpose.
+        if not any(1 / NEAR <= rate / advice.value <= NEAR for rate in rates[name]):
+            swept = ", ".join(f"{rate:g}" for rate in sorted(set(rates[name])))
+            yield (
+                f"hyperparameters.learning_rate: {swept}, and {advice.value:g} is advised for {name} "
+                f"({advice.source}); set hyperparameters.learning_rate={advice.value:g}, or sweep around it"
+            )
 
 
 def _days_left(retires_on: str) -> int:

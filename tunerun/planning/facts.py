@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from tunerun import dotted_keys
+from tunerun.digest import digest_of_file
 from tunerun.engine import base_model, file_digest, model_facts, prepared_model
 from tunerun.errors import BaseModelError
-from tunerun.job import BaseModelRef
 from tunerun.planning.trial import Trial
 from tunerun.provenance import BaseModelFacts, ConfigFile, DataFile, Facts, FileFacts
 from tunerun.provenance.environment import environment
-from tunerun.provenance.places import is_path, own_names
+from tunerun.provenance.places import FILES_OF_ROWS, is_path, own_names
 from tunerun.redaction import redact, redact_assignments
-from tunerun.schema import DatasetSection, Experiment
+from tunerun.schema import Experiment
 
 MAX_TEXT = 100_000
 """Maximum number of characters recorded of a YAML file or of a metric's code; longer texts are cut and marked."""
@@ -47,20 +47,16 @@ def facts_of(experiment: Experiment, trials: Sequence[Trial], cache: Path) -> Fa
 def _config_files(experiment: Experiment) -> Iterable[ConfigFile]:
     """Yield every YAML file that was composed, with the directory that it came from."""
     directories = [Path(directory) for directory in experiment.directories]
-    origins = {directory: _origin(directory, directories) for directory in directories}
+    named = [Path(each).resolve() for each in os.environ.get("TUNERUN_CONF", "").split(os.pathsep) if each]
+    # Of a user's directory the record has the option that named it and its last folder, not where it is.
+    origins = {each: f"{'TUNERUN_CONF' if each in named else '--config-dir'} {each.name}" for each in directories}
+    origins |= {each: "conf" for each in directories if each == Path("conf").resolve()}
+    # The shipped directory is the last one; an experiment from a record was composed from none.
+    origins |= dict.fromkeys(directories[-1:], "tunerun")
     for name, text in sorted(experiment.files.items()):
         file = Path(name)
         directory = next(each for each in directories if file.is_relative_to(each))
         yield ConfigFile(file.relative_to(directory).as_posix(), origins[directory], _kept(text))
-
-
-def _origin(directory: Path, directories: Sequence[Path]) -> str:
-    named = [Path(each).resolve() for each in os.environ.get("TUNERUN_CONF", "").split(os.pathsep) if each]
-    if directory == directories[-1]:
-        return "tunerun"
-    if directory == Path("conf").resolve():
-        return "conf"
-    return f"{'TUNERUN_CONF' if directory in named else '--config-dir'} {directory.name}"
 
 
 def _metric_files(trials: Sequence[Trial]) -> Iterable[ConfigFile]:
@@ -86,42 +82,34 @@ def _data_files(trials: Sequence[Trial]) -> Iterable[DataFile]:
     uses: dict[str, dict[str, None]] = {}
     licenses: dict[str, str | None] = {}
     for trial in {id(t.config.dataset): t for t in trials}.values():
-        for path, use in _uses(trial.config.dataset):
+        dataset = trial.config.dataset
+        used = [(dataset.path, "training")]
+        for name, held_out in (("validation", dataset.validation), ("test", dataset.test)):
+            if held_out.path is not None or held_out.fraction:
+                used.append((held_out.path or dataset.path, name))
+        for path, use in used:
             uses.setdefault(path, {})[use] = None
-            licenses.setdefault(path, trial.environment.get("dataset.license", trial.config.dataset.license))
-    stored = {path: text for t in trials for path, text in _stored_paths(t)}
+            licenses.setdefault(path, trial.environment.get("dataset.license", dataset.license))
+    # A path from an environment variable is recorded as the interpolation, as in the stored config.
+    stored: dict[str, str] = {}
+    for trial in trials:
+        for key in FILES_OF_ROWS:
+            if (text := trial.environment.get(key)) and (path := dotted_keys.get(trial.config, key)) is not None:
+                stored[path] = text
     names = own_names(stored.get(path, path) for path in uses)
     for path, used_for in uses.items():
         file = Path(path)
         if file.is_file():
             name = names[stored.get(path, path)]
-            with file.open("rb") as content:
-                sha256 = hashlib.file_digest(content, "sha256").hexdigest()
-            yield DataFile(name, sha256, file.stat().st_size, tuple(used_for), licenses[path])
-
-
-def _uses(dataset: DatasetSection) -> Iterable[tuple[str, str]]:
-    yield dataset.path, "training"
-    for name, held_out in (("validation", dataset.validation), ("test", dataset.test)):
-        if held_out.path is not None:
-            yield held_out.path, name
-        elif held_out.fraction:
-            yield dataset.path, name
-
-
-def _stored_paths(trial: Trial) -> Iterable[tuple[str, str]]:
-    """Yield paths that came from environment variables, each with the interpolation that is stored instead."""
-    dataset, given = trial.config.dataset, trial.environment
-    for key, path in (("", dataset.path), (".validation", dataset.validation.path), (".test", dataset.test.path)):
-        if path is not None and (text := given.get(f"dataset{key}.path")):
-            yield path, text
+            yield DataFile(name, digest_of_file(file), file.stat().st_size, tuple(used_for), licenses[path])
 
 
 def _base_models(trials: Sequence[Trial], cache: Path) -> Iterable[BaseModelFacts]:
     """Yield each base model once, by its content."""
     for trial in {t.ingredients["model"]: t for t in trials}.values():
+        # `stored` has interpolations where `model` has the environment's texts; only `stored` may be recorded.
         model, stored = trial.config.model, trial.base_model
-        known = BaseModelFacts(
+        facts = BaseModelFacts(
             name=_own_name(stored.name),
             identity=trial.ingredients["model"],
             source=_own_name(stored.source),
@@ -131,29 +119,26 @@ def _base_models(trials: Sequence[Trial], cache: Path) -> Iterable[BaseModelFact
             found = None if trial.capabilities.is_hosted else base_model.find(model.reference(), cache, ask_hub=False)
         except BaseModelError:  # deleted since it was planned; training will report it
             found = None
-        yield known if found is None else _with_files(known, found, stored, model.package, cache)
-
-
-def _with_files(
-    known: BaseModelFacts, found: base_model.FoundModel, stored: BaseModelRef, package: str | None, cache: Path
-) -> BaseModelFacts:
-    files = [FileFacts(f.name, file_digest.sha256(f, cache), f.stat().st_size) for f in base_model.files(found)]
-    carried = None
-    if package is not None and found.origin.startswith("package "):
-        with contextlib.suppress(PackageNotFoundError):
-            carried = version(package)
-    if found.path is not None and found.path.is_file() and carried is None:
-        # A file outside of a package is recorded under its stored source, as its name may come from the environment.
-        files = [replace(each, name=known.source) for each in files]
-    is_prepared = prepared_model.model_folder(found, cache) is not None
-    return replace(
-        known,
-        revision=found.commit,
-        package=None if carried is None else f"{stored.package}=={carried}",
-        license=known.license or (None if found.path is None else model_facts.stated_license(found.path)),
-        files=tuple(files),
-        chat_format=asdict(prepared_model.read_chat_format(found, cache)) if is_prepared else {},
-    )
+        if found is None:
+            yield facts
+            continue
+        files = [FileFacts(f.name, file_digest.sha256(f, cache), f.stat().st_size) for f in base_model.files(found)]
+        package_version = None
+        if model.package is not None and found.origin.startswith("package "):
+            with contextlib.suppress(PackageNotFoundError):
+                package_version = version(model.package)
+        if found.path is not None and found.path.is_file() and package_version is None:
+            # Without a package, the file has its stored source as name: its own may come from the environment.
+            files = [replace(each, name=facts.source) for each in files]
+        is_prepared = prepared_model.model_folder(found, cache) is not None
+        yield replace(
+            facts,
+            revision=found.commit,
+            package=None if package_version is None else f"{stored.package}=={package_version}",
+            license=facts.license or (None if found.path is None else model_facts.stated_license(found.path)),
+            files=tuple(files),
+            chat_format=asdict(prepared_model.read_chat_format(found, cache)) if is_prepared else {},
+        )
 
 
 def _own_name(text: str) -> str:

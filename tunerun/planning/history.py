@@ -41,10 +41,6 @@ class History:
         """The number of times that `--fresh` restarted every trial under this name."""
         return 0 if self.newest is None else int(self.newest.document.get("round", 0))
 
-    def seconds_per_token(self, backend: str, model: str) -> float | None:
-        """Return training seconds per token of a base model's successful jobs on a backend; None: there are none."""
-        return self.rates.get((backend, model))
-
     @cached_property
     def newest_trials(self) -> list[TrialRecord]:
         """The trials of the newest sweep; read on first use, because there may be thousands."""
@@ -54,21 +50,12 @@ class History:
             return ledger.trials(self.newest.id)
 
     @cached_property
-    def _answered(self) -> frozenset[tuple[str, str, str]]:
+    def answered_by_baselines(self) -> frozenset[tuple[str, str, str]]:
+        """What baselines of any sweep have answered, as keyed: subject, digest of the held-out set, answer method."""
         if not self.path.exists():
             return frozenset()
         with Ledger.open_read_only(self.path) as ledger:
             return ledger.answered_by_baselines()
-
-    def is_answered(self, subject: str, held_out: str, method: str) -> bool:
-        """Return whether some sweep of the ledger has a baseline's answers to a held-out set.
-
-        Args:
-            subject: of the baseline.
-            held_out: digest of the held-out set.
-            method: how they are obtained, as the ledger keys answers.
-        """
-        return (subject, held_out, method) in self._answered
 
     def baseline_tokens(self, sweep: str) -> int | None:
         """Return the tokens planned for a sweep's baselines when it was frozen; None: it is not frozen."""
@@ -85,12 +72,12 @@ class History:
         """
         if not any(state is JobState.SUCCEEDED for state in self.states.values()):
             return None
+        # A sweep without a successful trial has no result that a change of the data could make incomparable.
         with Ledger.open_read_only(self.path) as ledger:
             for sweep in reversed(self.sweeps):
                 trials = ledger.trials(sweep.id) if sweep.id != other_than else ()
-                if (
-                    first := next((t for t in trials if self.states.get(t.key) is JobState.SUCCEEDED), None)
-                ) is not None:
+                first = next((t for t in trials if self.states.get(t.key) is JobState.SUCCEEDED), None)
+                if first is not None:
                     return sweep, first
         return None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,34 +94,22 @@ def planned_judges(
         return ()
     if is_repeated:
         return tuple(PlannedJudge(metric, 0, 0.0, 0.0, None) for metric in metrics)
-    samples = [sample_of(metric) for metric in metrics]
-    if not ledger.exists():
-        return tuple(_planned(m, s, trials, baselines, None) for m, s in zip(metrics, samples, strict=True))
-    with Ledger.open_read_only(ledger) as opened:
-        return tuple(_planned(m, s, trials, baselines, opened) for m, s in zip(metrics, samples, strict=True))
-
-
-def _planned(
-    metric: JudgedMetric,
-    sample: Sample | None,
-    trials: Sequence[Trial],
-    baselines: Sequence[PlannedBaseline],
-    ledger: Ledger | None,
-) -> PlannedJudge:
-    lengths = list(_lengths(metric, trials, baselines, ledger))
-    if sample is not None:
-        measured = {} if ledger is None else ledger.agreements([metric.identity])
-        if (metric.identity, sample.sha256) not in measured:
-            items = {each.item: each.characters for each in sample.judged}
-            known = {} if ledger is None else ledger.ratings(metric.identity, items)
-            lengths += [(length, length) for item, length in items.items() if item not in known]
-    return PlannedJudge(
-        metric,
-        len(lengths),
-        sum(usd_of(metric, likely) for likely, _ in lengths),
-        sum(usd_at_most(metric, most) for _, most in lengths),
-        sample,
-    )
+    judges = []
+    with ExitStack() as stack:
+        opened = stack.enter_context(Ledger.open_read_only(ledger)) if ledger.exists() else None
+        for metric in metrics:
+            sample = sample_of(metric)
+            lengths = list(_lengths(metric, trials, baselines, opened))
+            measured = {} if opened is None else opened.agreements([metric.identity])
+            # The agreement with a sample is measured once for a judge and the sample's content.
+            if sample is not None and (metric.identity, sample.sha256) not in measured:
+                items = {each.item: each.characters for each in sample.judged}
+                rated = {} if opened is None else opened.ratings(metric.identity, items)
+                lengths += [(length, length) for item, length in items.items() if item not in rated]
+            usd = sum(usd_of(metric, likely) for likely, _ in lengths)
+            most = sum(usd_at_most(metric, most) for _, most in lengths)
+            judges.append(PlannedJudge(metric, len(lengths), usd, most, sample))
+    return tuple(judges)
 
 
 def _lengths(
@@ -129,8 +118,8 @@ def _lengths(
     """Yield for each call the likely and the maximum number of characters that are judged."""
     by_subject = {each.subject: each for each in baselines}
     # Trials of one key and baselines of several trials are judged once, and so are equal answers.
-    done: set[tuple[str, str, str]] = set()
-    seen: set[str] = set()
+    counted: set[tuple[str, str, str]] = set()
+    counted_items: set[str] = set()
     for trial in trials:
         held_out = trial.validation
         if held_out is None:
@@ -140,9 +129,9 @@ def _lengths(
         for subject in (trial.key, *(each.subject for each in own)):
             of_key = (subject, held_out.digest, trial.answer_method)
             # A comparison is made with the base model's answers, so those are not compared themselves.
-            if of_key in done or (metric.compares and subject == base):
+            if of_key in counted or (metric.compares and subject == base):
                 continue
-            done.add(of_key)
+            counted.add(of_key)
             rated = rated_by(metric.identity, trial.answer_method)
             if ledger is not None and ledger.answered_at(subject, held_out.digest, rated) is not None:
                 continue
@@ -151,16 +140,18 @@ def _lengths(
                 None if ledger is None or base is None else ledger.answers(base, held_out.digest, trial.answer_method)
             )
             if answers is None or ledger is None or (metric.compares and of_base is None):
-                yield from _unknown(metric, held_out.examples, trial)
+                yield from _lengths_without_answers(metric, held_out.examples, trial)
                 continue
             rows = judged_rows(metric, held_out.examples, answers.texts, of_base.texts if of_base else None)
-            items = {each.item: each.characters for row in rows for each in row if each.item not in seen}
-            seen |= items.keys()
-            known = ledger.ratings(metric.identity, items)
-            yield from ((length, length) for item, length in items.items() if item not in known)
+            items = {each.item: each.characters for row in rows for each in row if each.item not in counted_items}
+            counted_items |= items.keys()
+            rated_items = ledger.ratings(metric.identity, items)
+            yield from ((length, length) for item, length in items.items() if item not in rated_items)
 
 
-def _unknown(metric: JudgedMetric, examples: Sequence[Example], trial: Trial) -> Iterator[tuple[float, float]]:
+def _lengths_without_answers(
+    metric: JudgedMetric, examples: Sequence[Example], trial: Trial
+) -> Iterator[tuple[float, float]]:
     """Yield lengths for answers that do not exist yet: likely as long as the expected ones, at most as allowed."""
     most = trial.config.evaluation.generation.max_output_tokens * _CHARACTERS_PER_TOKEN
     answers = 2 if metric.compares else 1  # a comparison shows two answers, and is made in both orders

@@ -62,22 +62,59 @@ def measurement_plan(
     metrics = resolve(evaluation)
     require_packages(metrics)
     choices = choices_of(evaluation.choices, training) if evaluation.metrics else ()
-    needs = {metric.asks for metric in metrics}
     if not capabilities.measures_losses:
-        _check_likelihoods(metrics, choices, capabilities)
+        # Choices need likelihoods too: a model's answer is the choice with the smallest loss.
+        cannot = f"the backend {capabilities.kind} cannot score the likelihood of an answer"
+        problems = [
+            f"evaluation.metrics: {metric.name} needs the loss of expected answers, and {cannot}; remove it"
+            for metric in metrics
+            if metric.asks is Asks.LOSSES
+        ]
+        if choices:
+            problems.append(f"evaluation.choices: {cannot}; set evaluation.choices=null")
+        if problems:
+            raise ConfigError(problems)
     files = code_files(metrics)
     generation = evaluation.generation
     answer_method = asked_by(GenerateOptions(generation.max_output_tokens, generation.temperature), choices)
+    needs = {metric.asks for metric in metrics}
     methods = [*([answer_method] if Asks.ANSWERS in needs else []), *([LOSSES] if Asks.LOSSES in needs else [])]
     expected = [example.output for example in validation.examples] if validation else []
     notes = [
         *(f"evaluation.metrics: {f.path.name} (sha256 {f.sha256[:12]}) is code that runs here" for f in files),
-        *_notes_on_choices(evaluation, choices, expected),
-        *_unsuited(metrics, expected),
+        *_notes(evaluation, metrics, choices, expected),
     ]
-    if evaluation.stop_early and (reason := why_never_early(metrics)):
-        notes.append(f"evaluation.stop_early: every trial answers all held-out rows, because {reason}")
     return MeasurementPlan(answer_method, tuple(methods), choices, tuple(files), tuple(notes))
+
+
+def _notes(
+    evaluation: Evaluation, metrics: Sequence[Metric], choices: Sequence[str], expected: Sequence[str]
+) -> Iterator[str]:
+    """Yield notes on outputs that cannot be right or be scored, and on early stopping that will not happen."""
+    if choices:
+        source = "different outputs of the training examples" if evaluation.choices == "auto" else "choices"
+        yield (
+            f"evaluation.choices: a model's answer is the likeliest of {len(choices)} {source}; nothing is generated, "
+            "so every answer is one of them"
+        )
+        possible = {choice.strip() for choice in choices}
+        if outside := sum(output.strip() not in possible for output in expected):
+            yield (
+                f"evaluation.choices: {outside:,} of {len(expected):,} held-out outputs are not among the choices; no "
+                "model can get them right"
+            )
+    for metric in metrics:
+        if not isinstance(metric, MetricModel):
+            continue  # a metric of the user's own code, which a plan does not execute
+        reasons = {row: why for row, text in enumerate(expected, start=1) if (why := metric.unsuited(text))}
+        if reasons:
+            row, why = next(iter(reasons.items()))
+            yield (
+                f"evaluation.metrics: {metric.name} cannot score {len(reasons):,} of {len(expected):,} held-out "
+                f"outputs; they count as wrong; held-out example {row} {why}"
+            )
+    if evaluation.stop_early and (reason := why_never_early(metrics)):
+        yield f"evaluation.stop_early: every trial answers all held-out rows, because {reason}"
 
 
 def choices_of(choices: Sequence[str] | None, training: ExampleSet) -> tuple[str, ...]:
@@ -133,46 +170,3 @@ def why_never_early(metrics: Sequence[Metric]) -> str:
     if metric.unit not in RANGES:  # the test needs differences as shares of the largest possible one
         return f"{metric.name} decides, whose scores are unbounded: give it the unit share or hundred"
     return ""
-
-
-def _check_likelihoods(metrics: Sequence[Metric], choices: Sequence[str], capabilities: Capabilities) -> None:
-    cannot = f"the backend {capabilities.kind} cannot score the likelihood of an answer"
-    problems = [
-        f"evaluation.metrics: {metric.name} needs the loss of expected answers, and {cannot}; remove it"
-        for metric in metrics
-        if metric.asks is Asks.LOSSES
-    ]
-    if choices:
-        problems.append(f"evaluation.choices: {cannot}; set evaluation.choices=null")
-    if problems:
-        raise ConfigError(problems)
-
-
-def _notes_on_choices(evaluation: Evaluation, choices: Sequence[str], expected: Sequence[str]) -> Iterator[str]:
-    if not choices:
-        return
-    source = "different outputs of the training examples" if evaluation.choices == "auto" else "choices"
-    yield (
-        f"evaluation.choices: a model's answer is the likeliest of {len(choices)} {source}; nothing is generated, so "
-        "every answer is one of them"
-    )
-    known = {choice.strip() for choice in choices}
-    if outside := sum(output.strip() not in known for output in expected):
-        yield (
-            f"evaluation.choices: {outside:,} of {len(expected):,} held-out outputs are not among the choices; no "
-            "model can get them right"
-        )
-
-
-def _unsuited(metrics: Sequence[Metric], expected: Sequence[str]) -> Iterator[str]:
-    """Yield a note for each metric that cannot score some of the expected answers."""
-    for metric in metrics:
-        if not isinstance(metric, MetricModel):
-            continue
-        reasons = {row: why for row, text in enumerate(expected, start=1) if (why := metric.unsuited(text))}
-        if reasons:
-            row, why = next(iter(reasons.items()))
-            yield (
-                f"evaluation.metrics: {metric.name} cannot score {len(reasons):,} of {len(expected):,} held-out "
-                f"outputs; they count as wrong; held-out example {row} {why}"
-            )

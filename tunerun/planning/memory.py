@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -111,19 +111,10 @@ class PlannedMemory:
         )
 
     def _advice(self) -> str:
-        """The smallest change of settings that would fit."""
-        fitting = [text for text, work in self._smaller() if self._needs(work) <= CLOSE * self._room]
-        if not fitting:
-            return "choose a smaller base model, or a machine with more memory"
-        return f"set {fitting[0]}"
-
-    def _smaller(self) -> Iterator[tuple[str, Workload]]:
-        """Yield settings that need less memory: each change alone first, then all changes so far combined.
-
-        The changes are ordered by their side effects: the first two only take longer, the others change the numbers.
-        """
-        work, settings = self.work, list[str]()
-        steps: list[tuple[str, dict[str, Any], bool]] = [
+        """The smallest change of settings that would fit: each change alone first, then all changes so far combined."""
+        work = self.work
+        # Ordered by their side effects: the first two only take longer, the others change the numbers.
+        changes: list[tuple[str, dict[str, Any], bool]] = [
             ("backend.micro_batch=1", {"rows": 1}, work.rows > 1),
             ("backend.gradient_checkpointing=true", {"gradient_checkpointing": True}, not work.gradient_checkpointing),
             ("backend.precision=bf16", {"number_format": BFLOAT16}, work.number_format != BFLOAT16),
@@ -133,13 +124,14 @@ class PlannedMemory:
                 self.device == "cuda" and not work.is_quantised,
             ),
         ]
-        alone = [(text, replace(work, **change)) for text, change, is_more in steps if is_more]
-        yield from alone
-        for text, change, is_more in steps:
-            if is_more:
-                settings.append(text)
-                work = replace(work, **change)
-                yield " ".join(settings), work
+        possible = [(text, change) for text, change, is_possible in changes if is_possible]
+        candidates = [(text, replace(work, **change)) for text, change in possible]
+        for count, (_, change) in enumerate(possible, start=1):
+            work = replace(work, **change)
+            candidates.append((" ".join(text for text, _ in possible[:count]), work))
+        fitting = (text for text, smaller in candidates if self._needs(smaller) <= CLOSE * self._room)
+        setting = next(fitting, None)
+        return f"set {setting}" if setting else "choose a smaller base model, or a machine with more memory"
 
     def to_json(self) -> dict[str, Any]:
         """Return the estimate as `plan --json` prints it, in bytes."""

@@ -187,33 +187,35 @@ class Sources:
         """
         if self.capabilities(config).is_hosted:
             return None
-        return self._once(("model", config.model), lambda: self._find(config))
 
-    def _find(self, config: TrialConfig) -> FoundModel | None:
-        try:
-            found = find(config.model.reference(), self._cache, ask_hub=self._needs_base_model)
-        except BaseModelError as error:
-            if self._needs_base_model:
-                raise
-            self.warn(f"{error}; tokens are estimated, and none is known to be a control token")
-            return None
-        except MissingPackageError as error:  # a plan needs no extra; `run` refuses before the first job
-            self.warn(f"model: {error}; until then it is not known which commit of {config.model.source} a run uses")
-            found = find(config.model.reference(), self._cache, ask_hub=False)
-        if found.path is None and found.commit is not None:
-            self.warn(f"model: {config.model.source} is not on this machine; a run fetches {found.commit}")
-        if not found.facts.has_end_token:
-            self.warn(
-                f"model: {config.model.name} names no end token, so its answers end at "
-                "evaluation.generation.max_output_tokens, and what follows an answer counts; choose a base model "
-                "with one, or set eos_token in its tokenizer_config.json"
-            )
-        if found.facts.has_experts:
-            self.warn(
-                f"model: {config.model.name} is a mixture of experts; experts that are stored as one tensor get no "
-                "adapter, and the tuned model's tunerun.json lists them under without_adapter"
-            )
-        return found
+        def look_up() -> FoundModel | None:
+            try:
+                found = find(config.model.reference(), self._cache, ask_hub=self._needs_base_model)
+            except BaseModelError as error:
+                if self._needs_base_model:
+                    raise
+                self.warn(f"{error}; tokens are estimated, and none is known to be a control token")
+                return None
+            except MissingPackageError as error:  # a plan needs no extra; `run` refuses before the first job
+                source = config.model.source
+                self.warn(f"model: {error}; until then it is not known which commit of {source} a run uses")
+                found = find(config.model.reference(), self._cache, ask_hub=False)
+            if found.path is None and found.commit is not None:
+                self.warn(f"model: {config.model.source} is not on this machine; a run fetches {found.commit}")
+            if not found.facts.has_end_token:
+                self.warn(
+                    f"model: {config.model.name} names no end token, so its answers end at "
+                    "evaluation.generation.max_output_tokens, and what follows an answer counts; choose a base model "
+                    "with one, or set eos_token in its tokenizer_config.json"
+                )
+            if found.facts.has_experts:
+                self.warn(
+                    f"model: {config.model.name} is a mixture of experts; experts that are stored as one tensor get no "
+                    "adapter, and the tuned model's tunerun.json lists them under without_adapter"
+                )
+            return found
+
+        return self._once(("model", config.model), look_up)
 
     def identity(self, config: TrialConfig) -> str:
         """Return the identity of a base model's weights, as in trial keys; for a hosted model its backend and name."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,9 +17,8 @@ from tunerun.errors import ConfigError, InputError
 from tunerun.job import JobState, TuningHyperparameters, TuningRequest, in_common
 from tunerun.ledger import Spending
 from tunerun.planning import checks
-from tunerun.planning.advice import notes_on_rates
 from tunerun.planning.baselines import PlannedBaseline, groups_of, planned_baselines
-from tunerun.planning.changes import MAX_EXPLAINED, Change, broken_comparison, changes
+from tunerun.planning.changes import broken_comparison, changes
 from tunerun.planning.document import sweep_document, sweep_id
 from tunerun.planning.history import History, read_history
 from tunerun.planning.judging import documents_of, notes_on_judges, planned_judges
@@ -83,19 +82,19 @@ def _planned(
 ) -> Plan:
     sources = Sources(experiment, progress=progress, recorded=recorded)
     points = experiment.points or (_only_point(experiment),)
-    made, destination = _trials_and_tracking(experiment, points, sources, history, round_)
-    baselines = planned_baselines(groups_of(points, made, sources), history.is_answered)
-    trials = _related(made, baselines)
+    trials, destination = _trials_and_tracking(experiment, points, sources, history, round_)
+    baselines = planned_baselines(groups_of(points, trials, sources), history.answered_by_baselines)
+    trials = _related(trials, baselines)
     for each in baselines:
         if each.problem is not None:
             sources.warn(f"evaluation.baselines: {each.name} is omitted: {each.problem}")
-    sources.warnings.extend(_what_compares_badly(trials))
-    sources.warnings.extend(notes_on_rates(trials))
+    sources.warnings.extend(checks.notes_on_trials(trials))
     memory = planned_memory(trials, sources)
     sources.warnings.extend(line for each in memory if (line := each.warning()))
     judges = planned_judges(trials, baselines, history.path, is_repeated=bool(recorded.rerun))
     sources.warnings.extend(notes_on_judges(judges, trials))
 
+    # A rerun calls no judge: its document has the judges whose recorded judgements it takes.
     judges_document = recorded.judges if recorded.rerun else trials[0].as_stored(documents_of(judges))
     document = {
         **sweep_document(experiment, trials, sources, round_),
@@ -107,12 +106,13 @@ def _planned(
     sweep = sweep_id(experiment.name, trials, document)
     # A new round of the same name changes every key on purpose: there is nothing to explain or to refuse.
     earlier = history.newest if round_ == history.round and history.newest and history.newest.id != sweep else None
+    is_new = sweep not in history.spending and not all(trial.done or trial.failed for trial in trials)
     compared = history.newest_result(sweep) if earlier is not None else None
     frozen_tokens = history.baseline_tokens(sweep)
     return Plan(
         experiment=experiment,
         sweep=sweep,
-        trials=trials,
+        trials=tuple(trials),
         baselines=baselines,
         tokens_exact=sources.tokens_exact,
         warnings=tuple(dict.fromkeys(sources.warnings)),
@@ -122,7 +122,7 @@ def _planned(
         settled=history.settled.get(sweep, Spending(0, 0, 0.0)),
         # Baselines that this sweep has answered count too; answers that other sweeps obtained cost nothing.
         baseline_tokens=sum(each.tokens for each in baselines) if frozen_tokens is None else frozen_tokens,
-        changes=() if earlier is None or sweep in history.spending else _changes(history, trials),
+        changes=changes(history.newest_trials, trials) if earlier is not None and is_new else (),
         incomparable=tuple(broken_comparison(*compared, document, trials[0].record().config)) if compared else (),
         recorded=recorded,
         judges=judges,
@@ -197,13 +197,14 @@ def planned_trial(number: int, point: Point, sources: Sources, history: History,
     measurement = sources.measurement(config, loaded)
     key = TrialKey.of(config, place, loaded, sources.identity(config), round_=round_)
 
+    # A branch or tag can move, so the ledger freezes the commit, and a run loads what was planned.
     frozen = sources.frozen(config)
     environment = dict(point.environment)
     if frozen.model.revision != config.model.revision:
         environment.pop("model.revision", None)  # the resolved commit replaced the environment's text
     tokens = sources.lengths(config, loaded.training).total * hyperparameters.epoch_count
     batches = math.ceil(len(loaded.training.examples) / hyperparameters.batch_size)
-    rate = history.seconds_per_token(place.kind, environment.get("model.name", config.model.name))
+    rate = history.rates.get((place.kind, environment.get("model.name", config.model.name)))
     state = history.states.get(key.digest)
     held_out = {"validation": loaded.validation, "test": loaded.test}
     return Trial(
@@ -228,7 +229,7 @@ def planned_trial(number: int, point: Point, sources: Sources, history: History,
     )
 
 
-def _related(trials: Sequence[Trial], baselines: Sequence[PlannedBaseline]) -> tuple[Trial, ...]:
+def _related(trials: Sequence[Trial], baselines: Sequence[PlannedBaseline]) -> list[Trial]:
     """Return the trials with their relations: points, baselines, equal keys and shared training runs."""
     subjects: dict[int, tuple[str, ...]] = defaultdict(tuple)
     for baseline in baselines:
@@ -239,7 +240,13 @@ def _related(trials: Sequence[Trial], baselines: Sequence[PlannedBaseline]) -> t
     for trial in trials:
         first.setdefault(trial.key, trial.number)
     # With a constant learning rate, a run of ten epochs passes through the result of five; `in_common` knows when.
-    runs = [_in_common(trial) for trial in trials]
+    # Examples are compared by their digests, which are ingredients: there may be many examples.
+    hyperparameters = {each.name for each in fields(TuningHyperparameters)}
+    runs: list[tuple[str, TuningRequest]] = []
+    for trial in trials:
+        rest = {key: value for key, value in trial.ingredients.items() if key not in hyperparameters}
+        request = replace(trial.request(), training=(), validation=())
+        runs.append((json.dumps(rest, sort_keys=True), in_common(request)))
     longest: dict[tuple[str, TuningRequest], Trial] = {}
     for trial, run in zip(trials, runs, strict=True):
         best = longest.get(run)
@@ -258,35 +265,4 @@ def _related(trials: Sequence[Trial], baselines: Sequence[PlannedBaseline]) -> t
                 prefix_of=longest[run].number if is_prefix else None,
             )
         )
-    return tuple(related)
-
-
-def _in_common(trial: Trial) -> tuple[str, TuningRequest]:
-    """What all trials of one training run share; examples enter by digest only, because there may be many."""
-    hyperparameters = {each.name for each in fields(TuningHyperparameters)}
-    rest = {key: value for key, value in trial.ingredients.items() if key not in hyperparameters}
-    request = replace(trial.request(), training=(), validation=())
-    return json.dumps(rest, sort_keys=True), in_common(request)
-
-
-def _what_compares_badly(trials: Sequence[Trial]) -> Iterator[str]:
-    if len({trial.validation.rows for trial in trials if trial.validation is not None}) > 1:
-        yield (
-            "dataset.validation: the trials are measured on different held-out rows, so points are not compared with "
-            "each other; keep the rows in a separate file, dataset.validation.path"
-        )
-    budget = trials[0].config.budget
-    if budget.max_hours is not None and any(trial.seconds is None and not trial.done for trial in trials):
-        yield (
-            "budget.max_hours: the duration of training is not known before a first trial has run; a run that reaches "
-            "the limit submits no more jobs"
-        )
-
-
-def _changes(history: History, trials: Sequence[Trial]) -> tuple[Change, ...]:
-    if all(trial.done or trial.failed for trial in trials):
-        return ()
-    earlier = history.newest_trials
-    keys = {record.key for record in earlier}
-    new = [t for t in trials if not t.done and t.same_as is None and t.key not in keys][:MAX_EXPLAINED]
-    return changes(earlier, [trial.record() for trial in new])
+    return related
