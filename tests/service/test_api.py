@@ -102,6 +102,13 @@ def test_an_answer_that_was_cut_has_the_reason_max_tokens(client: Client) -> Non
     assert answers[0] == answers[1]
 
 
+def test_a_top_p_of_zero_samples_the_likeliest_token(client: Client) -> None:
+    """topP is the share of probability to sample from, and the likeliest token always stays."""
+    greedy, free = prompt("1", maxOutputTokens=6, temperature=0), prompt("1", maxOutputTokens=6, temperature=2, topP=0)
+    base = "/models/tiny:generateContent"
+    assert client.good("POST", base, free)["candidates"] == client.good("POST", base, greedy)["candidates"]
+
+
 def test_a_request_may_be_written_as_proto3_allows(client: Client) -> None:
     """Names in snake_case, numbers as strings, null, zeros for defaults, `$alt` and the key in the query."""
     payload = {
@@ -418,15 +425,15 @@ def test_unknown_paths_are_not_found(client: Client, running: RunningService) ->
     client.refused(404, "GET", "/corpora")
     client.refused(404, "GET", "/tunedModels/%2e%2e%2fkeys.json")
     assert client.call("PUT", "/tunedModels/x").status_code == 405
-    plain = httpx.get(f"{running.address}/static/../../keys.json", trust_env=False)
+    plain = httpx.get(f"{running.address}/static/../../keys.json", trust_env=False, timeout=60)
     assert plain.status_code == 404
-    assert httpx.get(f"{running.address}/healthz", trust_env=False).text == "ok\n"
+    assert httpx.get(f"{running.address}/healthz", trust_env=False, timeout=60).text == "ok\n"
 
 
 def test_metrics_count_requests_and_tuned_models(client: Client, running: RunningService) -> None:
     """Requests by route and status, tuned models by state, in Prometheus' text format."""
     client.good("GET", "/models")
-    text = httpx.get(f"{running.address}/metrics", trust_env=False).text
+    text = httpx.get(f"{running.address}/metrics", trust_env=False, timeout=60).text
     assert 'tunerun_requests_total{method="GET",route="/v1beta/models",status="200",wire="gemini"}' in text
     assert 'tunerun_tuned_models{state="ACTIVE"}' in text
 

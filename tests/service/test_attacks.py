@@ -190,8 +190,8 @@ def test_queued_prompts_of_clients_that_hang_up_are_dropped(
 def test_unknown_http_methods_share_one_metric(running: RunningService) -> None:
     """Otherwise any caller could fill the memory with series."""
     for number in range(3):
-        httpx.request(f"ABC{number}", f"{running.address}/healthz", trust_env=False)
-    text = httpx.get(f"{running.address}/metrics", trust_env=False).text
+        httpx.request(f"ABC{number}", f"{running.address}/healthz", trust_env=False, timeout=60)
+    text = httpx.get(f"{running.address}/metrics", trust_env=False, timeout=60).text
     assert "ABC" not in text
     assert 'method="other"' in text
 
@@ -360,7 +360,7 @@ def test_a_stream_whose_client_hangs_up_ends_at_the_next_token(
     """Counted at the engine, so that it is free for others at once, and not only when the longest answer is done."""
     headers = {"authorization": f"Bearer {running.key.secret}"}
     for _ in range(20):  # some end before their client hangs up
-        with httpx.stream("POST", running.address + path, json=payload, headers=headers, trust_env=False) as response:
+        with httpx.stream("POST", running.address + path, json=payload, headers=headers, trust_env=False, timeout=60) as response:
             next(response.iter_lines())
     tokens = [answer.result().tokens for answer in answers]
     assert len(tokens) == 20

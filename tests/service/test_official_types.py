@@ -110,7 +110,7 @@ def test_errors_are_google_rpc_status(client: Client) -> None:
             (400, "POST", "/tunedModels", {"description": 1}),
         )
     ]
-    errors.append(httpx.get(f"{client.http.base_url}models", trust_env=False).json()["error"])
+    errors.append(httpx.get(f"{client.http.base_url}models", trust_env=False, timeout=60).json()["error"])
     for error in errors:
         assert error.pop("status") in code_pb2.Code.keys()  # noqa: SIM118 - an enum's, which is no mapping
         assert error == json_format.MessageToDict(json_format.ParseDict(error, status_pb2.Status()))

@@ -29,6 +29,7 @@ def sent(words: tuple[str, ...], running: RunningService) -> httpx.Response:
         url.replace("http://127.0.0.1:8000", running.address),
         headers=headers,
         content=body and body.replace("smollm2-135m", "tiny"),
+        timeout=60,
     )
 
 

@@ -179,7 +179,7 @@ def visitor_key_works(own: RunningService) -> bool:
 def test_a_session_that_has_ended(settings: Settings, own: RunningService) -> None:
     """Pages, forms and progress ask for the key again, and nothing that was sent takes effect."""
     with RunningService(replace(settings, state=own.state.parent / "short"), session_life_s=0) as short:
-        signed_in = httpx.post(f"{short.address}/sign-in", data={"key": short.key.secret}, trust_env=False)
+        signed_in = httpx.post(f"{short.address}/sign-in", data={"key": short.key.secret}, trust_env=False, timeout=60)
         cookie = {COOKIE: re.findall(rf"{COOKIE}=([^;]+)", signed_in.headers["set-cookie"])[0]}
         with httpx.Client(base_url=short.address, cookies=cookie, trust_env=False) as http:
             assert "You are signed out" in text_of(http.get("/"))

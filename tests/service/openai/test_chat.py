@@ -92,6 +92,14 @@ def test_several_answers_have_consecutive_seeds(sdk: OpenAI) -> None:
     assert one.choices[0].message.content == three.choices[1].message.content
 
 
+def test_a_top_p_of_zero_samples_the_likeliest_token(sdk: OpenAI) -> None:
+    """Nucleus sampling always keeps one token, so the answers are the greedy one, whatever their seeds."""
+    asked: dict[str, Any] = {"model": "tiny", "messages": USER, "max_tokens": 6}
+    greedy = sdk.chat.completions.create(**asked, temperature=0)
+    narrow = sdk.chat.completions.create(**asked, temperature=2, top_p=0, n=3)
+    assert {choice.message.content for choice in narrow.choices} == {greedy.choices[0].message.content}
+
+
 def test_a_stream_adds_up_to_the_answer(sdk: OpenAI, tuned: str) -> None:
     """Each answer's role comes first and its finish reason last; the usage follows if the request asks for it."""
     asked: dict[str, Any] = {"model": tuned, "messages": USER, "logprobs": True, "top_logprobs": 2}

@@ -152,4 +152,4 @@ def _options(config: wire.GenerationConfig, defaults: Serving) -> GenerateOption
     stops = tuple(stop for stop in config.stop_sequences or () if stop)
     if len(stops) > MAX_STOP_SEQUENCES:
         raise invalid(f"{field}.stopSequences", f"{len(stops)} of them; at most {MAX_STOP_SEQUENCES} are taken")
-    return GenerateOptions(tokens, temperature, seed, top_p or 1.0, top_k, stops)
+    return GenerateOptions(tokens, temperature, seed, top_p, top_k, stops)

@@ -99,7 +99,7 @@ class Sampling(LenientObject):
             max_output_tokens=min(filter(None, limits.values()), default=serving.max_output_tokens),
             temperature=temperature,
             seed=seed,
-            top_p=top_p or 1.0,
+            top_p=top_p,  # 0 too, which keeps the likeliest token alone: "the tokens with top_p probability mass"
             top_k=serving.top_k,
             stop_sequences=tuple(text for text in stops if text),
         )
