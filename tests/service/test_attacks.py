@@ -360,7 +360,9 @@ def test_a_stream_whose_client_hangs_up_ends_at_the_next_token(
     """Counted at the engine, so that it is free for others at once, and not only when the longest answer is done."""
     headers = {"authorization": f"Bearer {running.key.secret}"}
     for _ in range(20):  # some end before their client hangs up
-        with httpx.stream("POST", running.address + path, json=payload, headers=headers, trust_env=False, timeout=60) as response:
+        with httpx.stream(
+            "POST", running.address + path, json=payload, headers=headers, trust_env=False, timeout=60
+        ) as response:
             next(response.iter_lines())
     tokens = [answer.result().tokens for answer in answers]
     assert len(tokens) == 20

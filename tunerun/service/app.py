@@ -83,6 +83,10 @@ class Settings:
 class Service:
     """Everything a running service consists of; the constructor prepares the base models.
 
+    Args:
+        settings: the settings.
+        answerer: the class that queues prompts at the engines; tests count the prompts in a subclass.
+
     Raises:
         ConfigError: an allowed host or origin is invalid, or a sweep's tuned model has the name of one that the service
             has created.
@@ -90,7 +94,7 @@ class Service:
         LedgerError: the state cannot be opened.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, answerer: type[Answerer] = Answerer) -> None:
         # Engines of this machine share its memory: one for each base model that answers, and those that tune here.
         tuning_here = settings.workers.count if registry.are_here(settings.workers) else 0
         chosen = EngineSettings(
@@ -100,10 +104,11 @@ class Service:
         def engines(workers: Workers = DEFAULT) -> LocalBackend:
             return LocalBackend(settings.state, settings.cache, chosen, keep_cancelled=True, workers=workers)
 
+        # Options first: a mistake in one is reported before minutes are spent on converting base models.
         self._hosts = Hosts(settings.allowed_hosts)
         self._origins = Origins(settings.allowed_origins)
         private_folder(settings.state)
-        self.answerer = Answerer(settings.models, engines)
+        self.answerer = answerer(settings.models, engines)
         self.answerer.prepare()
         tuning = engines(settings.workers)
         tuning.prepare(settings.models)
@@ -162,7 +167,7 @@ class Service:
 
         @app.get("/healthz", include_in_schema=False)
         def healthz() -> PlainTextResponse:
-            self.state.counts()  # fails if the database cannot be read
+            self.state.counts()  # raises a LedgerError, which is answered with 503, if the database cannot be read
             if not (self.tuner.is_alive and self.answerer.is_alive):
                 return PlainTextResponse("the queue or the answers have ended\n", Code.UNAVAILABLE.http_status)
             return PlainTextResponse("ok\n")

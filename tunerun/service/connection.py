@@ -41,6 +41,7 @@ class Connection(H11Protocol):
 
     def _await_request(self) -> None:
         def close_if_idle() -> None:
+            # The timer of a request also runs while it is answered, and a stream may take longer than the timeout.
             is_answering = bool(self.cycle) and not self.cycle.response_complete
             if not is_answering:
                 self.transport.close()

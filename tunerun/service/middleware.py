@@ -123,6 +123,7 @@ class Middleware:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 request_id = scope["state"]["request_id"].encode()
+                # nosniff: a browser must not take an answer or an uploaded file for a page or a script.
                 headers = [(b"x-content-type-options", b"nosniff"), (b"x-request-id", request_id)]
                 headers += [(b"connection", b"close")] if closes else []
                 headers += [] if wire is None else self._origins.headers(scope)
@@ -140,6 +141,7 @@ class Middleware:
             parameters = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
             check_parameters(parameters)
             closes = header(scope, b"expect") is not None  # such a client may never send the body
+            # Before the key is required: a browser never sends credentials with a preflight.
             if wire is not None and (allowed := self._origins.preflight(scope)) is not None:
                 response = Response(status_code=204)
                 response.raw_headers.extend(allowed)
@@ -183,10 +185,12 @@ class Middleware:
             limit = self._max_body_bytes if scope["path"] == UPLOAD_PATH else min(MAX_FORM_BYTES, self._max_body_bytes)
         elif scope["path"] == SIGN_IN_PATH:
             limit = MAX_SIGN_IN_BYTES
-        else:  # the caller is not authenticated, so the application does not get the body
+        else:  # the caller is not authenticated, so the application gets neither the body nor the headers about it
             scope["headers"] = [pair for pair in scope["headers"] if not pair[0].startswith(b"content-")]
             return _replayed(b"", receive)
 
+        # A declared length over the limit is refused before anything is read. int() raises a ValueError for more than
+        # 4,300 digits, so longer texts than any length are not parsed; h11 refuses them.
         length = header(scope, b"content-length") or b""
         size = int(length) if length.isdigit() and len(length) < 20 else 0
         content, is_whole = bytearray(), False
@@ -221,7 +225,7 @@ class Middleware:
         fields = {
             "wire": wire_name,
             "method": scope["method"],
-            "path": scope["path"],
+            "path": scope["path"],  # without the query, which has the texts of filters
             "status": status,
             "ms": round(1000 * seconds, 1),
             "key": key.id if key is not None else None,

@@ -22,6 +22,7 @@ _ORIGIN = re.compile(
     r"https?://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?|(?:[a-z][a-z0-9+.-]*-extension|app)://[a-z0-9-]+"
 )
 _METHODS = b"GET, POST, PATCH, DELETE"
+# Without this list a page cannot read them (Fetch standard); the SDKs need the first three to report and to retry.
 _EXPOSED = b"x-request-id, retry-after, x-should-retry, x-tunerun-ignored, x-tunerun-warning, warning"
 _HEADER_NAMES = re.compile(rb"[a-z0-9!#$%&'*+.^_`|~-]+(?:[ \t]*,[ \t]*[a-z0-9!#$%&'*+.^_`|~-]+)*", re.IGNORECASE)
 
@@ -68,6 +69,7 @@ class Origins:
         # Any well-formed names: clients send x-stainless-* and x-goog-* headers, and each version sends more of them.
         if _HEADER_NAMES.fullmatch(wanted):
             allowed.append((b"access-control-allow-headers", wanted))
+        # Private Network Access: Chromium asks before a page of the internet calls an address of this network.
         if header(scope, b"access-control-request-private-network") == b"true":
             allowed.append((b"access-control-allow-private-network", b"true"))
         return allowed

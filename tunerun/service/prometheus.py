@@ -23,6 +23,8 @@ class ServiceMetrics:
     """
 
     def __init__(self, state: State, tuner: Tuner, answerer: Answerer) -> None:
+        # Not prometheus_client's global registry: a second service in the process would register its names again, which
+        # raises a ValueError.
         self._registry = CollectorRegistry()
         self._registry.register(_Now(state, tuner, answerer))
         self._requests = Counter(
@@ -54,6 +56,8 @@ class ServiceMetrics:
 
 
 class _Now(Collector):
+    # Read when Prometheus scrapes: a gauge that each change of the queue had to set could miss one, such as a crash.
+
     def __init__(self, state: State, tuner: Tuner, answerer: Answerer) -> None:
         self._state = state
         self._tuner = tuner

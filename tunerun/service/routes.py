@@ -27,6 +27,7 @@ MAX_IGNORED_CHARACTERS = 40
 
 Ignored = Annotated[Any, Field(description="Accepted and not used.")]
 
+# A context variable, because FastAPI calls pydantic's validators without the request.
 _ignored: ContextVar[list[str] | None] = ContextVar("ignored", default=None)
 
 
@@ -37,7 +38,7 @@ class WireRoute(APIRoute):
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         """Whether the request is of this wire and of this route."""
-        wire: Wire | None = scope["state"]["wire"]
+        wire: Wire | None = scope["state"]["wire"]  # both wires have `/v1/models`
         return super().matches(scope) if wire is not None and wire.name == self.wire else (Match.NONE, {})
 
 

@@ -21,10 +21,13 @@ from tunerun.service.core.problems import Code, ServiceError
 
 LOCALHOST = "localhost"
 
+# Headers that decide who calls, what the body is and where it ends. Of two different ones, a proxy may check one and
+# this service use the other.
 _SINGLE = frozenset(
     {b"authorization", b"content-length", b"content-type", b"cookie", b"host", b"origin", b"transfer-encoding"}
     | {b"api-key", b"x-goog-api-key"}
 )
+# 253 characters: the 255 octets of RFC 1035, 2.3.4, written as text.
 _NAME = re.compile(r"[a-z0-9]([a-z0-9._-]{0,251}[a-z0-9])?")
 _HOST = re.compile(r"(?:\[(?P<v6>[0-9a-f:.]+)\]|(?P<name>[a-z0-9._-]+))(?::[0-9]{1,5})?")
 
@@ -59,7 +62,7 @@ class Hosts:
         found = _HOST.fullmatch(header.decode("latin-1").lower())
         if found is None:
             raise ServiceError(Code.INVALID_ARGUMENT, "Host: is malformed; send the name or the address of the service")
-        name = found["v6"] or found["name"].removesuffix(".")
+        name = found["v6"] or found["name"].removesuffix(".")  # a fully qualified name may end in a dot
         if name not in self._names and not _is_address(name):
             raise ServiceError(
                 Code.INVALID_ARGUMENT,
@@ -96,7 +99,7 @@ def check_parameters(parameters: Iterable[tuple[str, str]]) -> None:
         ServiceError: a parameter is repeated.
     """
     counts = Counter(name for name, _ in parameters)
-    twice = [name[:60] for name, count in counts.items() if count > 1]
+    twice = [name[:60] for name, count in counts.items() if count > 1]  # a caller's own text: cut, and ten at most
     if twice:
         raise ServiceError(
             Code.INVALID_ARGUMENT, f"the query gives {', '.join(map(repr, twice[:10]))} more than once; send it once"
@@ -109,22 +112,19 @@ def check_proxies(addresses: Sequence[str]) -> None:
     Raises:
         ConfigError: some are neither an address nor a network; names all of them.
     """
-    wrong = [text for text in addresses if not _is_network(text)]
-    if wrong:
-        raise ConfigError([f"--proxy {text}: give its address or its network, as 10.0.0.0/8" for text in wrong])
+    problems = []
+    for text in addresses:
+        try:
+            ipaddress.ip_network(text)  # an address is a network of one
+        except ValueError:
+            problems.append(f"--proxy {text}: give its address or its network, as 10.0.0.0/8")
+    if problems:
+        raise ConfigError(problems)
 
 
 def _is_address(text: str) -> bool:
     try:
         ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _is_network(text: str) -> bool:
-    try:
-        ipaddress.ip_network(text)
     except ValueError:
         return False
     return True

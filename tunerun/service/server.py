@@ -42,6 +42,7 @@ def listening(host: str, port: int, *, allow_remote: bool) -> socket.socket:
         )
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
+    # Else a restart fails for as long as connections of the last run are in TIME_WAIT.
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
@@ -71,11 +72,11 @@ def configuration(
     """
     return uvicorn.Config(
         application,
-        lifespan="on",
+        lifespan="on",  # with uvicorn's `auto`, a queue that cannot start would go unnoticed
         http=connection,
         ws="none",
         log_config=None,
-        access_log=False,
+        access_log=False,  # the middleware writes a line for each request, without its query, which may hold a key
         server_header=False,
         proxy_headers=bool(proxies),
         forwarded_allow_ips=list(proxies),

@@ -47,6 +47,7 @@ class Wire(Protocol):
         ...
 
 
+# OpenAI's first: both have `/v1/models`, which Google's clients call with headers or parameters of their own.
 WIRES: tuple[Wire, ...] = (OPENAI, GEMINI)
 """The first wire whose `takes` is true handles a request. Requests of no wire get the last one's error envelope."""
 
@@ -58,5 +59,6 @@ def wire_taking(scope: Scope) -> Wire | None:
 
 def refusal(scope: Scope, error: ServiceError) -> tuple[int, Mapping[str, Any], Mapping[str, str]]:
     """Return the status, body and headers of a refusal, as the request's wire writes it."""
+    # The middleware has looked it up; a path of no wire has none.
     wire: Wire = scope["state"].get("wire") or WIRES[-1]
     return wire.refusal(error)

@@ -87,9 +87,13 @@ def test_older_requests_and_auto_are_resolved_in_the_job(sdk: OpenAI, training_f
         ({"method": {"type": "supervised"}, "hyperparameters": {}}, "hyperparameters"),
         ({"hyperparameters": {"n_epochs": 1.5}}, "hyperparameters.n_epochs"),
         ({"hyperparameters": {"batch_size": "all"}}, "hyperparameters.batch_size"),
-        (
-            {"method": hyperparameters(learning_rate_multiplier=0)},
-            "method.supervised.hyperparameters.learning_rate_multiplier",
+        ({"hyperparameters": {"n_epochs": 2**31 - 1, "batch_size": 1}}, "hyperparameters.n_epochs"),
+        *(
+            (
+                {"method": hyperparameters(learning_rate_multiplier=multiplier)},
+                "method.supervised.hyperparameters.learning_rate_multiplier",
+            )
+            for multiplier in (0, 1e-40)
         ),
     ],
 )

@@ -21,6 +21,7 @@ MAX_WAITING = 1000
 """Limit of queued prompts per base model. At one second each, the last one waits 16 minutes."""
 
 RETRY_AFTER_S = 10
+"""Seconds that a refused client is asked to wait. Our choice: at one second each, ten prompts are answered by then."""
 
 
 class Answerer:
@@ -110,6 +111,7 @@ class Answerer:
 
     def refuse(self) -> None:
         """Refuse queued and new prompts; running ones are completed."""
+        # First new ones, then queued ones: a prompt that came in between would wait for an engine that is closed.
         with self._asking:
             self._is_ending = True
         for engine in self.engines.values():

@@ -12,6 +12,7 @@ from tunerun.engine.token_counter import TokenCounter, token_counter
 from tunerun.errors import ConfigError
 from tunerun.job import BaseModelRef
 
+# A part of URLs: without a slash, without the colon before a method (`models/x:generateContent`), and never `..`.
 WIRE_NAME = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
 """Valid names of a base model: NAME in `models/NAME`."""
 

@@ -8,8 +8,6 @@ verbatim. A text that is itself such an object has to be sent as a cell: `{"mess
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
-from typing import Any
 
 from tunerun.dataset import read_content
 from tunerun.errors import DatasetError
@@ -39,11 +37,18 @@ class ColumnTemplate:
         Raises:
             TemplateError: the text is a row, but the template cannot be rendered with its columns.
         """
-        row = _row(text)
-        if row is None or not self._template.used("text_input", row):
+        if not text.lstrip().startswith("{"):
+            return text
+        # Read as a training file with one row, so that numbers, nulls and nesting are treated as in training.
+        try:
+            rows = read_content("contents.json", f"[{text}]".encode())
+        except DatasetError:
+            return text
+        # More than one: `{...}, {...}`, which is not an object but fits between the brackets.
+        if len(rows) != 1 or not self._template.used("text_input", rows[0].columns):
             return text
         with self._one_at_a_time:
-            return self._template.render_part("text_input", row)
+            return self._template.render_part("text_input", rows[0].columns)
 
     def system_of(self, text: str) -> str:
         """Return the system message for a prompt; empty: none.
@@ -60,15 +65,3 @@ class ColumnTemplate:
             return text
         with self._one_at_a_time:
             return system_or_none(self._template.render_part(SYSTEM, {SYSTEM: text}))
-
-
-def _row(text: str) -> Mapping[str, Any] | None:
-    """Parse a JSON object as a row of a training file, numbers as written; None: the text is not an object."""
-    if not text.lstrip().startswith("{"):
-        return None
-    # Read as a file with one row, so that numbers, nulls and nesting are treated as in training.
-    try:
-        rows = read_content("contents.json", f"[{text}]".encode())
-    except DatasetError:
-        return None
-    return rows[0].columns if len(rows) == 1 else None

@@ -24,7 +24,7 @@ ALLOW_TUNING = frozenset({TUNING_SCOPE, CLOUD_SCOPE})
 """Either scope allows the methods of tuned models, as the Gemini API's tuning guide says of its OAuth tokens."""
 
 FIRST_OWNER = "me@localhost"
-_SECRET_BYTES = 32
+_SECRET_BYTES = 32  # 256 bits cannot be guessed, however many keys a caller tries
 
 
 @dataclass(frozen=True, repr=False)
@@ -96,7 +96,8 @@ class KeyFile:
     def find(self, secret: str) -> Key | None:
         """Return the key with a secret; None: there is none."""
         valid = None
-        # All keys are compared, each in constant time, so that timing does not reveal a near match.
+        # All keys are compared, each in constant time, so that timing does not reveal a near match. As bytes:
+        # `compare_digest` refuses texts beyond ASCII, which a header may have.
         for key in self.keys():
             if hmac.compare_digest(key.secret.encode(), secret.encode("utf-8", "surrogatepass")):
                 valid = key
@@ -135,6 +136,7 @@ class KeyFile:
             return revoked
 
     def _changing(self) -> FileLock:
+        # `tunerun serve keys` may be called twice at once, or while the service starts: a key would be lost.
         self.path.parent.mkdir(parents=True, exist_ok=True)
         return FileLock(self.path.with_suffix(".lock"))
 
@@ -154,7 +156,7 @@ def _new(owner: str, scopes: Iterable[str], others: Iterable[Key]) -> Key:
 
 
 def _read(path: Path, state: os.stat_result) -> tuple[Key, ...]:
-    if stat.S_IMODE(state.st_mode) & 0o077:
+    if stat.S_IMODE(state.st_mode) & 0o077:  # refused rather than repaired, as ssh does: someone may have read it
         raise ConfigError(f"{path}: others can read it, and it holds keys; run: chmod 600 {path}")
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))["keys"]

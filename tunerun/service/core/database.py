@@ -16,6 +16,8 @@ FILE_NAME = "service.db"
 BUSY_TIMEOUT_S = 5.0
 """Seconds that a request waits if another program, such as a backup, locks the file; then it fails as UNAVAILABLE."""
 
+# AUTOINCREMENT: without it, SQLite gives the number of the newest row again once that is deleted, and the page of a
+# token would begin at another row.
 MIGRATIONS = (
     """
 CREATE TABLE tuned_model (

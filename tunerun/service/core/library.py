@@ -117,13 +117,14 @@ class Library:
 
         row = checked_row(new, base, source)
         owner = PermissionRow(row.id, secrets.token_hex(8), Grantee.USER, caller.owner, Role.OWNER)
-        # A sweep's model has no row in the database, so its id is checked here.
+        # The insert is the one write of a creation: from then on the job survives a crash, and a repeated request with
+        # the same id gets ALREADY_EXISTS. A sweep's model has no row in the database, so its id is checked here.
         created = None if row.id in self.sweep_models else self._state.create(row, new.training, owner, new.validation)
         if created is None:
             raise ServiceError(
                 Code.ALREADY_EXISTS, f"tunedModels/{row.id} exists already; choose another id, or delete it"
             )
-        self._tuner.look()
+        self._tuner.look()  # only wakes its thread: what is left to do is in the database
         return created
 
     def listed(self, listing: Listing, size: int) -> Sequence[TunedModelRow]:
@@ -212,9 +213,11 @@ class Library:
         return self._state.examples(row.key)
 
     def change(self, caller: Key, identifier: str, values: Mapping[str, Any]) -> TunedModelRow:
-        """Update the display fields and generation defaults of a tuned model.
+        """Update the display fields and generation defaults of a tuned model, and return its row.
 
         Args:
+            caller: the key of the request, which has to be a writer's.
+            identifier: the id, without `tunedModels/`.
             values: new values of `display_name`, `description`, `temperature`, `top_p`, `top_k`, `reader_projects` or
                 `metadata`, already validated by the wire.
         """
@@ -223,8 +226,13 @@ class Library:
         return self.get(caller, identifier)
 
     def delete(self, caller: Key, identifier: str) -> None:
-        """Delete a tuned model; a running or waiting job of it is cancelled."""
+        """Delete a tuned model; a running or waiting job of it is cancelled.
+
+        Raises:
+            ServiceError: the caller is not its owner, or see `get`.
+        """
         self.get(caller, identifier, Role.OWNER)
+        # Its row is deleted first, so that it answers no more; the queue then stops its job and removes its folder.
         self._state.delete(identifier)
         self._tuner.look()
 
@@ -323,6 +331,7 @@ class Library:
         self.get(caller, identifier, Role.WRITER)
         _check_role(grantee, role)
         email = None if grantee is Grantee.EVERYONE else _email(email)
+        # A fixed id for everyone: SQLite's UNIQUE takes two rows without an e-mail address for different ones.
         identity = "everyone" if email is None else secrets.token_hex(8)
         row = PermissionRow(identifier, identity, grantee, email, role)
         if not self._state.permissions.grant(row):
@@ -394,6 +403,7 @@ def _check_role(grantee: Grantee, role: Role) -> None:
 
 
 def _email(address: str | None) -> str:
+    # In lower case, as the owners of keys are, with which it is compared; 254 characters are RFC 5321's limit.
     text = (address or "").strip().lower()
     if text.count("@") != 1 or not all(text.split("@")) or len(text) > 254 or not text.isprintable() or " " in text:
         raise invalid("email", "must be an e-mail address")

@@ -116,6 +116,7 @@ class ServedModels:
             folder = next(folders, None)
             if folder is None:
                 raise not_found(f"the checkpoint of step {step} of {name}")
+            # A checkpoint answers like a finished model, also while its job continues, or after it was cancelled.
             row = replace(row, folder=folder, can_answer=True, state=ModelState.ACTIVE)
         if not row.can_answer or offered is None:
             if row.can_answer:
@@ -130,6 +131,7 @@ class ServedModels:
         of_sweep = self.library.sweep_models.get(identifier)
         if of_sweep is None:
             return ServedModel(name, offered, adapter, row.serving, identifier, warning)
+        # Checked on each call: the sweep's folders are its owner's, who may train again or delete while this serves.
         if (fault := of_sweep.fault()) is not None:
             log.error("a sweep's tuned model cannot be used", extra={"fields": {"tuned_model": row.id, "fault": fault}})
             raise _damaged(name, REMEDY)

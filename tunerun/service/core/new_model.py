@@ -88,7 +88,9 @@ def checked_row(new: NewModel, base: OfferedModel, source: TunedModelRow | None)
     """
     _check(new, base)
     now = time.time()
-    identifier = new.identifier or _identifier(new.display_name or new.suffix)
+    # Generated as Google does: the words of the display name, then random digits; 27 + 1 + 12 are the 40 of an id.
+    slug = re.sub(r"[^a-z0-9]+", "-", (new.display_name or new.suffix).lower()).strip("-0123456789")[:27].strip("-")
+    identifier = new.identifier or f"{slug or 'tuned'}-{secrets.token_hex(6)}"
     if not TUNED_MODEL_ID.fullmatch(identifier):
         raise invalid("identifier", f"{identifier[:60]!r} is not an id; {_ID_RULE}")
     key = digest([identifier, now, secrets.token_hex(16)])  # random: two equal requests are two jobs
@@ -128,7 +130,7 @@ def _check(new: NewModel, base: OfferedModel) -> None:
         value = getattr(new, name)
         if value < 1:
             raise invalid(name, f"must be 1 or more, not {value}")
-    if not LEAST_RATE <= new.learning_rate <= MAX_RATE:
+    if not LEAST_RATE <= new.learning_rate <= MAX_RATE:  # true for NaN too
         name = "learning_rate" if new.learning_rate_multiplier is None else "learning_rate_multiplier"
         raise invalid(
             name, f"gives a learning rate of {new.learning_rate:g}; it must be from {LEAST_RATE:g} to {MAX_RATE:g}"
@@ -136,9 +138,10 @@ def _check(new: NewModel, base: OfferedModel) -> None:
     if not new.training:
         raise invalid("training", "at least one example is needed")
     if new.total_steps > MAX_STEPS:
-        raise invalid("epoch_count", f"{new.total_steps:,} steps; the limit is {MAX_STEPS:,}")
+        raise invalid("epoch_count", f"gives {new.total_steps:,} steps; the limit is {MAX_STEPS:,}; choose fewer")
+    # Here, because the engine would fail at its first step, long after the client was answered.
     limit = base.context_tokens
-    if limit is None or not base.counter.exact:
+    if limit is None or not base.counter.exact:  # an estimate must not refuse what may fit
         return
     words = f"tokens including the chat format; the limit of models/{base.name} is {limit:,}; shorten it"
     refuse(
@@ -149,12 +152,6 @@ def _check(new: NewModel, base: OfferedModel) -> None:
             if tokens > limit
         ]
     )
-
-
-def _identifier(words: str) -> str:
-    """Make an id as Google does: the words of a display name, followed by random digits."""
-    slug = re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-0123456789")[:27].strip("-")
-    return f"{slug or 'tuned'}-{secrets.token_hex(6)}"
 
 
 def refuse(problems: Sequence[tuple[str, str]]) -> None:

@@ -67,6 +67,7 @@ class Permissions:
                 "UPDATE permission SET role = ? WHERE tuned_model = ? AND role = ?",
                 [Role.WRITER, identifier, Role.OWNER],
             )
+            # The new owner may have been a reader or writer, and a user has one permission.
             file.write("DELETE FROM permission WHERE tuned_model = ? AND email = ?", [identifier, new.email])
             insert(file, new)
 

@@ -126,6 +126,7 @@ def _choices(ledger: Ledger, tuned: Sequence[str], sweeps: Sequence[str], proble
         job, trial = job_and_trial(ledger, reference)
         sweep = None if job is None else ledger.newest_sweep_of_key(job.key)
         if job is not None and job.tuned_model is not None and sweep is not None and trial is not None:
+            # Sweeps share the job of equal trials; it is shown as a trial of the newest one.
             shown = next(each for each in ledger.trials(sweep.id) if each.key == job.key)
             choices.append(_Choice(f"--tuned {reference}", sweep, shown, job, job.tuned_model, trial))
         elif reference in named:
@@ -204,13 +205,25 @@ def _row(
     job, trial = choice.job, choice.trial
     settings = trial.settings.hyperparameters
     finished_at = job.finished_at or job.created_at
+
+    point, columns = label(trial.overrides), ", ".join(sorted(model.template.input_columns))
+    description = [f"{choice.words[:1].upper()}{choice.words[1:]}{f': {point}' if point else ''}."]
+    if verdict is not None:
+        advised = verdict.decision.advised
+        places = () if advised is None else verdict.points[advised].trials
+        if any(verdict.trials[place].record.number == trial.number for place in places):
+            description.append("Advised by its sweep.")
+        description.append(f"Verdict of the sweep: {verdict.sentence}")
+    description.append(
+        f"JSON with columns of its template ({columns or 'any'}) is rendered with it; other prompts are taken as text."
+    )
     return TunedModelRow(
         number=number,
         id=choice.tuned.name.rpartition("/")[2],
         key=choice.tuned.name,
         folder=choice.tuned.location,
-        display_name=f"{choice.sweep.experiment}, trial {trial.number}"[-MAX_DISPLAY_NAME:],
-        description=_description(choice, model, verdict),
+        display_name=f"{choice.sweep.experiment}, trial {trial.number}"[-MAX_DISPLAY_NAME:],  # never without its number
+        description=" ".join(description),
         base_model=base.name,
         temperature=model.generation.temperature,
         top_p=model.generation.top_p,
@@ -229,19 +242,3 @@ def _row(
         validation_loss=job.metrics.get("validation/loss"),
         base_validation_loss=job.metrics.get("validation/base_loss"),
     )
-
-
-def _description(choice: _Choice, model: CallableModel, verdict: Verdict | None) -> str:
-    point = label(choice.trial.overrides)
-    columns = ", ".join(sorted(model.template.input_columns))
-    parts = [f"{choice.words[:1].upper()}{choice.words[1:]}{f': {point}' if point else ''}."]
-    if verdict is not None:
-        advised = verdict.decision.advised
-        places = () if advised is None else verdict.points[advised].trials
-        if any(verdict.trials[place].record.number == choice.trial.number for place in places):
-            parts.append("Advised by its sweep.")
-        parts.append(f"Verdict of the sweep: {verdict.sentence}")
-    parts.append(
-        f"JSON with columns of its template ({columns or 'any'}) is rendered with it; other prompts are taken as text."
-    )
-    return " ".join(parts)

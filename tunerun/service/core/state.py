@@ -79,6 +79,7 @@ class State:
         values = asdict(model)
         values |= {name: json.dumps(values[name], ensure_ascii=False) for name in _AS_JSON}
         texts = [json.dumps([*map(_written, each)], ensure_ascii=False) for each in (examples, held_out)]
+        # One transaction: the queue, in its own thread, never sees a job without its examples.
         with self.database.transaction() as file:
             added = file.write(
                 f"INSERT OR IGNORE INTO tuned_model ({', '.join(_INSERTED)}) VALUES ({marks(_INSERTED)})",
@@ -224,6 +225,7 @@ class State:
 
     def delete(self, identifier: str) -> None:
         """Delete a tuned model; its folder stays in `leftovers` until `cleared` is called."""
+        # Examples, curve and permissions are deleted with the row, by their foreign keys.
         with self.database.transaction() as file:
             file.write("INSERT INTO leftover SELECT folder FROM tuned_model WHERE id = ?", [identifier])
             file.write("DELETE FROM tuned_model WHERE id = ?", [identifier])

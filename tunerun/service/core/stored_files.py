@@ -131,6 +131,7 @@ class StoredFiles:
                 os.close(descriptor)
         except OSError as error:
             raise _unwritten(error) from error
+        # Last, so that no row is without its file; a crash before this leaves a file that `clear` removes.
         with self._database.transaction() as database:
             number = database.insert(
                 "INSERT INTO stored_file (id, owner, name, purpose, size, created_at, expires_at) "
@@ -141,6 +142,7 @@ class StoredFiles:
 
     def find(self, owner: str, identifier: str) -> StoredFile | None:
         """Return a user's file; None: it does not exist, or has expired."""
+        # `coalesce`: a comparison with NULL, of a file that never expires, is NULL in SQL.
         rows = self._database.rows(
             "SELECT * FROM stored_file WHERE id = ? AND owner = ? AND coalesce(expires_at > ?, 1)",
             [identifier, owner, time.time()],

@@ -106,6 +106,7 @@ class Tuner:
         return len(self._state.waiting([*self._catalogue.offered], self._running_keys(), -1))
 
     def _running_keys(self) -> list[str]:
+        # A copy: the metrics are read in other threads, while the queue's thread adds and removes jobs.
         return [key for key, job in list(self._submitted.items()) if job.is_running]
 
     def start(self) -> None:
@@ -139,7 +140,7 @@ class Tuner:
         """Do everything that is due, again and again; at the end, wait until each running job has taken its step."""
         while not self._ending.is_set():
             try:
-                self._watch()
+                self._watch()  # first: jobs that have ended make room for those that are submitted below
                 self._clean_up()
                 self._submit_waiting()
                 # None: wait until `look` is called.
@@ -208,6 +209,7 @@ class Tuner:
             now = self._stored(job.model)
             if job.is_stopped or (now is not None and not (now.is_cancelling or now.is_paused)):
                 continue
+            # A deleted or cancelled job ends for good; a paused one keeps its training state.
             if now is not None and not now.is_cancelling:
                 self._engines.pause(job.ref)
             else:
@@ -234,7 +236,7 @@ class Tuner:
         return now if now is not None and now.key == model.key else None
 
     def _record_progress(self, job: _Submitted, status: JobStatus) -> None:
-        """Record a job's progress since the last poll."""
+        """Record a job's progress since the last poll: that it runs, its steps, and its complete epochs."""
         key = job.model.key
         # A job may start and end between two polls, so steps also show that it has started.
         if not job.is_running and (status.state is JobState.RUNNING or status.snapshots):
@@ -243,27 +245,24 @@ class Tuner:
         elif job.is_running and status.state is JobState.QUEUED:  # its engine died, and the next one resumes it
             self._state.stopped(key)
             job.is_running = False
-        epochs = self._epochs(job.model, status)
+
+        losses = {measured.epoch: measured.loss for measured in status.validation}
+        if job.model.keeps_epochs:
+            # An epoch is complete once its checkpoint was written: a client that sees it may call it.
+            root = self._state.folder.absolute() / TUNED_MODELS
+            complete = {c.epoch: (c.step, str(Path(c.location).relative_to(root))) for c in status.checkpoints}
+        else:
+            per_epoch = job.model.total_steps // job.model.epoch_count
+            complete = {epoch: (epoch * per_epoch, "") for epoch in losses}
+        now = time.time()
+        epochs = [
+            EpochRow(key, epoch, step, losses.get(epoch), folder, now)
+            for epoch, (step, folder) in sorted(complete.items())
+        ]
         if status.snapshots or len(epochs) > job.epochs:
             self._state.record(key, status.snapshots, epochs[job.epochs :])
             job.epochs = len(epochs)
             job.steps, self.steps = job.steps + len(status.snapshots), self.steps + len(status.snapshots)
-
-    def _epochs(self, model: TunedModelRow, status: JobStatus) -> list[EpochRow]:
-        """Return the state of a job after each complete epoch.
-
-        An epoch is complete once its checkpoint was written if the job keeps checkpoints, otherwise once its loss on
-        the held-out examples was measured.
-        """
-        losses = {measured.epoch: measured.loss for measured in status.validation}
-        per_epoch = model.total_steps // model.epoch_count
-        complete = {epoch: (epoch * per_epoch, "") for epoch in losses}
-        if model.keeps_epochs:
-            root = self._state.folder.absolute() / TUNED_MODELS
-            complete = {c.epoch: (c.step, str(Path(c.location).relative_to(root))) for c in status.checkpoints}
-        now = time.time()
-        by_epoch = sorted(complete.items())
-        return [EpochRow(model.key, n, step, losses.get(n), folder, now) for n, (step, folder) in by_epoch]
 
     def _is_to_continue(self, model: TunedModelRow, status: JobStatus) -> bool:
         """Whether to submit a stopped job again: it was paused, or its engine was lost."""

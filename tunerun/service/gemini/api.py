@@ -53,6 +53,7 @@ class RpcErrorEnvelope(BaseModel, title="ErrorEnvelope"):
     error: RpcStatus
 
 
+# Without 499: the client that it would be sent to has disconnected.
 _ERRORS: dict[int | str, dict[str, Any]] = {
     status: {
         "model": RpcErrorEnvelope,
@@ -242,6 +243,7 @@ def _tuned_models(library: Library) -> APIRouter:
     ) -> JSONResponse:
         new = read_new_model(body, tuned_model_id, library.catalogue)
         row = library.create(caller, new)
+        # The first response names the model that will be, and the steps to take; the client polls the operation.
         response = JSONResponse(wire.operation(row, library.curve(row)))
         warn(response, advice(len(new.training)))
         return response
@@ -271,7 +273,7 @@ def _tuned_models(library: Library) -> APIRouter:
     @router.delete("/tunedModels/{tuned_model}")
     def delete_tuned_model(tuned_model: str, caller: TuningCaller) -> Json:
         library.delete(caller, tuned_model)
-        return {}
+        return {}  # google.protobuf.Empty
 
     @router.post("/tunedModels/{tuned_model}:transferOwnership")
     def transfer_ownership(tuned_model: str, body: wire.TransferOwnership, caller: TuningCaller) -> Json:

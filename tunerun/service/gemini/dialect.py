@@ -37,6 +37,7 @@ class _Gemini:
         Raises:
             ServiceError: there is no key or there are two different ones, or a parameter is given in both spellings.
         """
+        # Google's services take both spellings of a name; FastAPI knows one, and two values must not pass as two names.
         named = [(to_camel(name) if "_" in name else name, value) for name, value in parameters.items()]
         check_parameters(named)
         query = dict(named)
@@ -73,6 +74,7 @@ GEMINI = _Gemini()
 
 def envelope(error: ServiceError) -> Json:
     """Return an error as the body of a response; in a stream, it is the last part."""
+    # google-genai (3.4) reads exactly `code`, `status` and `message`; the details are for people.
     error = error.renamed(field_name)
     status: Json = {
         "code": error.code.http_status,

@@ -17,7 +17,9 @@ from tunerun.service.core.records import Listing, Role, TunedModelRow
 from tunerun.service.gemini import wire
 
 PAGE, MAX_PAGE = 10, 1000
-MAX_FILTER_WORDS = 20
+"""The API's default and limit of a page: "Default 10, at most 1000" (discovery document, v1beta)."""
+
+MAX_FILTER_WORDS = 20  # our choice: each is a search through the names and descriptions of all visible models
 
 _FILTERS = {
     "owner:me": (Role.OWNER, False),
@@ -56,7 +58,9 @@ def read_page(library: Library, caller: Key, size: int, token: str, text: str) -
         ServiceError: size, token or filter is invalid.
     """
     most = page_size_of(size)
-    query = digest([caller.owner, text])[:8]  # binds a token to its list: with another filter it would skip models
+    # Binds a token to its list. The API requires all other parameters to be the same: with another filter the token
+    # would skip models.
+    query = digest([caller.owner, text])[:8]
     number, _, of = token.partition(".")
     if token and (not number.isdecimal() or len(number) > 18 or of != query):
         raise invalid(

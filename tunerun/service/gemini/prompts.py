@@ -17,6 +17,8 @@ from tunerun.service.gemini import wire
 from tunerun.tuning_guide import MOST_INPUT_CHARACTERS
 
 MAX_STOP_SEQUENCES = 5
+"""The API's limit: "The set of character sequences (up to 5)"."""
+
 TEXT = "text/plain"
 
 BEYOND_THE_GUIDE = (
@@ -90,6 +92,7 @@ def read_conversation(
     texts = []
     for number, turn in enumerate(contents):
         role, field = ("user", "model")[number % 2], f"contents[{number}]"
+        # Content.role: "Useful to set for multi-turn conversations, otherwise can be left blank or unset."
         if turn.role not in ((None, "", "user") if number == 0 else (role,)):
             words = f"must be {role}, not {turn.role!r}: turns of user and model alternate, beginning with user"
             raise invalid(f"{field}.role", words)
@@ -152,4 +155,6 @@ def _options(config: wire.GenerationConfig, defaults: Serving) -> GenerateOption
     stops = tuple(stop for stop in config.stop_sequences or () if stop)
     if len(stops) > MAX_STOP_SEQUENCES:
         raise invalid(f"{field}.stopSequences", f"{len(stops)} of them; at most {MAX_STOP_SEQUENCES} are taken")
+    # A topP of 0 too, which keeps the likeliest token alone: "the smallest set of tokens whose probability sum is at
+    # least `top_p`". The field is optional in the proto, so a client that sends 0 means it.
     return GenerateOptions(tokens, temperature, seed, top_p, top_k, stops)

@@ -62,6 +62,7 @@ def read_new_model(body: wire.GeminiTunedModel, identifier: str, catalogue: Cata
         raise invalid(field_name("training"), "at least one example is needed")
     validation = _examples(task.validation_data, field_name("validation"))
 
+    # This pair and that of the learning rate are a `oneof` each in the proto, which JSON cannot express.
     source = body.tuned_model_source.tuned_model if body.tuned_model_source else None
     if bool(source) == bool(body.base_model):
         raise invalid("baseModel", "set either baseModel or tunedModelSource.tunedModel")
@@ -81,6 +82,7 @@ def read_new_model(body: wire.GeminiTunedModel, identifier: str, catalogue: Cata
     return NewModel(
         base_model,
         training,
+        # 0 is proto3's way of writing "not set" for these two.
         epoch_count=hyperparameters.epoch_count or DEFAULT_EPOCHS,
         batch_size=hyperparameters.batch_size or default_batch,
         learning_rate=rate or default_rate * (multiplier or 1.0),

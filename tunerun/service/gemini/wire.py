@@ -40,6 +40,7 @@ _GRANTEES = ("GRANTEE_TYPE_UNSPECIFIED", "USER", "GROUP", "EVERYONE")
 
 def _named(names: Sequence[str]) -> BeforeValidator:
     """Accept an enum's number in place of its name."""
+    # google-generativeai (0.8.6) sends numbers: `$alt=json;enum-encoding=int`.
 
     def name(value: object) -> object:
         if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(names):
@@ -352,7 +353,7 @@ def operation(row: TunedModelRow, curve: Sequence[Snapshot]) -> Json:
                 tuned_model=name,
                 total_steps=row.total_steps,
                 completed_steps=steps,
-                completed_percent=100 * steps / row.total_steps,
+                completed_percent=100 * steps / row.total_steps,  # of `message`: absent until the first step, as 0 is
                 snapshots=[snapshot(s) for s in curve],
             ),
         },
@@ -392,6 +393,7 @@ def generated(
         finish_message: a caveat about the answer; None: there is none.
         tokens: how many tokens the prompt and the answer have; None: not stated in this part.
     """
+    # finishReason: "If empty, the model has not stopped generating tokens."
     candidate = {
         "content": {"role": "model", "parts": [{"text": text}]},  # not by `message`, which would omit an empty text
         **message(finish_reason=finish, finish_message=finish_message),

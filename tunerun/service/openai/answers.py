@@ -239,10 +239,11 @@ async def event_lines(
                 yield _line(chunk)
             yield "data: [DONE]\n\n"
     except ServiceError as error:
-        yield _line(refusal(error)[1])
+        yield _line(refusal(error)[1])  # both SDKs raise an APIError for an event with the key `error`
 
 
 def _line(content: Json) -> str:
+    # With the blank line after it, also at the end: openai-python (3.57) drops a last event that lacks it.
     return f"data: {json.dumps(content)}\n\n"
 
 

@@ -27,6 +27,7 @@ _NOT_HERE = {
 }
 """Operations of OpenAI's clients that do not exist here, with advice on what to use instead."""
 
+# Answered with advice, because it is the commonest mistake: the SDKs append the path to whatever base URL they have.
 _UNPREFIXED = (
     *("/chat/completions", "/completions", "/models", "/models/{rest:path}", "/responses"),
     *("/fine_tuning/{rest:path}", "/uploads", "/uploads/{rest:path}"),

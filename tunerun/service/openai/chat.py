@@ -38,6 +38,8 @@ def router(answerer: CompletionAnswerer) -> APIRouter:
 
 
 def _completion(batch: PromptsOfRequest, answers: Sequence[Answer]) -> Json:
+    # `refusal`, `annotations` and `logprobs` as OpenAI sends them where there are none. Vercel's AI SDK (6.0) rejects a
+    # response whose choices lack `index`.
     choices: list[Json] = [
         {
             "index": number,
@@ -68,10 +70,12 @@ class _ChatChunks:
             "object": "chat.completion.chunk",
             "created": int(time.time()),
             "model": batch.model.name,
+            # "All other chunks will also include a usage field, but with a null value" (stream_options).
         } | ({"usage": None} if self._has_usage else {})
 
     def begin(self) -> Sequence[Json]:
         """Return a chunk with the role for each answer."""
+        # openai for Node (7.57) raises "missing role for choice 0" in its `.stream()` without it.
         delta = {"role": "assistant", "content": "", "refusal": None}
         return [self._chunk(number, delta) for number in range(len(self._batch.prompts))]
 
@@ -100,6 +104,7 @@ def _logprobs(likeliest: int | None, scores: Sequence[TokenScore]) -> Json | Non
     """Return the token scores in the form of chat completions; None: the request does not ask for them."""
     if likeliest is None:
         return None
+    # `top_logprobs` even if it is empty: Vercel's AI SDK rejects a response without it.
     return {
         "content": [_scored(one) | {"top_logprobs": [*map(_scored, one.likeliest)]} for one in scores],
         "refusal": None,

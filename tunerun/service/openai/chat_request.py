@@ -25,8 +25,8 @@ MAX_MESSAGES = 1000
 MAX_TOP_LOGPROBS = 20
 """OpenAI's own limit."""
 
+# LangChain and Vercel's AI SDK send `developer` for models whose names begin with o1.
 _SYSTEM = ("system", "developer")
-
 
 _CONTENT = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "object"}}, {"type": "null"}]}
 """Parsed by hand, because pydantic reports an error for each member of a union."""
@@ -104,7 +104,7 @@ def read_prompts(body: ChatCompletion, model: ServedModel) -> list[Prompt]:
     for name in ("tools", "functions", "audio", "web_search_options"):
         if getattr(body, name):
             raise not_offered(name, "tool calls are not supported" if name in ("tools", "functions") else "")
-    for name in ("tool_choice", "function_call"):
+    for name in ("tool_choice", "function_call"):  # these two values change nothing without tools
         if getattr(body, name) not in (None, "none", "auto"):
             raise not_offered(name, "tool calls are not supported")
     if any(modality != "text" for modality in body.modalities or ()):
@@ -135,6 +135,7 @@ def _json_schema(response_format: ResponseFormat | None) -> str | None:
     else:
         kind = response_format.type[:40]
         raise wrong("response_format.type", f"must be text, json_object or json_schema, not {kind!r}")
+    # Refused rather than ignored: the SDK's `parse` raises pydantic's ValidationError on free text, far from its cause.
     try:
         json_grammar.check(schema)
     except InputError as error:
@@ -157,11 +158,16 @@ def _conversation(messages: Sequence[ChatMessage], template: ColumnTemplate | No
         numbers = [*group]
         field, expected = f"messages[{numbers[0]}]", ("user", "assistant")[len(turns) % 2]
         if role != expected:
-            why = "system messages come first, then messages of user and assistant take turns, beginning with user"
-            raise wrong(f"{field}.role", f"must be {expected}, not {role[:40]!r}: {why}")
+            order = "system messages come first, then messages of user and assistant take turns, beginning with user"
+            raise wrong(f"{field}.role", f"must be {expected}, not {role[:40]!r}: {order}")
         text = "\n".join(contents[number] for number in numbers)
         if template is not None and expected == "user":
-            text = _rendered(text, f"{field}.content", template)
+            try:
+                text = template.text_of(text)
+            except TemplateError as error:
+                columns, why = ", ".join(template.columns), "; ".join(error.problems)
+                words = f"names columns of the model's template, which reads {columns}, and {why}"
+                raise wrong(f"{field}.content", words) from error
         turns.append(text)
     if len(turns) % 2 == 0:
         raise wrong(f"messages[{len(messages) - 1}].role", "must be user: the model answers the last message")
@@ -183,6 +189,7 @@ def _text(message: ChatMessage, number: int) -> str:
     if not isinstance(message.content, list):
         raise wrong(f"{field}.content", "must be a text or a list of parts")
 
+    # Clients split one text into several parts; none says that there is a space between them.
     texts = []
     for place, part in enumerate(message.content):
         kind = part.get("type") if isinstance(part, dict) else type(part).__name__
@@ -191,12 +198,3 @@ def _text(message: ChatMessage, number: int) -> str:
             raise wrong(f"{field}.content[{place}]", words)
         texts.append(part["text"])
     return "".join(texts)
-
-
-def _rendered(text: str, field: str, template: ColumnTemplate) -> str:
-    try:
-        return template.text_of(text)
-    except TemplateError as error:
-        columns = ", ".join(template.columns)
-        words = f"names columns of the model's template, which reads {columns}, and {'; '.join(error.problems)}"
-        raise wrong(field, words) from error

@@ -40,6 +40,7 @@ def losses_of(snapshot: Snapshot | None, epoch: EpochRow | None) -> dict[str, fl
 
 def checkpoint_name(row: TunedModelRow, epoch: EpochRow) -> str:
     """Return the name of a checkpoint; the last one of a finished job has the name of the tuned model."""
+    # As at OpenAI, where the list of a finished job starts with the model itself, without `:ckpt-step-N`.
     is_last = epoch.epoch == row.epoch_count and row.state is ModelState.ACTIVE
     return names.model_name(row, None if is_last else epoch.step)
 
@@ -63,6 +64,8 @@ def checkpoint(row: TunedModelRow, epoch: EpochRow, snapshot: Snapshot | None) -
     }
 
 
+# The columns of OpenAI's file; accuracies are not measured here. Plain text, as its documents say and Azure sends it,
+# although OpenAI's own content has been seen in base64.
 FILE_NAME = "step_metrics.csv"
 COLUMNS = ("step", "train_loss", "train_accuracy", "valid_loss", "valid_mean_token_accuracy")
 

@@ -53,6 +53,7 @@ class JobEvent:
     Attributes:
         position: its position in the job.
         created_at: in seconds since 1970 (UTC).
+        level: `info`, `warn` or `error`; the SDK's strict mode rejects `warning`.
         metrics: the losses of a step; None: the event is a message.
     """
 
@@ -103,7 +104,7 @@ def newest(
     if len(events) < size and before > EventPosition(_TRAINING):
         end = before.step + (before.kind > 0) if before.phase == _TRAINING else _NO_STEP
         if row.state is ModelState.CREATING and (row.keeps_epochs or row.notes.get("validation_file")):
-            # An epoch's last step waits for its held-out loss: a client that has read the event does not read it again.
+            # An epoch's last step waits for its held-out loss or checkpoint: a client does not read an event twice.
             end = min(end, (len(epochs) + 1) * (row.total_steps // row.epoch_count))
         events += [one for one in _training(row, epochs, steps(end, size - len(events))) if one.position < before]
 

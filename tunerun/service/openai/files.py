@@ -93,9 +93,20 @@ class FilesApi:
         purpose = form.fields.get("purpose", "")
         if purpose not in PURPOSES:
             raise wrong("purpose", f"{purpose[:60]!r} is not one of {', '.join(PURPOSES)}; give one of these")
-        life_s = _life_s(form.fields)
+        life_s = None
+        anchor, seconds = (form.fields.get(f"expires_after[{name}]") for name in ("anchor", "seconds"))
+        if not (anchor is None and seconds is None):
+            if anchor != "created_at":
+                raise wrong("expires_after.anchor", f"must be 'created_at', not {(anchor or '')[:60]!r}")
+            text = (seconds or "").strip()
+            if not text.isascii() or not text.isdigit() or not LEAST_LIFE_S <= int(text[:10]) <= MOST_LIFE_S:
+                words = f"must be a whole number from {LEAST_LIFE_S:,} to {MOST_LIFE_S:,}, not {text[:20]!r}"
+                raise wrong("expires_after.seconds", words)
+            life_s = int(text)
+
+        # Any name: openai-python sends bytes without one as `upload`, so no ending is required.
         name = file_name(form.file_name)
-        draft.flush()
+        draft.flush()  # so that the checks below read all of it
         if not form.size:
             raise wrong("file", f"{name} is empty; send a file with content")
         if purpose == FINE_TUNE:
@@ -167,6 +178,7 @@ class FilesApi:
             raise wrong("file_id", f"{identifier} is the result of {job}; to remove it, delete that job's model")
 
         self._upload_or_result(caller, identifier, self._stored.delete, refuse)
+        # A body, not 204: openai-python raises a JSONDecodeError for an empty one.
         return {"id": identifier, "object": "file", "deleted": True}
 
     def to_train_on(self, caller: Key, identifier: str, param: str) -> tuple[StoredFile, Path]:
@@ -227,31 +239,13 @@ def _file_json(
         "expires_at": None if expires_at is None else int(expires_at),
         "filename": name,
         "purpose": purpose,
-        "status": "processed",
+        "status": "processed",  # at once: the SDKs' `wait_for_processing` polls until then, for up to 30 minutes
         "status_details": None,
     }
 
 
 def _no_such_file(identifier: str) -> OpenAiError:
     return OpenAiError(Code.NOT_FOUND, f"No such File object: {identifier[:60]}", param="id")
-
-
-def _life_s(fields: dict[str, str]) -> int | None:
-    """Return the seconds until a file expires; None: never.
-
-    Raises:
-        OpenAiError: the form has only one of the two fields, or one of them is invalid.
-    """
-    anchor, seconds = fields.get("expires_after[anchor]"), fields.get("expires_after[seconds]")
-    if anchor is None and seconds is None:
-        return None
-    if anchor != "created_at":
-        raise wrong("expires_after.anchor", f"must be 'created_at', not {(anchor or '')[:60]!r}")
-    text = (seconds or "").strip()
-    if not text.isascii() or not text.isdigit() or not LEAST_LIFE_S <= int(text[:10]) <= MOST_LIFE_S:
-        words = f"must be a whole number from {LEAST_LIFE_S:,} to {MOST_LIFE_S:,}, not {text[:20]!r}"
-        raise wrong("expires_after.seconds", words)
-    return int(text)
 
 
 def routes(files: FilesApi) -> list[APIRouter]:

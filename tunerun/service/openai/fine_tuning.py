@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import Annotated
@@ -42,6 +42,8 @@ _PACE_STEPS = 50
 
 _NO_STEP = 2**32
 
+_UNFINISHED = tuple(status for status in FineTuningStatus if not status.is_finished)
+
 
 class FineTuning:
     """The fine-tuning jobs of this wire. Every operation checks the caller's permissions.
@@ -67,9 +69,11 @@ class FineTuning:
         Raises:
             ServiceError: the request is invalid.
         """
+        # openai for Python (3.57) and Node (7.57) repeat a create that was not answered, byte for byte and without an
+        # idempotency key, but count the retries in `x-stainless-retry-count`. Without that mark an equal request is a
+        # second job: a user may want two with the same settings.
         request = digest([caller.owner, body.model_dump(mode="json")])
         if is_repeat:
-            # Only if the client says so: a user may want two jobs with the same settings.
             since = time.time() - TWIN_S
             for row in self._library.jobs(caller, _TWINS, jobs.NOTED):
                 if row.created_at >= since and notes_of(row).request == request:
@@ -151,11 +155,9 @@ class FineTuning:
         Raises:
             ServiceError: the job does not exist, the caller may not change it, or it has ended.
         """
-        row = self._row(caller, identifier, role=Role.WRITER)
-        if status_of(row).is_finished and not row.is_cancelling:  # a second request to cancel gets the same response
-            raise _too_late("cancelled", row)
-        self._library.cancel(caller, row.id)
-        return self._changed(caller, identifier, "cancelled", FineTuningStatus.CANCELLED)
+        # A second request to cancel gets the same response as the first.
+        before = (*_UNFINISHED, FineTuningStatus.CANCELLED)
+        return self._change(caller, identifier, "cancelled", self._library.cancel, before, FineTuningStatus.CANCELLED)
 
     def pause(self, caller: Key, identifier: str) -> Json:
         """Stop a job until it is resumed.
@@ -163,11 +165,7 @@ class FineTuning:
         Raises:
             ServiceError: the job does not exist, the caller may not change it, or it has ended.
         """
-        row = self._row(caller, identifier, role=Role.WRITER)
-        if status_of(row).is_finished:
-            raise _too_late("paused", row)
-        self._library.pause(caller, row.id)
-        return self._changed(caller, identifier, "paused", FineTuningStatus.PAUSED)
+        return self._change(caller, identifier, "paused", self._library.pause, _UNFINISHED, FineTuningStatus.PAUSED)
 
     def resume(self, caller: Key, identifier: str) -> Json:
         """Queue a paused job again.
@@ -175,22 +173,32 @@ class FineTuning:
         Raises:
             ServiceError: the job does not exist, the caller may not change it, or it is not paused.
         """
-        row = self._row(caller, identifier, role=Role.WRITER)
-        if status_of(row) is not FineTuningStatus.PAUSED:
-            raise _too_late("resumed", row)
-        self._library.resume(caller, row.id)
-        return self._changed(caller, identifier, "resumed", FineTuningStatus.QUEUED, FineTuningStatus.RUNNING)
+        before, after = (FineTuningStatus.PAUSED,), (FineTuningStatus.QUEUED, FineTuningStatus.RUNNING)
+        return self._change(caller, identifier, "resumed", self._library.resume, before, *after)
 
-    def _changed(self, caller: Key, identifier: str, what: str, *wanted: FineTuningStatus) -> Json:
-        """Return a job after a change.
+    def _change(
+        self,
+        caller: Key,
+        identifier: str,
+        what: str,
+        change: Callable[[Key, str], object],
+        before: Sequence[FineTuningStatus],
+        *after: FineTuningStatus,
+    ) -> Json:
+        """Change the state of a job that has one of the states `before`, and return it in one of `after`.
 
         Raises:
-            OpenAiError: the job ended before the change took effect.
+            ServiceError: the job does not exist, the caller may not change it, or it has another state.
         """
-        row = self._row(caller, identifier)
-        if status_of(row) not in wanted:
-            raise _too_late(what, row)
-        return self.shown(row)
+        row = self._row(caller, identifier, role=Role.WRITER)
+        if status_of(row) in before:
+            change(caller, row.id)
+            row = self._row(caller, identifier)  # it may have ended before the change took effect
+            if status_of(row) in after:
+                return self.shown(row)
+        words = f"{names.job_id(row)} is {status_of(row)}, so it cannot be {what}"
+        # 400 by its code: the SDKs would repeat a 409 twice (see `problems`).
+        raise OpenAiError(Code.FAILED_PRECONDITION, words, param="fine_tuning_job_id", word="invalid_job_state")
 
     def events(self, caller: Key, identifier: str, after: str, size: int) -> Json:
         """Return a page of a job's events, newest first.
@@ -256,11 +264,6 @@ class FineTuning:
         return row
 
 
-def _too_late(what: str, row: TunedModelRow) -> OpenAiError:
-    words = f"{names.job_id(row)} is {status_of(row)}, so it cannot be {what}"
-    return OpenAiError(Code.FAILED_PRECONDITION, words, param="fine_tuning_job_id", word="invalid_job_state")
-
-
 _FIELDS = {
     "epoch_count": "{where}.n_epochs",
     "batch_size": "{where}.batch_size",
@@ -283,17 +286,6 @@ def _request_field(field: str, where: str) -> str:
 _METADATA = re.compile(r"metadata\[(.*)\]", re.DOTALL)
 
 
-def _metadata_of(request: Request) -> Mapping[str, str] | None:
-    """Return the filter of a list: pairs of `metadata[k]=v`; None for `metadata=null`, jobs without metadata.
-
-    Node sends `metadata=` for null, so an empty value counts as null too; Python sends no filter.
-    """
-    if request.query_params.get("metadata") in ("null", ""):
-        return None
-    pairs = ((_METADATA.fullmatch(name), value) for name, value in request.query_params.items())
-    return {match[1]: value for match, value in pairs if match is not None}
-
-
 def routes(tuning: FineTuning) -> APIRouter:
     """Return the routes of fine-tuning jobs."""
     router = APIRouter(prefix="/fine_tuning/jobs", route_class=JsonRoute, tags=["fine_tuning"])
@@ -306,7 +298,12 @@ def routes(tuning: FineTuning) -> APIRouter:
 
     @router.get("")
     def list_jobs(request: Request, caller: TuningCaller, limit: Limit = None, after: After = "") -> Json:
-        return tuning.page(caller, after, size_of(limit, jobs.PAGE), _metadata_of(request))
+        sent = request.query_params
+        pairs = ((_METADATA.fullmatch(name), value) for name, value in sent.items())
+        metadata = {match[1]: value for match, value in pairs if match is not None}
+        # Null asks for jobs without metadata. Node sends `metadata=` for it, and Python drops it.
+        is_null = sent.get("metadata") in ("null", "")
+        return tuning.page(caller, after, size_of(limit, jobs.PAGE), None if is_null else metadata)
 
     @router.get("/{job_id}")
     def retrieve_job(job_id: str, caller: TuningCaller) -> Json:

@@ -150,7 +150,7 @@ class _Reader:
 
     def header_end(self) -> None:
         name, value = map(bytes, self._header)
-        if name.lower() == b"content-disposition":
+        if name.lower() == b"content-disposition":  # the part's content type is not read: it says octet-stream of JSONL
             self._disposition = value
         for part in self._header:
             part.clear()

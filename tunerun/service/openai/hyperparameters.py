@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tunerun.job import BASE_LEARNING_RATE
+from tunerun.service.core.new_model import MAX_STEPS
 from tunerun.service.core.problems import invalid
 
 AUTO: Literal["auto"] = "auto"
@@ -36,10 +37,6 @@ MANY_EXAMPLES = 500
 FEW_BATCH, MANY_BATCH = 4, 16
 FEW_MULTIPLIER, MANY_MULTIPLIER = 1.0, 0.2
 """Batch size and multiplier up to `MANY_EXAMPLES` examples, and above."""
-
-MOST_STEPS = 2**31 - 1
-LEAST_RATE, MOST_RATE = 1e-30, 3.4e38
-"""Bounds of a learning rate: the engine computes in float32."""
 
 Value = float | Literal["auto"] | None
 """A hyperparameter in a request; None: omitted, which means `auto`."""
@@ -79,15 +76,16 @@ def resolve(
         ServiceError: a value is out of range.
     """
     many = examples > MANY_EXAMPLES
-    resolved = ResolvedHyperparameters(
+    if multiplier is None or multiplier == AUTO:
+        multiplier = MANY_MULTIPLIER if many else FEW_MULTIPLIER
+    if not multiplier > 0:
+        raise invalid(f"{where}.learning_rate_multiplier", f"must be greater than 0, or 'auto', not {multiplier:g}")
+    # What the engine can train, in steps and in float32, is checked by the core for both wires.
+    return ResolvedHyperparameters(
         _whole(n_epochs, f"{where}.n_epochs", _epochs(examples)),
         _whole(batch_size, f"{where}.batch_size", MANY_BATCH if many else FEW_BATCH),
-        _multiplier(multiplier, f"{where}.learning_rate_multiplier", MANY_MULTIPLIER if many else FEW_MULTIPLIER),
+        float(multiplier),
     )
-    steps = math.ceil(examples / resolved.batch_size) * resolved.epoch_count
-    if steps > MOST_STEPS:
-        raise invalid(f"{where}.n_epochs", f"gives {steps:,} steps; the limit is {MOST_STEPS:,}; choose fewer epochs")
-    return resolved
 
 
 def _epochs(examples: int) -> int:
@@ -101,19 +99,9 @@ def _epochs(examples: int) -> int:
 def _whole(value: Value, field: str, default: int) -> int:
     if value is None or value == AUTO:
         return default
+    # A float too: the SDK's type of `n_epochs` takes 3 and 3.0, and some clients send the latter.
     if not math.isfinite(value) or value != int(value) or value < 1:
         raise invalid(field, f"must be a whole number of 1 or more, or 'auto', not {value:g}")
-    if value > MOST_STEPS:
-        raise invalid(field, f"must be at most {MOST_STEPS:,}, not {value:g}")
+    if value > MAX_STEPS:
+        raise invalid(field, f"must be at most {MAX_STEPS:,}, not {value:g}")
     return int(value)
-
-
-def _multiplier(value: Value, field: str, default: float) -> float:
-    if value is None or value == AUTO:
-        return default
-    if not value > 0:
-        raise invalid(field, f"must be greater than 0, or 'auto', not {value:g}")
-    if not LEAST_RATE <= BASE_LEARNING_RATE * value <= MOST_RATE:
-        rate = BASE_LEARNING_RATE * value
-        raise invalid(field, f"gives a learning rate of {rate:g}, outside float32's range; choose a value near 1")
-    return float(value)

@@ -30,7 +30,7 @@ Hyperparameter = Annotated[Any, PlainValidator(_number_or_auto, json_schema_inpu
 
 
 class SupervisedHyperparameters(LenientObject):
-    """SupervisedHyperparameters of a supervised job; omitted ones are `auto`."""
+    """The hyperparameters of a supervised job; omitted ones are `auto`."""
 
     _prefix: ClassVar[str] = "hyperparameters."
 
@@ -78,6 +78,7 @@ class CreateJob(LenientObject):
     ) = None
     integrations: list[Any] | None = None
     method: TuningMethod | None = None
+    # The SDK marks it as deprecated, but LiteLLM (1.110, always, even empty), DSPy and Kiln send it.
     hyperparameters: SupervisedHyperparameters | None = None
 
     def settings(self) -> tuple[SupervisedHyperparameters, str]:
@@ -95,6 +96,7 @@ class CreateJob(LenientObject):
         for name in ("dpo", "reinforcement"):
             if getattr(self.method, name) is not None:
                 raise wrong(f"method.{name}", f"does not apply to the method {SUPERVISED!r}; omit it")
+        # Our choice, as OpenAI's behaviour is not documented: one of the two would be ignored silently.
         if self.hyperparameters is not None:
             raise wrong(
                 "hyperparameters",

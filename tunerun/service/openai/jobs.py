@@ -136,6 +136,8 @@ def job(row: TunedModelRow, estimate: int | None = None) -> Json:
         code = ERROR_CODES.get(row.error_code or 0, "server_error")
         error = {"code": code, "message": failure_of(row), "param": None}
 
+    # No key is omitted: openai-python's strict mode rejects a job without `seed`, or with an `error` that is an empty
+    # object; LiteLLM (1.110) one without `organization_id`, `result_files` or `hyperparameters`.
     return {
         "object": "fine_tuning.job",
         "id": names.job_id(row),
@@ -143,7 +145,7 @@ def job(row: TunedModelRow, estimate: int | None = None) -> Json:
         "finished_at": int(row.completed_at or row.updated_at) if status.is_finished else None,
         "estimated_finish": estimate if status is FineTuningStatus.RUNNING else None,
         "status": status,
-        "model": notes.model or row.base_model,
+        "model": notes.model or row.base_model,  # as requested; OpenAI shows the dated snapshot of an alias
         "fine_tuned_model": names.model_name(row) if succeeded else None,
         "organization_id": names.ORGANIZATION,
         "training_file": notes.training_file,

@@ -82,7 +82,7 @@ class JsonRoute(WireRoute):
         handler = super().get_route_handler()
 
         async def lenient(request: Request) -> Response:
-            # FastAPI parses a body as JSON only if its content type says so.
+            # FastAPI parses a body as JSON only if its content type says so, which curl's default does not.
             headers = [pair for pair in request.scope["headers"] if pair[0] != b"content-type"]
             scope = {**request.scope, "headers": [*headers, (b"content-type", b"application/json")]}
             response, ignored = await answer_json(handler, scope, request.receive, read_json)
@@ -115,7 +115,7 @@ def size_of(limit: int | None, default: int) -> int:
     """Return the size of a page.
 
     Args:
-        limit: of the request; None or 0: it has none.
+        limit: of the request; None: it has none.
         default: the size without a limit.
     """
     return min(limit or default, MAX_PAGE)
@@ -128,6 +128,7 @@ def page(items: Sequence[Json], size: int) -> Json:
         items: the items of the page, plus one more if there is a next page.
         size: the size of the page.
     """
+    # Without `has_more` the SDKs request the next page until one is empty.
     return {"object": "list", "data": list(items[:size]), "has_more": len(items) > size}
 
 

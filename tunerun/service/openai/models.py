@@ -163,7 +163,7 @@ def routes(models: Models) -> APIRouter:
 
     @router.get("")
     def list_models(caller: Caller) -> Json:
-        return {"object": "list", "data": models.all(caller)}
+        return {"object": "list", "data": models.all(caller)}  # whole: this list of OpenAI's has no pages
 
     @router.get("/{model:path}")
     def retrieve_model(model: str, caller: Caller) -> Json:

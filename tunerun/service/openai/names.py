@@ -21,6 +21,7 @@ _CODE, _LONG = 8, 24
 """Characters of the last part of a model's name, and of an id; as many as OpenAI's have."""
 
 _KEY = re.compile(r"[0-9a-f]{64}")
+# A base model's name (`WIRE_NAME`) and a slug contain no colon, so a name has one reading.
 _MODEL = re.compile(
     r"ft:[^:]+:(?P<organization>[^:]*):[^:]*:(?P<code>[0-9a-z]{8})(?::ckpt-step-(?P<step>[0-9]{1,10}))?"
 )

@@ -14,6 +14,7 @@ from tunerun.service.core.problems import Code, Json, ServiceError
 _STATUSES = {Code.ALREADY_EXISTS: 400}
 """HTTP statuses that differ from the core's."""
 
+# "requests" is OpenAI's type for its limit of requests per minute; the other is "tokens".
 _TYPES = {Code.INTERNAL: "server_error", Code.UNAVAILABLE: "server_error", Code.RESOURCE_EXHAUSTED: "requests"}
 
 _CODES = {
@@ -82,7 +83,7 @@ def refusal(error: ServiceError) -> tuple[int, Json, Mapping[str, str]]:
     if error.code is Code.UNAUTHENTICATED:
         headers["www-authenticate"] = "Bearer"
     if error.code is Code.INTERNAL:
-        headers["x-should-retry"] = "false"  # the request may have taken effect
+        headers["x-should-retry"] = "false"  # it may have created a job; the SDKs obey this header over the status
     # The envelope can name one field only, so the message has all of them.
     fields = "; ".join(f"{field}: {text}" for field, text in error.fields.items())
     body = {

@@ -96,6 +96,7 @@ class Sampling(LenientObject):
         # Without a seed each answer is sampled with a random one, as at OpenAI; greedy answers do not depend on it.
         seed = self.seed if self.seed is not None else secrets.randbelow(2**31) if temperature > 0 else 0
         return GenerateOptions(
+            # A request may have both limits, of which the smaller one counts; OpenAI refuses them together.
             max_output_tokens=min(filter(None, limits.values()), default=serving.max_output_tokens),
             temperature=temperature,
             seed=seed,

@@ -1,9 +1,12 @@
 """The routes of the page "My library", which works without JavaScript; scripts only keep it up to date.
 
 A visitor is recognised by a cookie with a session's random id. A form of another site can neither send that cookie
-(SameSite) nor pass for one of ours (Origin). The forms call the Gemini wire's methods, so its limits, defaults and
-messages apply to them too.
+(SameSite) nor pass for one of ours (Origin).
 """
+
+# The forms of jobs and prompts become requests of the Gemini wire. With the core alone, the page would need a third
+# copy of what that wire adds to it: the guide's limits on examples and prompts, the defaults by the number of examples,
+# the seed of an answer, and the messages for all of these.
 
 from __future__ import annotations
 
@@ -89,7 +92,7 @@ def _session_routes(sessions: Sessions) -> APIRouter:
 
     @router.post("/sign-in")
     def sign_in(request: Request, key: Annotated[str, Form()] = "") -> Response:
-        session = sessions.start(key.strip())
+        session = sessions.start(key.strip())  # a new id each time: one that was planted in the browser gains nothing
         sessions.end(request.cookies.get(COOKIE, ""))
         response = redirect("/")
         response.set_cookie(
@@ -97,7 +100,7 @@ def _session_routes(sessions: Sessions) -> APIRouter:
             session,
             max_age=int(sessions.life_s),
             path="/",
-            secure=request.url.scheme == "https",
+            secure=request.url.scheme == "https",  # of the proxy's X-Forwarded-Proto, if it is trusted
             httponly=True,
             samesite="strict",
         )
@@ -182,9 +185,8 @@ def _example_routes(methods: Methods, views: ViewModels) -> APIRouter:
     def show_examples(
         identifier: str, caller: Caller, number: Annotated[int, Query(alias="page", ge=1, le=2**31)] = 1
     ) -> Response:
-        row = methods.library.get(
-            caller, identifier, Role.WRITER
-        )  # readers may call a model, not see its training examples
+        # A reader may call a model, but not see its training examples.
+        row = methods.library.get(caller, identifier, Role.WRITER)
         examples = methods.library.examples(row)
         findings = checked.findings(row.key, examples)
         return page(
@@ -230,6 +232,7 @@ def _file_routes(methods: Methods, state: State, views: ViewModels) -> APIRouter
     def send_file(caller: Caller, file: UploadFile | None = None) -> Response:
         if file is None or not file.filename:
             return _library_page(views, caller, 0, 400, ("no file was chosen; choose one",))
+        # One byte more than the limit is enough to refuse the file.
         name, content = file_name(file.filename), file.file.read(MAX_FILE_BYTES + 1)
         try:
             read_table(name, content)

@@ -23,11 +23,13 @@ from tunerun.service.page.sessions import KEY_WRONG, SCOPE_MISSING, SESSION_ENDE
 
 FOLDER = Path(__file__).parent
 _HEADERS = {
+    # No inline scripts and no other origins: a name or a row that escaped the templates' escaping could still not run.
+    # frame-ancestors: the page in a frame of another site would be open to clickjacking.
     "content-security-policy": (
         "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; object-src 'none'"
     ),
     "referrer-policy": "same-origin",  # no-referrer would take the Origin from our own forms
-    "cache-control": "no-store",
+    "cache-control": "no-store",  # after signing out, the back button must not show the library
 }
 
 _TEMPLATES = Environment(

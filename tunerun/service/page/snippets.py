@@ -86,6 +86,7 @@ def snippets(address: str, openai_name: str, gemini_name: str) -> tuple[Snippet,
         openai_name: the model's name on the OpenAI wire.
         gemini_name: the model's name on the Gemini wire, such as `tunedModels/router`.
     """
+    # google-generativeai takes the address alone, and appends `/v1beta`; over gRPC, its default, it would need https.
     values = {
         "key_variable": KEY_VARIABLE,
         "address": address,

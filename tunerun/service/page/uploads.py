@@ -84,8 +84,21 @@ def read_table(name: str, content: bytes, *, has_header: bool = True) -> Table:
         raise DatasetError(f"{name}: is over the limit of {MAX_FILE_BYTES:,} bytes; send fewer examples")
     if content.startswith(BINARY_MAGIC):
         raise DatasetError(f"{name}: is Parquet or Arrow, which the page does not take; save it as JSON lines or CSV")
-    rows = _with_examples(read_content(name, content, None if has_header else ()))
+    rows, findings = with_conversations(read_content(name, content, None if has_header else ()), _WANTED)
+    # The form makes pairs of an input and an output: what precedes the last turn would be dropped silently.
+    for row in rows if rows.conversations is not None else ():
+        if row.conversation is not None:
+            what = "several turns" if row.conversation.earlier else "a system message"
+            findings.add_row(
+                "turns",
+                row.line,
+                f"has {what}, and this form takes one input and its output; tune it with `tunerun run`, or through "
+                "the OpenAI wire (POST /v1/files)",
+            )
+    if findings:
+        raise DatasetError(findings.lines(most=20))
     for row in rows:
+        # JSON can escape half of a surrogate pair, which can be neither stored nor shown.
         try:
             json.dumps([*row.columns, *row.columns.values()], ensure_ascii=False, default=str).encode()
         except UnicodeEncodeError as error:
@@ -103,28 +116,6 @@ def cell_text(row: SourceRow, column: str) -> str:
     if isinstance(value, dict | list | bool):
         return to_json(value)
     return "" if value is None else str(value)
-
-
-def _with_examples(rows: Rows) -> Rows:
-    """Return the rows, with columns for the input and output of conversations of one turn.
-
-    Raises:
-        DatasetError: conversations have more than one turn or a system message; names their lines.
-    """
-    # The form makes pairs of an input and an output: what precedes the last turn would be dropped silently.
-    found, findings = with_conversations(rows, _WANTED)
-    for row in found if found.conversations is not None else ():
-        if row.conversation is not None:
-            what = "several turns" if row.conversation.earlier else "a system message"
-            findings.add_row(
-                "turns",
-                row.line,
-                f"has {what}, and this form takes one input and its output; tune it with `tunerun run`, or through "
-                "the OpenAI wire (POST /v1/files)",
-            )
-    if findings:
-        raise DatasetError(findings.lines(most=20))
-    return found
 
 
 def _is_number(text: str) -> bool:
