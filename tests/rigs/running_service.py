@@ -12,6 +12,7 @@ import uvicorn
 
 from tunerun.service.app import Service, Settings
 from tunerun.service.connection import Connection
+from tunerun.service.core.answerer import Answerer
 from tunerun.service.core.credentials import Key
 from tunerun.service.server import address_of, configuration, listening
 from tunerun.testing.waiting import wait_until
@@ -25,6 +26,7 @@ class RunningService:
         port: port on 127.0.0.1; 0: any free one.
         connection: the protocol class, which defines the timeouts.
         proxies: the peers whose X-Forwarded-* headers are trusted.
+        answerer: the class that queues prompts.
         limits: limits of the middleware, such as `body_timeout_s`.
 
     Attributes:
@@ -37,9 +39,10 @@ class RunningService:
         port: int = 0,
         connection: type[Connection] = Connection,
         proxies: Sequence[str] = (),
+        answerer: type[Answerer] = Answerer,
         **limits: Any,
     ) -> None:
-        self.service = Service(settings)
+        self.service = Service(settings, answerer)
         self._listener = listening("127.0.0.1", port, allow_remote=False)
         config = configuration(self.service.application(**limits), proxies, connection)
         self._server = uvicorn.Server(config)

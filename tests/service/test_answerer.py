@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +15,6 @@ import pytest
 from tests.rigs.running_service import RunningService
 from tests.service.client import Client, prompt
 from tunerun.backends.local import LocalBackend
-from tunerun.backends.local.engine_calls import PromptBatch
 from tunerun.engine.settings import EngineSettings
 from tunerun.errors import BackendError, BaseModelError, NotFoundError
 from tunerun.generation import Answer, AnswerPart, GenerateOptions, Prompt
@@ -54,19 +53,20 @@ def ask(
     return answer
 
 
-def noted_batches(answerer: Answerer, monkeypatch: pytest.MonkeyPatch) -> list[list[Prompt]]:
-    """The prompts of each batch that the engine is given from now on."""
-    (engine,) = answerer.engines.values()
-    batches: list[list[Prompt]] = []
-    send = engine._queue._queues[0]._send
+def begun_with_the_first(answers: Sequence[Future[Answer]]) -> list[bool]:
+    """Which of the answers had begun when the first of them was complete, so that they are of its batch.
 
-    def noted(work: Any) -> Any:
-        if isinstance(work, PromptBatch):
-            batches.append([each.prompt for each in work.prompts])
-        return send(work)
+    Empty until then. An engine answers one batch at a time, and a future runs from when its prompt is in a batch.
+    """
+    begun: list[bool] = []
 
-    monkeypatch.setattr(engine._queue._queues[0], "_send", noted)
-    return batches
+    def note(_answer: Future[Answer]) -> None:
+        if not begun:
+            begun.extend(each.running() or each.done() for each in answers)
+
+    for each in answers:
+        each.add_done_callback(note)
+    return begun
 
 
 def test_base_models_are_loaded_before_the_first_prompt(answerer: Answerer, tiny: BaseModelRef) -> None:
@@ -85,7 +85,7 @@ def test_a_base_model_that_cannot_be_loaded_stops_the_start(opened: Callable[[],
     answerer.end()
 
 
-def test_models_of_one_base_share_batches(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models_of_one_base_share_batches(settings: Settings, tmp_path: Path) -> None:
     """Prompts to several tuned models and their base model are answered in one batch, each as if alone."""
     own = replace(settings, state=tmp_path / "state")
     with RunningService(own) as running, Client(running.address, running.key.secret) as client:
@@ -96,33 +96,31 @@ def test_models_of_one_base_share_batches(settings: Settings, tmp_path: Path, mo
         alone = [client.good("POST", f"{path}:generateContent", payload) for path in paths]
         adapters = [None, *(str(running.state / "tuned_models" / row.folder) for row in rows_of(running))]
         answerer = running.service.answerer
-        batches = noted_batches(answerer, monkeypatch)
         blocker = ask(answerer, own.models[0], Prompt("1", LONG))
-        wait_until(lambda: len(batches) == 1, "the blocker is being answered")
+        wait_until(blocker.running, "the blocker is being answered")
         options = GenerateOptions(max_output_tokens=8)
         futures = [ask(answerer, own.models[0], Prompt("twenty two", options, adapter)) for adapter in adapters]
+        begun = begun_with_the_first(futures)
         blocker.result()
         texts = [future.result().text for future in futures]
         assert texts == [one["candidates"][0]["content"]["parts"][0]["text"] for one in alone]
-        assert [[one.adapter for one in batch] for batch in batches] == [[None], adapters]
+        assert begun == [True] * len(adapters)
 
 
 def rows_of(running: RunningService) -> list[Any]:
     return [running.service.state.tuned_model(f"m{number}") for number in range(3)]
 
 
-def test_no_prompt_waits_for_a_longer_one_that_came_later(
-    answerer: Answerer, tiny: BaseModelRef, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_prompt_waits_for_a_longer_one_that_came_later(answerer: Answerer, tiny: BaseModelRef) -> None:
     """A prompt joins the batch of the first one only if its token limit is not higher."""
     short, long = GenerateOptions(max_output_tokens=2), GenerateOptions(max_output_tokens=3)
-    batches = noted_batches(answerer, monkeypatch)
     blocker = ask(answerer, tiny, Prompt("1", LONG))
-    wait_until(lambda: len(batches) == 1, "the blocker is being answered")
+    wait_until(blocker.running, "the blocker is being answered")
     futures = [ask(answerer, tiny, Prompt("1", options)) for options in (short, long, short)]
+    begun = begun_with_the_first(futures)
     for future in (blocker, *futures):
         future.result()
-    assert [[one.options for one in batch] for batch in batches] == [[LONG], [short, short], [long]]
+    assert begun == [True, False, True]
 
 
 def test_an_answer_does_not_wait_for_longer_ones_of_its_batch(answerer: Answerer, tiny: BaseModelRef) -> None:

@@ -9,7 +9,7 @@ import signal
 import socket
 import statistics
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -20,9 +20,13 @@ import pytest
 
 from tests.rigs.running_service import RunningService
 from tests.service.client import ROWS, Client, body, continuing, prompt
+from tunerun.backends.local import LocalBackend
+from tunerun.backends.local.engine_calls import OnPart
 from tunerun.generation import Answer, GenerateOptions, Prompt
+from tunerun.job import BaseModelRef
 from tunerun.service.app import Settings
 from tunerun.service.connection import Connection
+from tunerun.service.core.answerer import Answerer
 from tunerun.service.core.credentials import TUNING_SCOPE
 from tunerun.testing.waiting import wait_until
 
@@ -145,35 +149,45 @@ def test_a_deleted_source_is_kept_until_its_child_has_started(client: Client) ->
     client.good("DELETE", "/tunedModels/child")
 
 
-@pytest.fixture
-def answers(running: RunningService, monkeypatch: pytest.MonkeyPatch) -> list[Future[Answer]]:
-    """The answers for which clients wait, from now on."""
-    answerer = running.service.answerer
-    ask, answers = answerer.ask, list[Future[Answer]]()
+class NotedAnswerer(Answerer):
+    """Keeps the answers for which clients wait."""
 
-    def noted(*arguments: Any) -> list[Future[Answer]]:
-        answers.extend(futures := ask(*arguments))
+    def __init__(self, models: Sequence[BaseModelRef], open_engine: Callable[[], LocalBackend]) -> None:
+        super().__init__(models, open_engine)
+        self.answers: list[Future[Answer]] = []
+
+    def ask(
+        self, model: BaseModelRef, prompts: Sequence[Prompt], on_part: Sequence[OnPart | None]
+    ) -> list[Future[Answer]]:
+        futures = super().ask(model, prompts, on_part)
+        self.answers += futures
         return futures
 
-    monkeypatch.setattr(answerer, "ask", noted)
-    return answers
+
+@pytest.fixture
+def answers(troubled: RunningService) -> list[Future[Answer]]:
+    """The answers for which clients of the troubled service wait, from now on."""
+    answerer = troubled.service.answerer
+    assert isinstance(answerer, NotedAnswerer)
+    answerer.answers.clear()
+    return answerer.answers
 
 
 def test_queued_prompts_of_clients_that_hang_up_are_dropped(
-    client: Client, running: RunningService, answers: list[Future[Answer]]
+    troubled: RunningService, answers: list[Future[Answer]]
 ) -> None:
     """They are removed from the queue before an engine has them; other clients get their answers."""
-    answerer, base = running.service.answerer, running.service.library.catalogue.offered["tiny"].model
+    answerer, base = troubled.service.answerer, troubled.service.library.catalogue.offered["tiny"].model
     # Each allows more tokens than the one before, so it is a batch of its own: the engine is busy for seconds.
     options = [GenerateOptions(most, temperature=2.0, seed=3) for most in range(80, 100)]
     blockers = answerer.ask(base, [Prompt("1", each) for each in options], [None] * len(options))
     answers.clear()
     content = json.dumps(prompt("1", maxOutputTokens=105)).encode()
     head = (
-        f"POST /v1beta/models/tiny:generateContent HTTP/1.1\r\nHost: localhost\r\nx-goog-api-key: {running.key.secret}\r\n"
+        f"POST /v1beta/models/tiny:generateContent HTTP/1.1\r\nHost: localhost\r\nx-goog-api-key: {troubled.key.secret}\r\n"
         f"content-type: application/json\r\ncontent-length: {len(content)}\r\n\r\n"
     )
-    port = int(running.address.rpartition(":")[2])
+    port = int(troubled.address.rpartition(":")[2])
     waiting = [socket.create_connection(("127.0.0.1", port)) for _ in range(10)]
     for raw in waiting:
         raw.sendall(head.encode() + content)
@@ -184,7 +198,8 @@ def test_queued_prompts_of_clients_that_hang_up_are_dropped(
     assert all(answer.cancelled() for answer in answers)
     for blocker in blockers:
         answerer.leave(base, blocker)
-    assert client.good("POST", "/models/tiny:generateContent", prompt("1", maxOutputTokens=2))
+    with Client(troubled.address, troubled.key.secret) as client:
+        assert client.good("POST", "/models/tiny:generateContent", prompt("1", maxOutputTokens=2))
 
 
 def test_unknown_http_methods_share_one_metric(running: RunningService) -> None:
@@ -216,7 +231,8 @@ def own(settings: Settings, tmp_path: Path) -> Settings:
 def troubled(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
     """A service whose keys, database and engine tests may damage, if they repair them."""
     folder = tmp_path_factory.mktemp("troubled") / "state"
-    with RunningService(Settings(folder, settings.models, settings.cache, device="cpu", threads=1)) as running:
+    own = Settings(folder, settings.models, settings.cache, device="cpu", threads=1)
+    with RunningService(own, answerer=NotedAnswerer) as running:
         yield running
 
 
@@ -355,13 +371,13 @@ def test_starting_from_a_model_requires_to_be_its_reader(client: Client, running
     ids=["gemini", "openai"],
 )
 def test_a_stream_whose_client_hangs_up_ends_at_the_next_token(
-    running: RunningService, answers: list[Future[Answer]], path: str, payload: dict[str, Any]
+    troubled: RunningService, answers: list[Future[Answer]], path: str, payload: dict[str, Any]
 ) -> None:
     """Counted at the engine, so that it is free for others at once, and not only when the longest answer is done."""
-    headers = {"authorization": f"Bearer {running.key.secret}"}
+    headers = {"authorization": f"Bearer {troubled.key.secret}"}
     for _ in range(20):  # some end before their client hangs up
         with httpx.stream(
-            "POST", running.address + path, json=payload, headers=headers, trust_env=False, timeout=60
+            "POST", troubled.address + path, json=payload, headers=headers, trust_env=False, timeout=60
         ) as response:
             next(response.iter_lines())
     tokens = [answer.result().tokens for answer in answers]
