@@ -37,7 +37,7 @@ class Trained:
     """A trial: what it sets, and its answers; `1` is right, `0` is not.
 
     Attributes:
-        answers: None: it was not asked. test: the same for the test set.
+        answers: None: it has not answered. test: the same for the test set.
         losses: of the expected answers.
         template: which text_input it has.
     """
@@ -84,10 +84,10 @@ def frozen(
     base_losses: Sequence[float] | None = None,
     ledger: Ledger | None = None,
 ) -> Frozen:
-    """Write a sweep down, with everything that has become of it.
+    """Write a sweep into a ledger, with the jobs and the answers of its trials and baselines.
 
     Args:
-        baselines: answers of each, by name; None: it was not asked.
+        baselines: answers of each, by name; None: it has not answered.
         expected: the right answers; None: `yes` to everything.
         rows: what the document says of each trial's held-out rows; None: it says nothing.
     """
@@ -101,6 +101,11 @@ def frozen(
     base_records = [
         BaselineRecord(digest([sweep_id.rpartition("-")[0], name]), name, *_kind(name)) for name in baselines
     ]
+    config = {
+        "name": "support",
+        "model": {"name": MODEL.name},
+        "evaluation": {"metrics": ["exact_match"], **(evaluation or {})},
+    }
     records = [
         TrialRecord(
             number=number,
@@ -111,12 +116,8 @@ def frozen(
             held_out={"validation": sets[number].digest, "test": tests[number].digest},
             tokens=each.tokens,
             steps=4,
-            overrides={EPOCHS: 5 * (number + 1)} if not each.overrides else dict(each.overrides),
-            config={
-                "name": "support",
-                "model": {"name": MODEL.name},
-                "evaluation": {"metrics": ["exact_match"], **(evaluation or {})},
-            },
+            overrides=dict(each.overrides) or {EPOCHS: 5 * (number + 1)},
+            config=config,
         )
         for number, each in enumerate(trials)
     ]
@@ -127,21 +128,28 @@ def frozen(
         document["held_out_rows"] = {held.digest: name for held, name in zip(sets, rows, strict=True)}
     sweep = SweepRecord(sweep_id, "support", 1_760_000_000.0, document)
     ledger.freeze(sweep, records, [training, *sets, *tests], base_records)
-    for number, each in enumerate(trials):
-        _become(ledger, sweep, records[number], each)
-        if each.answers is not None:
-            ledger.record_answers(records[number].key, sets[number].digest, ASKED, texts(each.answers))
-        if each.losses is not None:
-            ledger.record_answers(records[number].key, sets[number].digest, LOSSES, list(each.losses))
-        if each.test is not None:
-            ledger.record_answers(records[number].key, tests[number].digest, ASKED, texts(each.test))
-    for record, answers in zip(base_records, baselines.values(), strict=True):
+    for record, each, validation, test in zip(records, trials, sets, tests, strict=True):
+        _become(ledger, sweep, record, each)
+        _answer(ledger, record.key, validation, each.answers, each.losses)
+        _answer(ledger, record.key, test, each.test)
+    for base, answers in zip(base_records, baselines.values(), strict=True):
         for held in [*sets, *tests]:
-            if answers is not None:
-                ledger.record_answers(record.subject, held.digest, ASKED, texts(answers))
-            if base_losses is not None:
-                ledger.record_answers(record.subject, held.digest, LOSSES, list(base_losses))
+            _answer(ledger, base.subject, held, answers, base_losses)
     return Frozen(ledger, sweep, records)
+
+
+def _answer(
+    ledger: Ledger,
+    subject: str,
+    held: ExampleSet,
+    answers: str | Sequence[str] | None,
+    losses: Sequence[float] | None = None,
+) -> None:
+    """Record what a subject has answered, if anything."""
+    if answers is not None:
+        ledger.record_answers(subject, held.digest, ASKED, texts(answers))
+    if losses is not None:
+        ledger.record_answers(subject, held.digest, LOSSES, list(losses))
 
 
 def _kind(name: str) -> tuple[str, dict[str, Any]]:

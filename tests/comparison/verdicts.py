@@ -122,7 +122,7 @@ def against(
     """A point against a baseline that has no row right which the point has not."""
     wins, losses = max(0, right - base_right), max(0, base_right - right)
     low, high = tango(wins, losses, rows, Z)
-    found = Outcome.BETTER if low > 0 else Outcome.WORSE if high < 0 else Outcome.CANNOT_TELL
+    by_interval = Outcome.BETTER if low > 0 else Outcome.WORSE if high < 0 else Outcome.CANNOT_TELL
     p = min(1.0, 8 * 0.5 ** max(wins, losses))
     return Difference(
         point=point,
@@ -132,24 +132,24 @@ def against(
         high=high,
         p=p,
         holm_p=min(1.0, 1.2 * p),
-        outcome=outcome or found,
+        outcome=outcome or by_interval,
         wins=wins,
         losses=losses,
     )
 
 
-def better_than(found: Difference, tied: tuple[int, ...] | None = None, **more: Any) -> Decision:
+def better_than(difference: Difference, tied: tuple[int, ...] | None = None, **more: Any) -> Decision:
     """The decision that a point is better than its hardest baseline."""
     return Decision(
         outcome=Outcome.BETTER,
-        advised=found.point,
-        tied=tied or (found.point,),
-        against=found.baseline,
+        advised=difference.point,
+        tied=tied or (difference.point,),
+        against=difference.baseline,
         metric=EXACT.name,
-        difference=found.value,
-        low=found.low,
-        high=found.high,
-        p=found.p,
+        difference=difference.value,
+        low=difference.low,
+        high=difference.high,
+        p=difference.p,
         **more,
     )
 
@@ -161,6 +161,26 @@ def baseline(name: str, right: float, trials: Sequence[int], rows: int = 24, chr
     if name == "base":
         estimates[LOSS.name] = Estimate(2.98)
     return BaselineResult(name, digest(["subject", name]), "smollm2-135m" if is_model else "", tuple(trials), estimates)
+
+
+DEMO_BASELINES = {"base": (0, 6.4), "base+4": (3, 21.9), "majority": (1, 4.0)}
+"""Rows right and chrF of each baseline of the demo."""
+
+
+def demo_point(number: int, overrides: Mapping[str, Scalar], right: int, loss: float, chrf: float) -> PointResult:
+    """A point of one trial that cannot be distinguished from the best."""
+    return PointResult(
+        number=number,
+        overrides=overrides,
+        trials=(number,),
+        estimates={EXACT.name: share(right), CHRF.name: Estimate(chrf), LOSS.name: Estimate(loss)},
+        against=tuple(against(number, name, right, base) for name, (base, _) in DEMO_BASELINES.items()),
+        is_tied=True,
+        tied_p=[0.72, 1.0, 0.31, 0.5][number],
+        tokens=2715 * (1 + number % 2),
+        rank=8,
+        answer_length=7.5 + number,
+    )
 
 
 def demo_verdict() -> Verdict:
@@ -184,36 +204,15 @@ def demo_verdict() -> Verdict:
             CHRF.name: chrf,
         }
         trials.append(trial(number, overrides, metrics, advice=FALLING if number == 2 else FLAT))
-        points.append(
-            PointResult(
-                number=number,
-                overrides=overrides,
-                trials=(number,),
-                estimates={EXACT.name: share(right), CHRF.name: Estimate(chrf), LOSS.name: Estimate(loss)},
-                against=tuple(
-                    against(number, name, right, base) for name, base in (("base", 0), ("base+4", 3), ("majority", 1))
-                ),
-                is_tied=True,
-                tied_p=[0.72, 1.0, 0.31, 0.5][number],
-                tokens=2715 * (1 + number % 2),
-                rank=8,
-                answer_length=7.5 + number,
-            )
-        )
-    everyone = range(4)
-    base = points[0].against[1]
+        points.append(demo_point(number, overrides, right, loss, chrf))
     return Verdict(
         sweeps=(sweep(),),
         trials=tuple(trials),
         points=tuple(points),
-        baselines=(
-            baseline("base", 0, everyone, chrf=6.4),
-            baseline("base+4", 3, everyone, chrf=21.9),
-            baseline("majority", 1, everyone, chrf=4.0),
-        ),
+        baselines=tuple(baseline(name, right, range(4), chrf=chrf) for name, (right, chrf) in DEMO_BASELINES.items()),
         measures=(EXACT, CHRF, LOSS),
         decision=better_than(
-            base,
+            points[0].against[1],
             tied=(0, 1, 2, 3),
             family=12,
             smallest_visible=0.36,
