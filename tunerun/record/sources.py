@@ -49,7 +49,7 @@ class OpenRecord:
         every = self.ledger.trials(self.sweep.id)
         return every if self.number is None else [trial for trial in every if trial.number == self.number]
 
-    @property
+    @cached_property
     def facts(self) -> Facts:
         """The environment and the files that were frozen with the sweep."""
         return Facts.of(self.sweep.document)

@@ -139,7 +139,8 @@ class _Pair:
         # Equal keys mean equal training and validation rows; the test set is not in the key.
         if others := [name for name, digest in self.trial.held_out.items() if self.again.held_out.get(name) != digest]:
             return self._check(False, f"the {others[0]} examples differ")
-        place, place_again = _Place.of(self.job, self.old), _Place.of(self.job_again, self.new)
+        place = _Place(self.job.trained_on, self.old.facts.environment.packages)
+        place_again = _Place(self.job_again.trained_on, self.new.facts.environment.packages)
         packages = place.other_packages(place_again)
         elsewhere = place.elsewhere(place_again)
         shared = place.shared_otherwise(place_again)
@@ -249,10 +250,6 @@ class _Place:
 
     on: TrainedOn | None
     installed: Mapping[str, str]
-
-    @classmethod
-    def of(cls, job: JobRecord, record: OpenRecord) -> _Place:
-        return cls(job.trained_on, record.facts.environment.packages)
 
     def other_packages(self, now: _Place) -> list[str]:
         """Packages used in computing that have another version now, according to either record."""

@@ -12,11 +12,12 @@ from tunerun.job import JobState, TrainedOn
 from tunerun.ledger import JobRecord, TrialRecord
 from tunerun.record.appendix.document import AppendixTable, Block, CodeBlock, Paragraph, Topic
 from tunerun.record.appendix.material import NOT_RECORDED, NOT_STATED, Material, words
+from tunerun.record.difference.results import SECONDS
+from tunerun.stored import section
 
-_SECONDS = "train/seconds"
 _TOKENS = "tokens/train"
 
-MAIN_PACKAGES = (
+_MAIN_PACKAGES = (
     "tunerun",
     "torch",
     "transformers",
@@ -37,7 +38,7 @@ def compute(material: Material) -> Topic:
     done = [job for job in jobs.values() if job.state is JobState.SUCCEEDED]
     own = [job for job in done if not _is_served(material, job)]
     lost = [job for job in jobs.values() if job.state is not JobState.SUCCEEDED]
-    seconds = [job.metrics[_SECONDS] for job in own if _SECONDS in job.metrics]
+    seconds = [job.metrics[SECONDS] for job in own if SECONDS in job.metrics]
     # Trials with one key are one job; steps that served several runs are counted with the longest of them.
     once = [trial for trial in {t.key: t for t in material.trials}.values() if material.jobs[trial.key]]
     tokens = sum(
@@ -48,7 +49,7 @@ def compute(material: Material) -> Topic:
     # Not every backend measures the time.
     measured = "" if len(seconds) == len(own) else f" (known of {len(seconds)} of {len(own)})"
     spent = f"{_duration(sum(seconds))} of training{measured}" if seconds else f"training time {NOT_RECORDED}"
-    devices = [str(device) for device in material.config_values("backend", "device") if device]
+    devices = [str(device) for device in material.config_values("backend.device") if device]
     requested = f" (requested device: {words(devices)})" if devices else ""
     places = "; ".join(map(_place, material.places)) or f"a machine that is {NOT_RECORDED}{requested}"
     summary = (
@@ -106,7 +107,7 @@ def _sharing(done: Sequence[JobRecord], *, served: int) -> str:
 def _run(material: Material, trial: TrialRecord) -> tuple[str, ...]:
     attempts = material.jobs[trial.key]
     last = attempts[-1] if attempts else None
-    seconds = None if last is None else last.metrics.get(_SECONDS)
+    seconds = None if last is None else last.metrics.get(SECONDS)
     place = None if last is None else last.trained_on
     return (
         str(trial.number),
@@ -154,8 +155,8 @@ def environment(material: Material) -> Topic:
     python = f"Python {machine.python}" if machine.python else f"Python's version {NOT_RECORDED}"
     parts = (python, machine.system, machine.processor, cores, memory)
     summary = f"{', '.join(filter(None, parts))}; {_version(material)}; {counted(len(packages), 'package')} recorded."
-    main = tuple((name, packages[name]) for name in MAIN_PACKAGES if name in packages)
-    rest = sorted(packages.keys() - set(MAIN_PACKAGES), key=str.lower)
+    main = tuple((name, packages[name]) for name in _MAIN_PACKAGES if name in packages)
+    rest = sorted(packages.keys() - set(_MAIN_PACKAGES), key=str.lower)
     blocks: list[Block] = [Paragraph(summary)]
     if machine.instructions:
         blocks.append(Paragraph(f"The CPU's instruction sets for arithmetic: {' '.join(machine.instructions)}."))
@@ -172,7 +173,7 @@ def _version(material: Material) -> str:
 
 def code(material: Material) -> Topic:
     """The version of tunerun, and the commit of the user's project."""
-    own = material.code
+    own = section(material.document, "code")
     if not own:
         summary = f"{_version(material)}; the project's commit: {NOT_RECORDED}."
         return Topic("Code", summary, (Paragraph(summary),))
@@ -196,12 +197,12 @@ def licenses(material: Material) -> Topic:
     """The license of each file of rows and each base model, as far as it is stated."""
     rows = [("data", file.name, file.license or NOT_STATED) for file in material.facts.data_files]
     if not rows:
-        of_data = [value for value in material.config_values("dataset", "license") if value]
+        of_data = [value for value in material.config_values("dataset.license") if value]
         rows = [("data", "the dataset's files", words(of_data) or NOT_STATED)]
     models = [("base model", model.name, model.license or NOT_STATED) for model in material.facts.base_models]
     if not models:
-        of_models = [value for value in material.config_values("model", "license") if value]
-        names = words(material.config_values("model", "name"))
+        of_models = [value for value in material.config_values("model.license") if value]
+        names = words(material.config_values("model.name"))
         models = [("base model", names, words(of_models) or NOT_STATED)]
     rows += models
     stated = [f"{name}: {license_}" for _, name, license_ in rows if license_ not in (NOT_STATED, NOT_RECORDED)]

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import PurePath
 
 from tunerun.comparison.numbers import counted
+from tunerun.provenance.places import FILES_OF_ROWS
 from tunerun.record.appendix.document import AppendixTable, Block, Bullets, CodeBlock, Paragraph, Topic
-from tunerun.record.appendix.material import NOT_RECORDED, NOT_STATED, SETS, Material, file_name, words
+from tunerun.record.appendix.material import NOT_RECORDED, NOT_STATED, SETS, Material, words
 from tunerun.record.difference.sections import one_line
 
-DIGEST_DIGITS = 16
+_DIGEST_DIGITS = 16
 """Of 64: enough to distinguish sets, and short enough for a column."""
 
-MOST_OUTPUTS = 20
+_MOST_OUTPUTS = 20
 """Different outputs that are listed one by one; otherwise only their number is given."""
 
-MOST_SETS = 24
+_MOST_SETS = 24
 """Example sets that a table lists."""
 
 _USES = {"training": "for training", "validation": "for selection (validation)", "test": "for the end (test)"}
@@ -25,9 +27,10 @@ _USES = {"training": "for training", "validation": "for selection (validation)",
 def data(material: Material) -> Topic:
     """The files and the example sets, with digests of their content."""
     sizes = [f"{material.sizes(name)} {_USES[name]}" for name in SETS if material.sizes(name)]
-    keys = (("path",), ("validation", "path"), ("test", "path"))
-    paths = [path for key in keys for path in material.config_values("dataset", *key) if path]
-    names = [each.name for each in material.facts.data_files] or list(dict.fromkeys(map(file_name, paths)))
+    names = [each.name for each in material.facts.data_files]
+    if not names:  # an earlier version did not record the files
+        paths = [path for key in FILES_OF_ROWS for path in material.config_values(key) if path]
+        names = list(dict.fromkeys(PurePath(path).name for path in paths))
     summary = f"{words(sizes)}, of {words(names) or f'files that are {NOT_RECORDED}'}."
     # Of several datasets the table of sets says more than a sentence with all of them.
     content = [str(text) for text in material.document.get("data", {}).values()]
@@ -37,7 +40,7 @@ def data(material: Material) -> Topic:
             each.name,
             ", ".join(each.used_for),
             f"{each.bytes:,}",
-            each.sha256[:DIGEST_DIGITS],
+            each.sha256[:_DIGEST_DIGITS],
             each.license or NOT_STATED,
         )
         for each in material.facts.data_files
@@ -56,14 +59,14 @@ def data(material: Material) -> Topic:
             inputs, outputs = {text for text, _ in examples}, {output for _, output in examples}
             in_clusters = f"{len(set(clusters[digest])):,}" if clusters.get(digest) else ""
             size = (f"{len(examples):,}", f"{len(inputs):,}", f"{len(outputs):,}", in_clusters)
-            sets.append((name, *size, digest[:DIGEST_DIGITS]))
-    more = f" {len(sets) - MOST_SETS} more sets are in the record." if len(sets) > MOST_SETS else ""
+            sets.append((name, *size, digest[:_DIGEST_DIGITS]))
+    more = f" {len(sets) - _MOST_SETS} more sets are in the record." if len(sets) > _MOST_SETS else ""
     note = (
         "Examples after the template and the limit on rows; trials with other ones have other sets. Inputs, outputs: "
-        f"how many are different. Digests are SHA-256, their first {DIGEST_DIGITS} of 64 digits.{more}"
+        f"how many are different. Digests are SHA-256, their first {_DIGEST_DIGITS} of 64 digits.{more}"
     )
     heads = ("set", "rows", "inputs", "outputs", "clusters", "SHA-256")
-    table = AppendixTable(heads, tuple(sets[:MOST_SETS]), numbers=(1, 2, 3, 4), note=note)
+    table = AppendixTable(heads, tuple(sets[:_MOST_SETS]), numbers=(1, 2, 3, 4), note=note)
     blocks.append(table.without_empty_columns())
     return Topic("Data", summary, tuple(blocks))
 
@@ -85,7 +88,7 @@ def outcome(material: Material) -> Topic:
     )
     blocks: list[Block] = [Paragraph(summary)]
     # Outputs that never repeat, as in translation, are not classes, and their table would be the rows themselves.
-    if len(labels) <= MOST_OUTPUTS and max(counts["training"].values(), default=0) > 1:
+    if len(labels) <= _MOST_OUTPUTS and max(counts["training"].values(), default=0) > 1:
         present = [name for name in SETS if counts[name]]
         rows = tuple((one_line(label), *(f"{counts[name][label]:,}" for name in present)) for label in labels)
         note = "Of sets of different sizes the largest one." if len(material.digests("training")) > 1 else ""
@@ -96,17 +99,17 @@ def outcome(material: Material) -> Topic:
 def splits(material: Material) -> Topic:
     """Where the held-out rows come from, and how they were drawn."""
     sentences = [_held_out(material, name) for name in ("validation", "test")]
-    fractions = [f for name in ("validation", "test") for f in material.config_values("dataset", name, "fraction") if f]
-    limits = material.config_values("dataset", "limit")
+    fractions = [f for name in ("validation", "test") for f in material.config_values(f"dataset.{name}.fraction") if f]
+    limits = material.config_values("dataset.limit")
     if fractions or any(limit is not None for limit in limits):
-        seeds = material.config_values("dataset", "split_seed")
+        seeds = material.config_values("dataset.split_seed")
         sentences.append(
             f"Splits and limits are drawn with the seed {words(seeds)}, the same for every trial of a point."
         )
     if any(limit is not None for limit in limits):
         sentences.append(f"Training rows are limited to {_limits(limits)} (dataset.limit).")
     for key, what in (("stratify_by", "stratified by"), ("cluster_by", "kept together by")):
-        values = [value for value in material.config_values("dataset", key) if value is not None]
+        values = [value for value in material.config_values(f"dataset.{key}") if value is not None]
         sentences.append(f"Rows are {what} the column {words(values)}." if values else f"dataset.{key}: none.")
     return Topic("Splits", " ".join(sentences[:2]), (Paragraph(" ".join(sentences)),))
 
@@ -115,10 +118,10 @@ def _held_out(material: Material, name: str) -> str:
     size = material.sizes(name)
     if not size:
         return f"No {name} set."
-    paths = [path for path in material.config_values("dataset", name, "path") if path]
-    fractions = [fraction for fraction in material.config_values("dataset", name, "fraction") if fraction]
+    paths = [path for path in material.config_values(f"dataset.{name}.path") if path]
+    fractions = [fraction for fraction in material.config_values(f"dataset.{name}.fraction") if fraction]
     if paths:
-        return f"The {name} set is a file of its own, {words([file_name(path) for path in paths])} ({size})."
+        return f"The {name} set is a file of its own, {words([PurePath(path).name for path in paths])} ({size})."
     if fractions:
         shares = words([f"{100 * fraction:g} %" for fraction in fractions])
         return f"The {name} set is a random share of the file, {shares} ({size})."
@@ -172,8 +175,8 @@ def exclusions(material: Material) -> Topic:
         "skip": "rows that cannot be used were left out, and the plan's warnings say which",
         None: f"what was done with rows that cannot be used is {NOT_RECORDED}",
     }
-    modes = material.config_values("dataset", "on_bad_row")
-    limits = material.config_values("dataset", "limit")
+    modes = material.config_values("dataset.on_bad_row")
+    limits = material.config_values("dataset.limit")
     rules = "; ".join(rule.get(mode, str(mode)) for mode in modes)
     limited = ""
     if any(limit is not None for limit in limits):

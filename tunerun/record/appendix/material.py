@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from pathlib import PurePath
 from typing import Any
 
 from tunerun import dotted_keys
@@ -21,7 +20,6 @@ from tunerun.provenance import Facts
 from tunerun.record.difference.rows import Row, rows_of
 from tunerun.record.sources import OpenRecord
 from tunerun.replicates import point_numbers
-from tunerun.stored import section
 
 NOT_RECORDED = "not recorded"
 NOT_STATED = "not stated"
@@ -122,11 +120,15 @@ class Material:
             return ""
         return counted(counts[0], "row") if len(counts) == 1 else f"{counts[0]:,} to {counted(counts[-1], 'row')}"
 
-    def config_values(self, *path: str) -> list[Any]:
-        """Return the different values of the trials' configs at a path of keys; None among them: it is missing."""
+    def config_values(self, key: str) -> list[Any]:
+        """Return the different values of the trials' configs for a key; None among them: it is null or missing.
+
+        Args:
+            key: dotted, such as `dataset.limit`.
+        """
         values: dict[str, Any] = {}
         for trial in self.trials:
-            value = dotted_keys.get(trial.config, path)
+            value = dotted_keys.get(trial.config, key)
             # By its text, because a value may be a list.
             values.setdefault(repr(value), value)
         return list(values.values())
@@ -138,16 +140,6 @@ class Material:
         places = (job.trained_on for jobs in self.jobs.values() for job in jobs)
         alone = (replace(place, form="", training_run="", packed_with=()) for place in places if place is not None)
         return list({repr(place): place for place in alone if place.device}.values())
-
-    @property
-    def code(self) -> Mapping[str, Any]:
-        """The commit and the uncommitted changes of the user's project; empty: not recorded."""
-        return section(self.document, "code")
-
-
-def file_name(path: object) -> str:
-    """Return the name of a file without its folders."""
-    return PurePath(str(path)).name
 
 
 def words(values: Sequence[Any]) -> str:

@@ -8,14 +8,12 @@ from tunerun import __version__
 from tunerun.comparison.columns import ColumnKind
 from tunerun.comparison.judgement import VALIDATION
 from tunerun.comparison.numbers import counted, p_value
+from tunerun.comparison.renderers.latex import MOST_RANK
 from tunerun.comparison.table import ComparisonTable
 from tunerun.metrics import Unit
 from tunerun.metrics.judged_metric import JudgedMetric
 from tunerun.record.appendix.document import AppendixTable, Block, Bullets, Paragraph, Topic
 from tunerun.record.appendix.material import Material, words
-
-MOST_RANK = 5
-"""Columns of the comparison with this rank or a larger one are omitted, as in its LaTeX renderer."""
 
 
 def metrics(material: Material) -> Topic:
@@ -28,7 +26,7 @@ def metrics(material: Material) -> Topic:
         [f"{each.name} ({each.unit}{'' if each.higher_is_better else ', lower is better'})" for each in scorers]
     )
     generation = material.trials[0].settings.generation
-    choices = material.config_values("evaluation", "choices")
+    choices = material.config_values("evaluation.choices")
     how = (
         "the answer is the likeliest of the configured choices"
         if choices[0] is not None
@@ -141,7 +139,7 @@ def _most_seeds(material: Material) -> int:
 def results(material: Material) -> Topic:
     """The tables of the comparison, one for each set that was measured."""
     blocks: list[Block] = []
-    # A page is as wide as the comparison's LaTeX table, and has the same columns.
+    # With the columns of the comparison's LaTeX table: a page is narrow.
     verdicts = [verdict for verdict in (material.verdict, material.test_verdict) if verdict is not None]
     for verdict in verdicts:
         whole = ComparisonTable.of(verdict)

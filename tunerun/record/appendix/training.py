@@ -26,7 +26,7 @@ def base_model(material: Material) -> Topic:
     """The base model by name and by content, and how it is trained."""
     named = dict(material.document.get("models", {}))
     # An earlier version did not record the sweep's models; their names are in the configs as well.
-    names = list(dict.fromkeys(named.values())) or material.config_values("model", "name")
+    names = list(dict.fromkeys(named.values())) or material.config_values("model.name")
     local = "; its content is part of every trial's key. A LoRA adapter is trained"
     summary = f"Base model: {words(names) or NOT_RECORDED}{local if _is_trained_here(material) else ''}."
     identities = [f"{name}: {identity}" for identity, name in named.items()]
@@ -55,7 +55,7 @@ def base_model(material: Material) -> Topic:
         sources = [
             f"{name}: {value}"
             for name in ("source", "package", "revision")
-            for value in material.config_values("model", name)
+            for value in material.config_values(f"model.{name}")
             if value is not None
         ]
         sentence = f"{words(sources)}." if sources else ""

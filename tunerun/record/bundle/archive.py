@@ -49,9 +49,9 @@ MAX_DIRECTORY_BYTES = 32 << 20
 """Of the zip's own list of files, which is read into memory: 100,000 entries with long names take 20 MB."""
 # Windows takes 260 characters for a whole path by default, of which the folder needs some.
 _MAX_NAME_CHARACTERS = 240
-MAX_MANIFEST_BYTES = 32 << 20
-SMALL_BYTES = 1 << 30
-MAX_RATIO = 100
+_MAX_MANIFEST_BYTES = 32 << 20
+_SMALL_BYTES = 1 << 30
+_MAX_RATIO = 100
 """A bundle unpacks to 1 GiB at most, or to 100 times its own size: very repetitive text reaches 20 to 50 times."""
 
 # What every file system takes: no backslash, colon or space, and no letters that file systems normalise differently.
@@ -220,10 +220,10 @@ class Archive:
         if len(entries) > max_files:
             raise InputError(f"{self.path}: holds {len(entries):,} files, more than {max_files:,}")
         # What it declares may be false: `copy` counts again. But a bomb that tells the truth is refused at once.
-        total, most = sum(each.file_size for each in entries), max(SMALL_BYTES, MAX_RATIO * self.path.stat().st_size)
+        total, most = sum(each.file_size for each in entries), max(_SMALL_BYTES, _MAX_RATIO * self.path.stat().st_size)
         if total > most:
             raise InputError(
-                f"{self.path}: unpacks to {total:,} bytes, more than {most:,} (1 GiB, or {MAX_RATIO} times its size)"
+                f"{self.path}: unpacks to {total:,} bytes, more than {most:,} (1 GiB, or {_MAX_RATIO} times its size)"
             )
         files: set[str] = set()
         folders: dict[str, str] = {}
@@ -235,7 +235,7 @@ class Archive:
             yield entry
 
     def _manifest(self) -> Mapping[str, str]:
-        text = self.read(MANIFEST, MAX_MANIFEST_BYTES).decode("utf-8", errors="replace")
+        text = self.read(MANIFEST, _MAX_MANIFEST_BYTES).decode("utf-8", errors="replace")
         digests: dict[str, str] = {}
         for number, line in enumerate(text.splitlines(), start=1):
             digest, _, name = line.partition("  ")

@@ -19,17 +19,17 @@ from tunerun.record.difference.rows import rows_of
 from tunerun.record.difference.sections import DifferenceSection, SideBySide, collected, one_line
 from tunerun.record.sources import OpenRecord
 
-MOST_SHOWN = 3
+_MOST_SHOWN = 3
 """Rows with other answers in the text output, for each pair."""
 
-MOST_PAIRS = 3
+_MOST_PAIRS = 3
 """Pairs with their answers and curves in the text output; `--json` has all pairs."""
 
-MOST_IN_DOCUMENT = 100
+_MOST_IN_DOCUMENT = 100
 """Rows with other answers in `--json`, for each pair."""
 
 SECONDS = "train/seconds"
-COSTS = (SECONDS, "train/peak_bytes")
+_COSTS = (SECONDS, "train/peak_bytes")
 """Measures that differ each time: they are not results."""
 
 
@@ -52,10 +52,10 @@ def results_section(a: OpenRecord, b: OpenRecord, pairs: Sequence[TrialPair], *,
         differing += bool(lines_of_pair)
         if len(pairs) == 1:
             lines += lines_of_pair
-        elif lines_of_pair and differing <= MOST_PAIRS:
+        elif lines_of_pair and differing <= _MOST_PAIRS:
             lines += [f"{pair.name}:", *(f"  {line}" for line in lines_of_pair)]
-    if len(pairs) > 1 and differing > MOST_PAIRS:
-        hidden = differing - MOST_PAIRS
+    if len(pairs) > 1 and differing > _MOST_PAIRS:
+        hidden = differing - _MOST_PAIRS
         lines.append(f"... and {hidden} more trials with other answers or losses; --json has all of them")
 
     # Totals come above the lines of single trials, of which most are left out.
@@ -113,7 +113,7 @@ def _pair(
     values += [
         SideBySide(name, result_a.metrics.get(name), result_b.metrics.get(name))
         for name in dict.fromkeys([*result_a.metrics, *result_b.metrics])
-        if name not in COSTS
+        if name not in _COSTS
     ]
     # Of many pairs the adapters are counted instead: a pair of digests for each would hide the measures.
     values += [SideBySide("adapter", adapter_a, adapter_b)] if is_alone else []
@@ -230,19 +230,19 @@ class AnswersDifference:
             name: of the held-out set.
         """
         lines = [f"answers ({name}): {self.equal:,} of {self.rows:,} equal{self.note}"]
-        for text_input, expected, old, new in self.others[:MOST_SHOWN]:
+        for text_input, expected, old, new in self.others[:_MOST_SHOWN]:
             lines.append(f"  {one_line(text_input, 50)} (expected {one_line(expected, 30)})")
             lines.append(f"    A {one_line(old)}")
             lines.append(f"    B {one_line(new)}")
-        if len(self.others) > MOST_SHOWN:
-            lines.append(f"  ... and {len(self.others) - MOST_SHOWN:,} more")
+        if len(self.others) > _MOST_SHOWN:
+            lines.append(f"  ... and {len(self.others) - _MOST_SHOWN:,} more")
         return lines
 
     def to_json(self) -> dict[str, Any]:
         """The numbers and the first rows that differ, as `diff --json` prints them."""
         first = [
             {"text_input": text_input, "expected": expected, "a": old, "b": new}
-            for text_input, expected, old, new in islice(self.others, MOST_IN_DOCUMENT)
+            for text_input, expected, old, new in islice(self.others, _MOST_IN_DOCUMENT)
         ]
         more = {"note": self.note.strip("; ")} if self.note else {}
         return {"rows": self.rows, "equal": self.equal, "first_different": first, **more}

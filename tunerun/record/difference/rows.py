@@ -17,10 +17,10 @@ from tunerun.ledger import Ledger
 from tunerun.record.difference.pairs import TrialPair
 from tunerun.record.difference.sections import DifferenceSection, listed, one_line
 
-MOST_SHOWN = 3
+_MOST_SHOWN = 3
 """Rows of each kind in the text output."""
 
-MOST_IN_DOCUMENT = 100
+_MOST_IN_DOCUMENT = 100
 """Rows of each kind in `--json`: a set may be private, and the counts are complete."""
 
 _SETS = ("training", "validation", "test")
@@ -107,11 +107,11 @@ class RowsDifference:
             yield f"  A {_row(before, output)}"
             yield f"  B {_row(after, output)}"
             return
-        for text_input, old, new in self.changed[:MOST_SHOWN]:
+        for text_input, old, new in self.changed[:_MOST_SHOWN]:
             yield f"  ! {one_line(text_input)} -> {one_line(old)} | {one_line(new)}"
         yield from _more(len(self.changed), "changed")
         for rows, sign, what in ((self.removed, "-", "removed"), (self.added, "+", "added")):
-            for text_input, output in rows[:MOST_SHOWN]:
+            for text_input, output in rows[:_MOST_SHOWN]:
                 yield f"  {sign} {_row(text_input, output)}"
             yield from _more(len(rows), what)
 
@@ -126,11 +126,11 @@ class RowsDifference:
             "changed": len(self.changed),
             "reordered": self.is_reordered,
             "rendered_otherwise": self.is_rendered,
-            "first_added": [_example(*row) for row in islice(self.added, MOST_IN_DOCUMENT)],
-            "first_removed": [_example(*row) for row in islice(self.removed, MOST_IN_DOCUMENT)],
+            "first_added": [_example(*row) for row in islice(self.added, _MOST_IN_DOCUMENT)],
+            "first_removed": [_example(*row) for row in islice(self.removed, _MOST_IN_DOCUMENT)],
             "first_changed": [
                 {"text_input": text_input, "a": old, "b": new}
-                for text_input, old, new in islice(self.changed, MOST_IN_DOCUMENT)
+                for text_input, old, new in islice(self.changed, _MOST_IN_DOCUMENT)
             ],
         }
 
@@ -190,5 +190,5 @@ def _example(text_input: str, output: str) -> dict[str, str]:
 
 
 def _more(count: int, what: str) -> Iterator[str]:
-    if count > MOST_SHOWN:
-        yield f"    ... and {count - MOST_SHOWN:,} more {what}"
+    if count > _MOST_SHOWN:
+        yield f"    ... and {count - _MOST_SHOWN:,} more {what}"

@@ -13,10 +13,10 @@ from tunerun.record.difference.sections import DifferenceSection, SideBySide, li
 from tunerun.record.sources import OpenRecord
 from tunerun.stored import section
 
-MOST_LINES = 40
+_MOST_LINES = 40
 """Of a patch in text output; `--json` has the whole patch."""
 
-MOST_COMPARED_LINES = 5_000
+_MOST_COMPARED_LINES = 5_000
 """Of a text that difflib compares: it takes quadratic time, and a recorded patch may have 100,000 characters."""
 
 
@@ -30,7 +30,7 @@ def patch(a: str, b: str, name: str) -> list[str]:
     old, new = a.splitlines(), b.splitlines()
     if old == new:
         return []
-    if max(len(old), len(new)) > MOST_COMPARED_LINES:
+    if max(len(old), len(new)) > _MOST_COMPARED_LINES:
         return [f"{name}: {len(old):,} lines in A, {len(new):,} in B: too long to be compared line by line"]
     return list(difflib.unified_diff(old, new, f"A/{name}", f"B/{name}", lineterm="", n=2))
 
@@ -90,6 +90,6 @@ def code_section(a: OpenRecord, b: OpenRecord) -> DifferenceSection:
 
 
 def _bounded(lines: Sequence[str]) -> Iterator[str]:
-    yield from map(printable, lines[:MOST_LINES])
-    if len(lines) > MOST_LINES:
-        yield f"... {counted(len(lines) - MOST_LINES, 'line')} more; --json has the whole patch"
+    yield from map(printable, lines[:_MOST_LINES])
+    if len(lines) > _MOST_LINES:
+        yield f"... {counted(len(lines) - _MOST_LINES, 'line')} more; --json has the whole patch"

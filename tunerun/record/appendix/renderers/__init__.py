@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Protocol, cast
+from collections.abc import Mapping
+from typing import Protocol
 
 from tunerun.errors import InputError
-
-if TYPE_CHECKING:
-    from tunerun.record.appendix.document import Appendix
+from tunerun.record.appendix.document import Appendix
+from tunerun.record.appendix.renderers import latex, markdown
 
 
 class AppendixRenderer(Protocol):
@@ -18,16 +17,19 @@ class AppendixRenderer(Protocol):
         """Return the whole appendix as text."""
 
 
-RENDERERS = {"markdown": "markdown", "latex": "latex"}
-"""Name of a format -> its module, which is imported when it is used."""
+RENDERERS: Mapping[str, AppendixRenderer] = {"markdown": markdown, "latex": latex}
+"""The renderers by the name of their format."""
 
 
 def renderer(name: str) -> AppendixRenderer:
     """Return the renderer of a format.
+
+    Args:
+        name: of the format.
 
     Raises:
         InputError: the format is unknown; the message lists the formats.
     """
     if name not in RENDERERS:
         raise InputError(f"--format {name}: choose one of {', '.join(RENDERERS)}")
-    return cast(AppendixRenderer, import_module(f"{__name__}.{RENDERERS[name]}"))
+    return RENDERERS[name]

@@ -24,7 +24,7 @@ _HEAD = (
 
 _LEVELS = ("section", "subsection", "subsubsection")
 
-LINE_CHARACTERS = 72
+_LINE_CHARACTERS = 72
 """Of a table's line in \\small: a line of LaTeX's article has 345 points, and a letter takes 4.6 on average."""
 
 _GAP_CHARACTERS = 2
@@ -106,7 +106,7 @@ def _table(table: AppendixTable) -> Iterator[str]:
         # Wrapped columns share what the others leave of a line: LaTeX does not find the width of a paragraph itself.
         wrapped = [place for place in columns if place in table.wrapped]
         rest = sum(_width(table, place) for place in columns if place not in wrapped) + _GAP_CHARACTERS * len(wrapped)
-        share = max(LINE_CHARACTERS - rest, _LEAST_WRAPPED * len(wrapped)) / LINE_CHARACTERS / max(1, len(wrapped))
+        share = max(_LINE_CHARACTERS - rest, _LEAST_WRAPPED * len(wrapped)) / _LINE_CHARACTERS / max(1, len(wrapped))
         paragraph = f">{{\\raggedright\\arraybackslash}}p{{{share:.2f}\\linewidth}}"
         alignment = "".join(paragraph if p in wrapped else "r" if p in table.numbers else "l" for p in columns)
         # A longtable and not a tabular, because a table of a hundred trials has to break over pages.
@@ -132,12 +132,12 @@ def _width(table: AppendixTable, place: int) -> int:
 def _parts(table: AppendixTable) -> list[list[int]]:
     """Split the columns into parts that fit on a line; each part begins with the first column."""
     parts: list[list[int]] = [[]]
-    room = LINE_CHARACTERS
+    room = _LINE_CHARACTERS
     for place in range(len(table.head)):
         width = _width(table, place)
         if width > room and len(parts[-1]) > 1:
             parts.append([0])
-            room = LINE_CHARACTERS - _width(table, 0)
+            room = _LINE_CHARACTERS - _width(table, 0)
         parts[-1].append(place)
         room -= width
     return parts

@@ -15,12 +15,12 @@ from tunerun.record.appendix.document import (
     Paragraph,
 )
 
-HEAD = "<!-- Written by: tunerun appendix. -->"
+_HEAD = "<!-- Written by: tunerun appendix. -->"
 
 
 def render(appendix: Appendix) -> str:
     """Return the appendix with headings, paragraphs, lists, pipe tables and fenced code."""
-    parts = [HEAD, f"# {escaped(appendix.title)}", *map(_block, appendix.blocks)]
+    parts = [_HEAD, f"# {escaped(appendix.title)}", *map(_block, appendix.blocks)]
     for section in appendix.sections:
         parts += _section(section, 2)
     return "\n\n".join(parts) + "\n"
