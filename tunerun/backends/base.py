@@ -174,11 +174,11 @@ class Backend(Protocol):
 class AnswersTogether(Protocol):
     """A backend that can answer inputs of several models in shared batches."""
 
-    def generate_together(self, asked: Sequence[ModelInputs]) -> list[list[str] | InputError]:
+    def generate_together(self, groups: Sequence[ModelInputs]) -> list[list[str] | InputError]:
         """Answer the inputs of several base and tuned models, with the same results as separate `generate` calls.
 
         Args:
-            asked: the inputs, options and examples for each model.
+            groups: the inputs, options and examples for each model.
 
         Returns:
             For each model the outputs in the order of its inputs, or the InputError that `generate` would raise; the

@@ -70,6 +70,8 @@ class LocalBackend:
         self._cache = cache
         root = str(self._folders.root)
         self._workers = workers
+        # Each node of a cluster would resolve `auto` by its own GPU, but a trial's key names one number format, which
+        # is planned on this machine.
         self._settings = settings if worker_kinds.are_here(workers) else precision.stated(settings)
         self._place = place = Place(runs.absolute(), cache, self._settings)
         self._queue = EnginePool(
@@ -116,11 +118,12 @@ class LocalBackend:
         if self._has_found or worker_kinds.are_here(self._workers):
             return
         self._has_found = True
-        for found in worker_kinds.take_over(self._workers, self._place):
-            jobs = [LocalJob(each.job, each.request, self._folders.of_job(each.job)) for each in found.jobs]
+        for recovered in worker_kinds.take_over(self._workers, self._place):
+            jobs = [LocalJob(each.job, each.request, self._folders.of_job(each.job)) for each in recovered.jobs]
             with self._queue.lock:
-                if not self._queue.adopt(found.worker, jobs):
-                    found.worker.end()  # backend.workers.count is smaller now; the jobs resume from their saved states
+                if not self._queue.adopt(recovered.worker, jobs):
+                    # backend.workers.count is smaller now; the jobs resume from their saved states.
+                    recovered.worker.end()
                     continue
                 self._jobs |= {job.id: job for job in jobs}
                 self._job_of_key |= {job.request.key: job for job in jobs}
@@ -148,7 +151,8 @@ class LocalBackend:
         worker_kinds.room(self._workers)
         self._find_workers()
         problems: list[str] = []
-        missing = []
+        unprepared = []
+        # All are located first, which takes no time, so that one that is missing does not cost the download of others.
         for model in dict.fromkeys(models):
             try:
                 found = base_model.find(model, self._cache)
@@ -157,10 +161,10 @@ class LocalBackend:
             else:
                 self._identities[model] = found.identity
                 if prepared_model.model_folder(found, self._cache) is None:
-                    missing.append(model)
+                    unprepared.append(model)
         if problems:
             raise BaseModelError(problems)
-        for model in missing:
+        for model in unprepared:
             try:
                 self._queue.call(messages.Prepare(model))
             except BaseModelError as error:
@@ -192,6 +196,9 @@ class LocalBackend:
             self._folders.check_free(request)
             self._require_packages()
             base_model.find(request.model, self._cache)
+            # An id of its own, so that a job that is submitted again does not get the status of the one that failed.
+            # Nothing is written here: after a kill a key is found by its tuned model's folder, or resumes from its
+            # state.
             identifier = f"{request.tuned_model_id}.{uuid.uuid4().hex[:12]}"
             job = LocalJob(identifier, request, self._folders.of_job(identifier))
             self._queue.add_job(job)
@@ -206,9 +213,9 @@ class LocalBackend:
         """
         self._find_workers()
         with self._queue.lock:
-            known = self._job_of_key.get(key)
-            if known is not None and not known.state.is_finished:
-                return JobRef(KIND, known.id)
+            job = self._job_of_key.get(key)
+            if job is not None and not job.state.is_finished:
+                return JobRef(KIND, job.id)
         finished = self._folders.succeeded(key, tuned_model_id)
         return None if finished is None else JobRef(KIND, finished)
 
@@ -270,18 +277,19 @@ class LocalBackend:
         """Answer inputs between two steps of training; see the Protocol, and `answer`."""
         return [answer.text for answer in self.answer(model, inputs, options, examples=examples)]
 
-    def generate_together(self, asked: Sequence[ModelInputs]) -> list[list[str] | InputError]:
+    def generate_together(self, groups: Sequence[ModelInputs]) -> list[list[str] | InputError]:
         """Answer inputs of several models between two steps of training; see `AnswersTogether`."""
-        found: list[list[str] | InputError] = [[] for _ in asked]
+        outputs: list[list[str] | InputError] = [[] for _ in groups]
         of_base: dict[BaseModelRef, list[tuple[int, list[Prompt]]]] = {}
-        for position, each in enumerate(asked):
+        for position, group in enumerate(groups):
             try:
-                base, adapter = _base_and_adapter(each.model)
+                base, adapter = _base_and_adapter(group.model)
             except InputError as error:
-                found[position] = error
+                outputs[position] = error
                 continue
-            prompts = [prompt_of(one, each.options, adapter, each.examples) for one in each.inputs]
+            prompts = [prompt_of(each, group.options, adapter, group.examples) for each in group.inputs]
             of_base.setdefault(base, []).append((position, prompts))
+        # One call for each base model: the engine puts prompts of different adapters into one batch.
         for base, entries in of_base.items():
             together = tuple(prompt for _, of_model in entries for prompt in of_model)
             if not together:
@@ -291,13 +299,13 @@ class LocalBackend:
                 report = self._queue.call(messages.Generate(base, together))
             except InputError as error:
                 for position, _ in entries:
-                    found[position] = error
+                    outputs[position] = error
                 continue
             assert isinstance(report, messages.Answers)  # noqa: S101 - the engine answers a Generate with nothing else
             answers = iter(report.answers)
             for position, of_model in entries:
-                found[position] = _texts_or_refusal([next(answers) for _ in of_model])
-        return found
+                outputs[position] = _texts_or_refusal([next(answers) for _ in of_model])
+        return outputs
 
     def losses(
         self, model: BaseModelRef | TunedModel, rows: Sequence[Example], examples: Sequence[Example] = ()
@@ -308,9 +316,9 @@ class LocalBackend:
             InputError: the tuned model, the base model or a package is missing, or a row is too long.
             BackendError: the engine failed, or the backend was closed.
         """
-        found = self._measure(model, [(row.input, (row.output,)) for row in rows], examples)
+        likelihoods = self._measure(model, [(row.input, (row.output,)) for row in rows], examples)
         # An empty output of a base model without an end token has no token to learn.
-        return [likelihood.nats / max(likelihood.tokens, 1) for (likelihood,) in found]
+        return [likelihood.nats / max(likelihood.tokens, 1) for (likelihood,) in likelihoods]
 
     def choose(
         self,
@@ -327,8 +335,8 @@ class LocalBackend:
         """
         if not choices:
             raise InputError("the list of choices is empty; give at least one")
-        found = self._measure(model, [(each, tuple(choices)) for each in inputs], examples)
-        return [choices[min(range(len(choices)), key=lambda number: row[number].nats)] for row in found]
+        rows = self._measure(model, [(each, tuple(choices)) for each in inputs], examples)
+        return [choices[min(range(len(choices)), key=lambda number: row[number].nats)] for row in rows]
 
     def _measure(
         self,
@@ -400,22 +408,23 @@ class LocalBackend:
         self._queue.ask(queued)
         return [each.answer for each in queued]
 
-    def leave(self, answer: Future[Answer]) -> None:
+    def cancel_answer(self, answer: Future[Answer]) -> None:
         """Cancel a prompt: a queued one is dropped, a running one ends at the next token."""
-        self._queue.leave(answer)
+        self._queue.cancel_answer(answer)
 
-    def refuse_waiting(self, error: Exception) -> None:
+    def refuse_prompts(self, error: Exception) -> None:
         """Fail every queued prompt with an error; running ones are completed."""
-        self._queue.withdraw(error)
+        self._queue.refuse_prompts(error)
 
     def _check_base(self, model: BaseModelRef) -> None:
         self._require_packages()
-        found = base_model.find(model, self._cache)
-        prepared = self._identities.get(model, found.identity)
-        if found.identity != prepared:
+        # Another base model under the same name would answer for the one that was trained, without any error.
+        now = base_model.find(model, self._cache)
+        prepared = self._identities.get(model, now.identity)
+        if now.identity != prepared:
             raise BaseModelError(
-                f"the base model {model.name!r} ({found.origin}) was replaced since it was prepared: it was "
-                f"{prepared}, it is {found.identity} now; restore it, or start the command again"
+                f"the base model {model.name!r} ({now.origin}) was replaced since it was prepared: it was "
+                f"{prepared}, it is {now.identity} now; restore it, or start the command again"
             )
 
     def __enter__(self) -> Self:

@@ -145,15 +145,15 @@ class EnginePool:
         for each in self._queues:
             each.check_open()
 
-    def leave(self, answer: Future[Answer]) -> None:
+    def cancel_answer(self, answer: Future[Answer]) -> None:
         """Cancel a prompt: a queued one is dropped, a running one ends at the next token."""
         for each in self._queues:
-            each.leave(answer)
+            each.cancel_answer(answer)
 
-    def withdraw(self, error: Exception) -> None:
+    def refuse_prompts(self, error: Exception) -> None:
         """Fail every queued prompt with an error."""
         for each in self._queues:
-            each.withdraw(error)
+            each.refuse_prompts(error)
 
     def cancel(self, job: Job, *, pauses: bool = False) -> None:
         """Stop a job: immediately if it is queued, otherwise before its next step; see `EngineQueue.cancel`."""

@@ -1,26 +1,17 @@
 """The work queue of one engine, and the threads that send work to the engine's process and read its reports.
 
-Scheduling rules:
-
-- Jobs that were added before `begin` start together, in order; those of one base model form a pack. A later job joins
-  the pack of its base model between two steps, unless a job of another base model is queued: then the pack trains to
-  its end, and the base model of the longest-waiting job is next. So no job starves, and without late jobs the packs do
-  not depend on timing.
-- Calls have priority over jobs and run one at a time, in order; prompts to one base model are answered together. While
-  a pack trains, a call to its base model runs between two steps. A call to another base model waits for the pack to
-  end; meanwhile no job joins that pack, so that it does end.
-
-The process starts with the first work, and is restarted after it died. A process that does not react to a request to
-stop a job is killed, wherever it runs; its other jobs continue in the next process.
+`backlog` decides what is started when, and `engine_session` which work caused the death of an engine. The process
+starts with the first work, and is restarted after it died. A process that does not react to a request to stop a job is
+killed, wherever it runs; its other jobs continue in the next process.
 """
 
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
+from tunerun.backends.local.backlog import Backlog
 from tunerun.backends.local.engine_calls import BlockingCall, EngineWork, PromptBatch, QueuedPrompt
 from tunerun.backends.local.engine_session import EngineSession, Job
 from tunerun.engine import messages
@@ -28,9 +19,6 @@ from tunerun.errors import AccessError, BackendError, InputError
 from tunerun.generation import Answer, AnswerPart
 from tunerun.job import BaseModelRef, Failure, FailureKind
 from tunerun.workers.base import Worker
-
-MAX_TOGETHER = 64
-"""The most prompts of one batch, so that no other call waits for long. Our choice."""
 
 _REFUSED_PAUSE_S = 1.0
 """Seconds between two attempts to start an engine that this machine's limits prevent from starting. Our choice. No
@@ -76,12 +64,10 @@ class EngineQueue:
         self._start = start
         self._train = train
         self._silence_s = silence_s
-        self._calls: deque[BlockingCall | QueuedPrompt] = deque()
-        self._added: list[Job] = []
-        self._jobs: deque[Job] = deque()
+        self._backlog = Backlog()
         self._stops: dict[str, messages.Cancel] = {}  # requests to stop, by id of a job or prompt
         self._most: dict[BaseModelRef, int] = {}  # limit of training runs per pass, after an engine died with more
-        self._is_memory_short: set[BaseModelRef] = set()
+        self._is_memory_short: set[BaseModelRef] = set()  # base models whose limit in `_most` is due to memory
         self._lost = 0  # engines lost since the last job ended
         self._session: EngineSession | None = None
         self._watch: threading.Timer | None = None  # checks for `silence_s` while a request to stop a job is open
@@ -103,19 +89,19 @@ class EngineQueue:
     @property
     def calls_waiting(self) -> int:
         """Number of queued calls and prompts."""
-        return len(self._calls)
+        return len(self._backlog.calls)
 
     @property
     def jobs(self) -> list[Job]:
         """The queued and running jobs."""
         under_way = [] if self._session is None else [*self._session.jobs.values()]
-        return [*under_way, *self._jobs, *self._added]
+        return [*under_way, *self._backlog.jobs, *self._backlog.added]
 
     @property
     def load(self) -> int:
         """Number of jobs, calls and prompts that are queued or running."""
         is_calling = self._session is not None and self._session.call is not None
-        return len(self._calls) + is_calling + len(self.jobs)
+        return self.calls_waiting + is_calling + len(self.jobs)
 
     # Adding work
 
@@ -133,7 +119,7 @@ class EngineQueue:
         call = BlockingCall(command, on_part)
         with self.lock:
             self.check_open()
-            self._calls.append(call)
+            self._backlog.calls.append(call)
             self._wake()
         return call.answer.result()
 
@@ -141,7 +127,7 @@ class EngineQueue:
         """Queue prompts; their futures are resolved from another thread."""
         with self.lock:
             self.check_open()
-            self._calls.extend(prompts)
+            self._backlog.calls.extend(prompts)
             self._wake()
 
     def adopt(self, worker: Worker, jobs: Sequence[Job]) -> bool:
@@ -158,14 +144,12 @@ class EngineQueue:
         """Append a job; it can start once `begin` is called."""
         with self.lock:
             self.check_open()
-            self._added.append(job)
+            self._backlog.added.append(job)
 
     def begin(self) -> None:
         """Allow the jobs that were added to start."""
         with self.lock:
-            if self._added and self.is_open:
-                self._jobs.extend(self._added)
-                self._added.clear()
+            if self.is_open and self._backlog.begin():
                 self._wake()
 
     def _wake(self) -> None:
@@ -183,26 +167,21 @@ class EngineQueue:
         if self._is_closed:
             raise BackendError("the backend `local` was closed; open another one")
 
-    def leave(self, answer: Future[Answer]) -> None:
+    def cancel_answer(self, answer: Future[Answer]) -> None:
         """Cancel a prompt: a queued one is dropped, a running one ends at the next token."""
         with self.lock:
             current = None if self._session is None else self._session.call
             if answer.cancel():
-                self._calls = deque(
-                    each for each in self._calls if not (isinstance(each, QueuedPrompt) and each.answer is answer)
-                )
+                self._backlog.drop_prompt(answer)
             elif isinstance(current, PromptBatch) and not answer.done():
                 for position, each in enumerate(current.prompts):
                     if each.answer is answer:
                         self._stop(messages.Cancel(current.generate.answer_id(position)))
 
-    def withdraw(self, error: Exception) -> None:
+    def refuse_prompts(self, error: Exception) -> None:
         """Fail every queued prompt with an error."""
         with self.lock:
-            for each in [each for each in self._calls if isinstance(each, QueuedPrompt)]:
-                self._calls.remove(each)
-                if each.is_wanted:
-                    each.answer.set_exception(error)
+            self._backlog.refuse_prompts(error)
 
     def cancel(self, job: Job, *, pauses: bool = False) -> bool:
         """Stop a job: immediately if it is queued, otherwise before its next step.
@@ -215,11 +194,8 @@ class EngineQueue:
             Whether the job was in this queue.
         """
         with self.lock:
-            for waiting in (self._added, self._jobs):
-                if job in waiting:
-                    waiting.remove(job)
-                    job.cancelled()
-                    return True
+            if self._backlog.cancel(job):
+                return True
             if self._session is None or job.id not in self._session.jobs:
                 return False
             self._stop(messages.Cancel(job.id, pauses))
@@ -265,55 +241,27 @@ class EngineQueue:
     def _send_next(self) -> bool:
         """Wait for work that can be sent, and send it; return False once the queue was closed."""
         with self.lock:
-            self.lock.wait_for(lambda: self._is_closed or self._next_call() is not None or self._joining())
+            backlog = self._backlog
+            self.lock.wait_for(
+                lambda: self._is_closed or backlog.next_call(self._session) or backlog.next_jobs(self._session)
+            )
             if self._is_closed:
                 return False
             if self._session is None and not self._open_session():
                 return True
             session = self._session
-            first = self._next_call()
-            work = self._taken(first) if first is not None else self._joining()
+            first = backlog.next_call(session)
+            work = backlog.take_call(first) if first is not None else backlog.next_jobs(session)
             if session is None or not work:
                 return True
             # Recorded before it is sent: an engine that dies in between leaves it to `_requeue_after_death`.
             if isinstance(work, list):
-                self._jobs = deque(job for job in self._jobs if job not in work)
+                backlog.take_jobs(work)
                 session.give_jobs(work)
             else:
                 session.give_call(work)
         self._send(work)
         return True
-
-    def _next_call(self) -> BlockingCall | QueuedPrompt | None:
-        """Return the call or prompt that can run now; None: there is none."""
-        if self._session is not None and self._session.call is not None:
-            return None
-        model = None if self._session is None else self._session.model
-        return next((each for each in self._calls if model in (None, each.model)), None)
-
-    def _joining(self) -> list[Job]:
-        """Return the jobs that can start or join the current pack now."""
-        model = None if self._session is None else self._session.model
-        if model is None:
-            return [job for job in self._jobs if job.request.model == self._jobs[0].request.model]
-        is_apart = any(each.model != model for each in self._calls)
-        return [] if is_apart or any(job.request.model != model for job in self._jobs) else [*self._jobs]
-
-    def _taken(self, first: BlockingCall | QueuedPrompt) -> EngineWork | None:
-        """Remove a call from the queue; for a prompt, batch it with those that may join it and were not cancelled."""
-        self._calls.remove(first)
-        if isinstance(first, BlockingCall):
-            return None if first.answer.done() else first
-        joining = [each for each in self._calls if isinstance(each, QueuedPrompt) and each.joins(first)][
-            : MAX_TOGETHER - 1
-        ]
-        for each in joining:
-            self._calls.remove(each)
-        wanted = [each for each in (first, *joining) if each.is_wanted]
-        return PromptBatch(wanted, self._put_back) if wanted else None
-
-    def _put_back(self, prompts: Sequence[QueuedPrompt]) -> None:
-        self._calls.extendleft(reversed(prompts))
 
     def _open_session(self) -> bool:
         """Start the engine. If that fails the jobs stay queued: this machine's limits are not their fault."""
@@ -324,8 +272,8 @@ class EngineQueue:
                 f"the engine's process cannot start: {error.strerror}; raise this machine's limits (ulimit -n for open "
                 "files, -u for processes) or free its memory, then run the same command again"
             )
-            while self._calls:
-                if (call := self._taken(self._calls[0])) is not None:
+            while self._backlog.calls:
+                if (call := self._backlog.take_call(self._backlog.calls[0])) is not None:
                     call.refuse(AccessError(self.refusal))
             self.lock.wait(_REFUSED_PAUSE_S)
             return False
@@ -394,7 +342,7 @@ class EngineQueue:
                         for name, stop in self._stops.items()
                         if name in session.jobs or name.partition(".")[0] == answers
                     }
-                    if session.model is None and not self._jobs:  # limits that only served to find a bad job
+                    if session.model is None and not self._backlog.jobs:  # limits that only served to find a bad job
                         self._most = {model: n for model, n in self._most.items() if model in self._is_memory_short}
                     self.lock.notify_all()
         except BaseException:  # raised again: an engine without a listener would block its callers forever
@@ -427,13 +375,7 @@ class EngineQueue:
                         self._most[model] = found.most
                         if failure.kind is FailureKind.OUT_OF_MEMORY:
                             self._is_memory_short.add(model)
-                if isinstance(found.call, PromptBatch):
-                    self._put_back(found.call.prompts)
-                elif isinstance(found.call, BlockingCall):
-                    self._calls.appendleft(found.call)
-                for job in found.jobs:
-                    job.waits()
-                self._jobs.extendleft(reversed(found.jobs))
+                self._backlog.take_back(found)
             self._stops.clear()
             self.lock.notify_all()
 
@@ -443,16 +385,7 @@ class EngineQueue:
             self._is_closed = True
             if self._session is not None:
                 self._session.close(_CLOSED)
-            for call in self._calls:
-                if not isinstance(call, QueuedPrompt):
-                    call.settle(_CLOSED)
-                elif call.is_wanted:
-                    call.answer.set_exception(BackendError(_CLOSED.message))
-            for job in [*self._jobs, *self._added]:
-                job.settle(_CLOSED)
-            self._calls.clear()
-            self._jobs.clear()
-            self._added.clear()
+            self._backlog.settle(_CLOSED)
 
     def close(self) -> None:
         """Kill the process without waiting for its work, and fail everything that is queued."""

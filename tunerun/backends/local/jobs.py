@@ -84,6 +84,7 @@ class LocalJob:
         """End the job as failed, unless the engine died after writing the tuned model and before reporting it."""
         if self.state.is_finished:
             return
+        # The folder may have the tuned model of an earlier job of the same key.
         finished = tuned_model.read_finished(self.folder)
         if finished is not None and finished.job == self.id:
             self.trained_on = finished.trained_on

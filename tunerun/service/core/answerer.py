@@ -107,7 +107,7 @@ class Answerer:
 
     def leave(self, model: BaseModelRef, answer: Future[Answer]) -> None:
         """Cancel a prompt: a queued one is dropped, a running one ends at the next token."""
-        self.engines[model].leave(answer)
+        self.engines[model].cancel_answer(answer)
 
     def refuse(self) -> None:
         """Refuse queued and new prompts; running ones are completed."""
@@ -115,7 +115,7 @@ class Answerer:
         with self._asking:
             self._is_ending = True
         for engine in self.engines.values():
-            engine.refuse_waiting(ServiceError(Code.UNAVAILABLE, "the service is ending; ask again"))
+            engine.refuse_prompts(ServiceError(Code.UNAVAILABLE, "the service is ending; ask again"))
 
     def end(self) -> None:
         """Refuse queued prompts, and close the engines."""
