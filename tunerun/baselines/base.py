@@ -36,13 +36,47 @@ class Setting:
     counts: Sequence[int]
 
 
-class Baseline(Protocol):
-    """Something that answers held-out examples without tuning. A plain value: equal subjects answer alike.
+class Answering(Protocol):
+    """Something that answers held-out examples: a tuned model or a baseline.
 
     - `choose` and `losses` behave as `Backend`'s methods of these names, use the backend that is passed, and raise
       what these raise. A baseline that asks no model does not touch the backend.
     - `asks` returns what a model has to generate, so that several baselines can be asked together; `read` turns the
-      generated texts into the baseline's answers.
+      generated texts into the answers.
+    """
+
+    def asks(self, inputs: Sequence[Input], options: GenerateOptions) -> ModelInputs | list[str]:
+        """Return what a model has to generate for some inputs; the answers themselves if no model is asked.
+
+        Args:
+            options: of generation, such as the maximum number of tokens.
+        """
+
+    def read(self, texts: Sequence[str]) -> list[str]:
+        """Return the answers from the texts that the model generated."""
+
+    def choose(self, backend: Backend, inputs: Sequence[Input], choices: Sequence[str]) -> list[str]:
+        """Answer each input with one of the choices.
+
+        Args:
+            backend: where the model runs.
+            choices: the answers that are allowed, the same for every input.
+
+        Raises:
+            BackendError: the backend cannot answer.
+        """
+
+    def losses(self, backend: Backend, rows: Sequence[Example]) -> list[float]:
+        """Measure the mean loss of each expected output, in nats per token.
+
+        Raises:
+            BackendError: the backend cannot measure losses.
+        """
+
+
+class Baseline(Answering, Protocol):
+    """Something that answers held-out examples without tuning. A plain value: equal subjects answer alike.
+
     - `losses` is called only where `measures_losses` is true.
     - `document` contains what `registry.restored` needs to make the baseline again, as JSON values, and `model`, the
       name of its base model (empty if it asks none).
@@ -67,34 +101,6 @@ class Baseline(Protocol):
     @property
     def problem(self) -> str | None:
         """Why it cannot be asked, as far as it knows itself; None: it can."""
-
-    def asks(self, inputs: Sequence[Input], options: GenerateOptions) -> ModelInputs | list[str]:
-        """Return what a model has to generate for some inputs; the answers themselves if the baseline asks no model.
-
-        Args:
-            options: of generation, such as the maximum number of tokens.
-        """
-
-    def read(self, texts: Sequence[str]) -> list[str]:
-        """Return the baseline's answers from the texts that the model generated."""
-
-    def choose(self, backend: Backend, inputs: Sequence[Input], choices: Sequence[str]) -> list[str]:
-        """Answer each input with one of the choices.
-
-        Args:
-            backend: where the base model runs.
-            choices: the answers that are allowed, the same for every input.
-
-        Raises:
-            BackendError: the backend cannot answer.
-        """
-
-    def losses(self, backend: Backend, rows: Sequence[Example]) -> list[float]:
-        """Measure the mean loss of each expected output, in nats per token.
-
-        Raises:
-            BackendError: the backend cannot measure losses.
-        """
 
     def extra_tokens(self, counter: TokenCounter) -> int | None:
         """Return how many more tokens each of its prompts has than a tuned model's; None: it asks no model.

@@ -25,8 +25,8 @@ from tunerun.locks import held
 from tunerun.metrics import Asks, resolve_stored
 from tunerun.planning.measuring import choices_of
 from tunerun.runner import SweepResult
+from tunerun.runner.answer_collector import AnswerCollector, AnswerMethod, Question
 from tunerun.runner.judging import judge_answers, judges_of
-from tunerun.runner.measuring import AnswerCollector, AnswerMethod, Question
 from tunerun.runner.progress import Progress
 from tunerun.runner.unwatched_jobs import BackendOpener
 

@@ -22,20 +22,19 @@ from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from heapq import heappop, heappush
-from types import MappingProxyType
 
 from tunerun.backends.base import AnswersTogether, Backend
 from tunerun.comparison import trial_result
 from tunerun.errors import AccessError, AmbiguousError, BackendError, InputError, UnavailableError
 from tunerun.job import Failure, FailureKind, JobRef, JobState, JobStatus, TunedModel, TuningRequest
-from tunerun.ledger import JobRecord, Ledger, Spending
+from tunerun.ledger import JobRecord, Ledger
 from tunerun.locks import held_if_free, holder_of
 from tunerun.planning import Plan, Trial
-from tunerun.planning.limits import Cost, over_budget
 from tunerun.retry import backoff_s
 from tunerun.runner.backend_queue import BackendQueue, InFlight, is_lost
-from tunerun.runner.measuring import RESUME, TrialEvaluator
 from tunerun.runner.progress import Progress
+from tunerun.runner.run_budget import RunBudget
+from tunerun.runner.trial_evaluator import RESUME, TrialEvaluator
 from tunerun.schema import TrialConfig
 
 MAX_BACKOFF_S = 60.0
@@ -55,9 +54,9 @@ class Loop:
         ledger: open for writing; every state is recorded in it before and after each effect at a backend.
         backend_of: the backend of a trial's config, always the same object for the same section.
         progress: hooks that show the progress.
+        unavailable: why a backend cannot be used in this run, by the backend's `id`.
         poll_interval_s: seconds between two polls of the running jobs; None: as their backends say.
         retry_failed: whether trials that failed earlier are submitted again.
-        unavailable: why a backend cannot be used in this run, by the backend's `id`.
 
     Attributes:
         stopped: why the run ended before every trial was tried; None: it did not.
@@ -69,10 +68,10 @@ class Loop:
         ledger: Ledger,
         backend_of: Callable[[TrialConfig], Backend],
         progress: Progress,
+        unavailable: Mapping[int, str],
         *,
-        poll_interval_s: float | None = None,
-        retry_failed: bool = False,
-        unavailable: Mapping[int, str] = MappingProxyType({}),
+        poll_interval_s: float | None,
+        retry_failed: bool,
     ) -> None:
         self.stopped: str | None = None
         self._plan, self._ledger, self._progress = plan, ledger, progress
@@ -82,14 +81,13 @@ class Loop:
         self._retry_failed = retry_failed
         self._unavailable = unavailable
         self._evaluator = TrialEvaluator(plan, ledger, progress)
-        self._spent: Spending = plan.with_baselines(ledger.spending(plan.sweep))
-        self._began_at = time.monotonic()
-        # A trial is in one of these: a place's ready queue, `_later`, `_in_flight`, `_ended` or `_found`.
+        self._budget = RunBudget(plan, ledger)
+        # A trial is in one of these: a place's ready queue, `_later`, `_in_flight`, `_ended` or `_earlier`.
         self._places: dict[int, BackendQueue] = {}
         self._later: list[tuple[float, int]] = []  # a heap: when to enqueue a trial again, and its number
         self._in_flight: dict[int, InFlight] = {}
         self._ended: list[InFlight] = []  # finished in this run, and not yet evaluated
-        self._found: list[Trial] = []  # finished before, and not yet evaluated
+        self._earlier: list[Trial] = []  # finished before, and not yet evaluated
         self._attempts: Counter[int] = Counter()
         self._noted: set[tuple[str, int]] = set()
         self._reasons: Counter[str] = Counter()
@@ -102,7 +100,7 @@ class Loop:
         for trial in _run_by_run(unfinished):
             self._place(trial).enqueue(trial)
 
-        while self._later or self._in_flight or self._ended or self._found or any(p.ready for p in self._all_places):
+        while self._later or self._in_flight or self._ended or self._earlier or any(p.ready for p in self._all_places):
             self._obey_cancel_requests()
             self._obey_max_hours()
             self._submit_ready()
@@ -147,10 +145,10 @@ class Loop:
         """The queue of a trial's backend."""
         backend = self._backend_of(trial.config)
         if id(backend) not in self._places:
-            known = backend.capabilities()
-            interval_s = known.poll_interval_s if self._poll_interval_s is None else self._poll_interval_s
+            limits = backend.capabilities()
+            interval_s = limits.poll_interval_s if self._poll_interval_s is None else self._poll_interval_s
             self._places[id(backend)] = BackendQueue(
-                backend, known.max_in_flight, interval_s, stopped=self._unavailable.get(id(backend))
+                backend, limits.max_in_flight, interval_s, stopped=self._unavailable.get(id(backend))
             )
         return self._places[id(backend)]
 
@@ -174,22 +172,24 @@ class Loop:
         """Submit a trial, or continue to watch a job that an earlier run or another sweep began."""
         last = self._ledger.job(trial.key)
         if last is not None and last.state.is_finished and not self._may_repeat(last):
-            self._found.append(trial)
+            self._earlier.append(trial)
             return
         is_begun = last is not None and not last.state.is_finished
         if is_begun and last is not None and last.sweep != self._plan.sweep and not self._take_over(trial, last):
             return
-        more = self._cost_beside(trial, place)
-        if not is_begun:
-            at_most = self._cost_beside(trial, place, at_most=True)
-            refusals = over_budget(self._plan.experiment.budget, self._spent, at_most) or self._over_max_hours()
-            if refusals:
-                self.stopped = refusals[0]
-                return
+        beside = [
+            entry.trial
+            for entry in self._in_flight.values()
+            if entry.place is place and entry.trial.training_run == trial.training_run and not entry.is_cancelled
+        ]
+        if not is_begun and (refusal := self._budget.refusal(trial, beside)) is not None:
+            self.stopped = refusal
+            return
 
-        # The intent is written before the request, so that a run that is killed in between looks for the job.
-        request = trial.request()
-        job = self._ledger.intend(request, trial.capabilities.kind, more.tokens, sweep=self._plan.sweep, usd=more.usd)
+        # The intent is written before the request. A run that is killed after this line leaves the job SUBMITTING, and
+        # the next run cannot know whether the request was sent: it submits again, which finds the job if there is one.
+        request, cost = trial.request(), self._budget.cost(trial, beside)
+        job = self._ledger.intend(request, trial.capabilities.kind, cost.tokens, sweep=self._plan.sweep, usd=cost.usd)
         if job.sweep != self._plan.sweep:  # another runner was quicker: wait for its job
             self._again(trial, WAIT_FOR_OTHERS_S)
             return
@@ -203,7 +203,7 @@ class Loop:
             # A sweep of another name may have begun it under its own id, and only that id finds it again.
             request = replace(request, tuned_model_id=job.tuned_model_id)
         if not is_begun:
-            self._spent = Spending(self._spent.jobs + 1, self._spent.tokens + more.tokens, self._spent.usd + more.usd)
+            self._budget.add(cost)
         self._submit(trial, place, job, request)
 
     def _submit(self, trial: Trial, place: BackendQueue, job: JobRecord, request: TuningRequest) -> None:
@@ -230,6 +230,7 @@ class Loop:
             self._settle([trial])
         else:
             place.answered()
+            # A kill before this write leaves the job SUBMITTING, as above; after it, the next run polls the reference.
             self._ledger.submitted(job.id, ref)
             self._watch(trial, place, job, ref)
 
@@ -247,27 +248,11 @@ class Loop:
         self._again(trial, WAIT_FOR_OTHERS_S)
         return False
 
-    def _cost_beside(self, trial: Trial, place: BackendQueue, *, at_most: bool = False) -> Cost:
-        """The extra cost of a trial: steps that its training run takes for trials under way are already paid."""
-        others = [
-            entry.trial
-            for entry in self._in_flight.values()
-            if entry.place is place and entry.trial.training_run == trial.training_run and not entry.is_cancelled
-        ]
-        return self._plan.cost([*others, trial], at_most=at_most) - self._plan.cost(others, at_most=at_most)
-
-    def _over_max_hours(self) -> list[str]:
-        """Why nothing more may start, as `over_budget` returns it; empty: there is time left."""
-        most, hours = self._plan.experiment.budget.max_hours, (time.monotonic() - self._began_at) / 3600
-        if most is None or hours < most:
-            return []
-        return [f"budget.max_hours: this run has taken {hours:.2g} hours; raise it, or {RESUME}"]
-
     def _obey_max_hours(self) -> None:
         """Once `budget.max_hours` is over, cancel jobs that wait in a queue of this machine; running ones finish."""
         queued = self._queued_here() if self.stopped is None else []
-        if queued and (over := self._over_max_hours()):
-            self.stopped = over[0]
+        if queued and (over := self._budget.over_hours()) is not None:
+            self.stopped = over
             for entry in queued:
                 self._cancel(entry)
 
@@ -332,6 +317,8 @@ class Loop:
 
             news = [(entry, statuses[entry.ref]) for entry in entries]
             changed = {e.job.id: status for e, status in news if status.snapshots or status.state is not e.state}
+            # Recorded before it is shown. A kill before this write loses nothing: the next run's first poll returns the
+            # whole curve, of which the ledger keeps each step once.
             if changed:
                 self._ledger.record_all(changed)
             for entry, status in news:
@@ -352,6 +339,8 @@ class Loop:
         if status.snapshots or status.state is not JobState.RUNNING:
             entry.stepped_at, entry.is_stalled = now, False
         elif now - entry.stepped_at > self._config.stall_after_s and not entry.is_stalled:
+            # Reported and no more: services have kept jobs RUNNING for hours without a step (hosted tuning at Vertex
+            # and Fireworks, reports read 2026-11-22), but a slow one is no reason to lose what is paid for.
             entry.is_stalled = True
             self._progress.note(
                 f"trial {entry.trial.number} has stalled: no new step for {now - entry.stepped_at:.0f} s, at step "
@@ -410,9 +399,10 @@ class Loop:
 
     def _evaluate(self) -> None:
         """Evaluate the trials that have finished, together; meanwhile more may finish."""
-        while self._ended or self._found:
+        # Their ends are recorded. A run that is killed here finds at its next start which answers are missing.
+        while self._ended or self._earlier:
             ended, self._ended = self._ended, []
-            found, self._found = self._found, []
+            found, self._earlier = self._earlier, []
             self._settle([entry.trial for entry in ended if not self._is_resubmitted(entry)], found)
 
     def _is_resubmitted(self, entry: InFlight) -> bool:
@@ -420,7 +410,7 @@ class Loop:
         job = self._ledger.job(entry.trial.key)
         attempt = self._attempts[entry.trial.number]
         if job is not None and is_lost(job) and job.started_at is None:  # what never began costs nothing
-            self._spent = self._plan.with_baselines(self._ledger.spending(self._plan.sweep))
+            self._budget.recount()
         if job is None or not is_lost(job) or attempt >= self._config.max_attempts or self._is_stopped(entry.place):
             return False
         if attempt and job.failure is not None:

@@ -78,24 +78,20 @@ def run(
     with ExitStack() as stack:
         backends = _Backends(plan, stack, open_backend)
         talk = stack.enter_context(automatic()) if progress == "auto" else progress or Progress()
+        # Once, before the first job: the file of a user's own metric that cannot run must not cost a sweep.
         sections = {id(t.config.evaluation): t.config.evaluation for t in plan.trials}
         load_code(metric for section in sections.values() for metric in resolve(section))
         unavailable = backends.prepare(plan.to_run(retry_failed=retry_failed), talk)
-        plan = counted(plan)  # a base model that was fetched just now makes the token counts exact
+        # A base model that was fetched just now makes the token counts exact, so the budget is checked again.
+        plan = counted(plan)
         plan.check(retry_failed=retry_failed)
         stack.enter_context(held(plan.runs, plan.sweep))
         ledger = stack.enter_context(Ledger(plan.ledger_path))
         if not ledger.is_frozen(plan.sweep):
             _freeze(plan, ledger, command, backends.cache)
-        ledger.clear_cancel_requests(plan.sweep)
+        ledger.clear_cancel_requests(plan.sweep)  # of an earlier run, which ended before it obeyed them
         loop = Loop(
-            plan,
-            ledger,
-            backends.of,
-            talk,
-            poll_interval_s=poll_interval_s,
-            retry_failed=retry_failed,
-            unavailable=unavailable,
+            plan, ledger, backends.of, talk, unavailable, poll_interval_s=poll_interval_s, retry_failed=retry_failed
         )
         sweep = next(each for each in ledger.sweeps(plan.name) if each.id == plan.sweep)
         _run_tracked(plan, ledger, loop, tracker, sweep, talk)
@@ -103,7 +99,10 @@ def run(
 
 
 def _freeze(plan: Plan, ledger: Ledger, command: str, cache: Path) -> None:
-    """Record everything that the plan depends on before the first job, so that any process can continue it."""
+    """Record everything that the plan depends on, in one transaction before the first job.
+
+    A kill before it leaves nothing, a kill after it a sweep that any process can continue.
+    """
     sets = {s.digest: (t, s) for t in plan.trials for s in (t.training, *t.held_out.values())}
     ledger.freeze(
         plan.sweep_record(command, facts_of(plan.experiment, plan.trials, cache)),
