@@ -24,7 +24,7 @@ from tunerun.ledger.records import TrialSettings
 from tunerun.metrics import resolve
 from tunerun.planning import plan
 from tunerun.runner import run
-from tunerun.runner.selection import sweep_of
+from tunerun.runner.selection import chosen
 from tunerun.testing.scripted import ScriptedBackend, ScriptedService
 
 SWEEP, MODEL = SWEEPS[2][1], MODELS[2]
@@ -132,7 +132,7 @@ def test_a_sweep_of_format_3_is_run_again_without_asking_a_model(tmp_path: Path)
     write_project(tmp_path, 3)
     again = plan(load([*OVERRIDES, "seed=0,1", "evaluation.baselines.examples=[0]"]))
     with Ledger.open_read_only(again.ledger_path) as ledger:
-        assert [sweep.id for sweep in sweep_of(again, ledger)] == [SWEEPS[3][0]]
+        assert [sweep.id for sweep in chosen(ledger, [], again, None)] == [SWEEPS[3][0]]
     assert all(trial.done for trial in again.trials)
     result = run(again, open_backend=lambda *_: AnswersNothing(ScriptedService()), poll_interval_s=0)
     assert result.exit_code == 0

@@ -43,11 +43,10 @@ def chosen_sweep(
     """
     from tunerun.compose import compose_name, load, places
     from tunerun.engine.base_model import cache_folder
-    from tunerun.errors import NotFoundError
     from tunerun.ledger import Ledger
     from tunerun.planning import plan
     from tunerun.runner import result_of
-    from tunerun.runner.selection import existing_ledger, listed, selected, sweep_of
+    from tunerun.runner.selection import chosen, existing_ledger
     from tunerun.tracking import open_tracker
 
     paths, tracking = places(overrides, config_dir)
@@ -58,22 +57,14 @@ def chosen_sweep(
     with ExitStack() as stack:
         path = existing_ledger(Path(paths.runs))
         ledger = stack.enter_context(Ledger(path, read_only=not to_write))
-        sweeps_of_name = ledger.sweeps(name)
-        if ids:
-            chosen = selected(ledger, ids)
-        else:
-            chosen = sweep_of(composed, ledger, as_frozen=as_frozen) if composed else sweeps_of_name[-1:]
-        if not chosen:
-            wanted = composed.sweep if composed else name
-            where = f"has not run, as far as {ledger.path} knows; {listed(sweeps_of_name)}; choose one with --sweep"
-            raise NotFoundError(f"{wanted or 'no sweep named'}: {where}")
+        found = chosen(ledger, ids, composed, name, as_frozen=as_frozen)
         tracker = open_tracker(tracking, Path(paths.runs))
         # A named experiment decides how its sweep is scored, even if it was frozen with other metrics.
         experiment = composed.experiment if composed and not as_frozen else None
-        if asks_judges and _ask_judges(ledger, chosen, experiment) and not to_write:
+        if asks_judges and _ask_judges(ledger, found, experiment) and not to_write:
             ledger = stack.enter_context(Ledger(path, read_only=True))  # the first one reads a copy from before
         evaluation = experiment.evaluation if experiment else None
-        result = result_of(ledger, chosen, tracker, cache_folder(paths.cache), evaluation)
+        result = result_of(ledger, found, tracker, cache_folder(paths.cache), evaluation)
         print_faults(result)
         yield ledger, result
 

@@ -79,6 +79,8 @@ def open_test(
             if model is not None:
                 name = f"the baseline {baseline.name}"
                 questions += _questions(ledger, sweep, record, baseline.subject, name, model)
+        # Recorded before any model answers: a kill after this line leaves an opening with some answers, which the same
+        # command completes, but never answers that were looked at without a record.
         ledger.open_test(sweep.id, [record.number for record in point], time.time())
         missing = [question for question in questions if ledger.answered_at(*question.key) is None]
         if missing:
@@ -101,7 +103,7 @@ def on_test_set(ledger: Ledger, result: SweepResult) -> SweepResult:
 
 
 def _advised(verdict: Verdict, records: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """The trials of the recommended point, which is determined before the test set is opened."""
+    """Return the trials of the advised point, which is determined before the test set is opened."""
     unfinished = sum(not trial.state.is_finished for trial in verdict.trials)
     if unfinished:
         raise InputError(
@@ -121,10 +123,8 @@ def _advised(verdict: Verdict, records: Sequence[TrialRecord]) -> list[TrialReco
 def _with_baselines(
     ledger: Ledger, sweep: SweepRecord, records: Sequence[TrialRecord], advised: TrialRecord
 ) -> list[tuple[BaselineRecord, TrialRecord]]:
-    """Every baseline that can answer the advised point's test rows, each with a trial that is compared with it.
-
-    Baselines of other templates and base models are included: the advised point has to beat these too.
-    """
+    """Return every baseline that can answer the advised point's test rows, each with a trial compared with it."""
+    # Baselines of other templates and base models too: theirs may be the hardest to beat.
     rows: Mapping[str, str] = sweep.document.get("held_out_rows", {})
 
     def rows_of(record: TrialRecord) -> str | None:
@@ -136,18 +136,18 @@ def _with_baselines(
         job = ledger.job(record.key) if is_same_place and rows_of(record) == rows_of(advised) else None
         return job is not None and job.tuned_model is not None
 
-    found = []
+    compared = []
     for baseline in ledger.baselines(sweep.id):
         record = next((r for r in records if baseline.subject in r.baselines and has_same_rows(r)), None)
         if record is not None and not baseline.document.get("problem"):
-            found.append((baseline, record))
-    return found
+            compared.append((baseline, record))
+    return compared
 
 
 def _questions(
     ledger: Ledger, sweep: SweepRecord, record: TrialRecord, subject: str, name: str, model: PlainModel | Baseline
 ) -> Iterator[Question]:
-    """The questions on the test rows that a trial's metrics need, asked of its tuned model or of a baseline.
+    """Yield the questions on the test rows that a trial's metrics need, for its tuned model or a baseline.
 
     Args:
         record: of the trial, which says how answers are obtained.

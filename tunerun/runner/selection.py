@@ -23,40 +23,60 @@ def selected(ledger: Ledger, names: Sequence[str]) -> list[SweepRecord]:
     Raises:
         NotFoundError: some names match no sweep; the message lists the existing ones.
     """
-    known = ledger.sweeps()
-    if not known:
+    existing = ledger.sweeps()
+    if not existing:
         raise NotFoundError(f"{ledger.path}: no sweep has run")
-    by_name = {sweep.experiment: sweep for sweep in known} | {sweep.id: sweep for sweep in known}
+    by_name = {sweep.experiment: sweep for sweep in existing} | {sweep.id: sweep for sweep in existing}
     missing = [name for name in names if name not in by_name]
     if missing:
         raise NotFoundError(
-            f"{', '.join(missing)}: no sweep of this id or experiment in {ledger.path}; {listed(known)}"
+            f"{', '.join(missing)}: no sweep of this id or experiment in {ledger.path}; {_listed(existing)}"
         )
-    chosen = [by_name[name] for name in names] or known[-1:]
-    return list({sweep.id: sweep for sweep in chosen}.values())
+    sweeps = [by_name[name] for name in names] or existing[-1:]
+    return list({sweep.id: sweep for sweep in sweeps}.values())
 
 
-def sweep_of(plan: Plan, ledger: Ledger, *, as_frozen: bool = False) -> list[SweepRecord]:
-    """Return the sweep of a plan as a list of one; empty: the plan has never run.
-
-    If no sweep has the plan's id, the newest one with the same name, jobs and answer method is returned: it may be
-    scored by other metrics, have fewer baselines, or have an id from an earlier version.
+def chosen(
+    ledger: Ledger, names: Sequence[str], plan: Plan | None, experiment: str | None, *, as_frozen: bool = False
+) -> list[SweepRecord]:
+    """Return the sweeps that a command is about: the named ones, else that of a plan, else the newest.
 
     Args:
-        plan: whose sweep is wanted.
         ledger: to search.
+        names: see `selected`; empty: none are named.
+        plan: whose sweep is meant; None: the newest sweep.
+        experiment: the name that the newest sweep has to have; None: any.
         as_frozen: whether only a sweep with the plan's own id counts.
+
+    Raises:
+        NotFoundError: there is no such sweep; the message lists the existing ones.
     """
-    known = ledger.sweeps(plan.name)
-    own = [sweep for sweep in known if sweep.id == plan.sweep]
+    if names:
+        return selected(ledger, names)
+    existing = ledger.sweeps(experiment)
+    found = existing[-1:] if plan is None else _sweep_of(plan, ledger, as_frozen=as_frozen)
+    if not found:
+        wanted = (plan.sweep if plan is not None else experiment) or "no sweep named"
+        raise NotFoundError(
+            f"{wanted}: has not run, as far as {ledger.path} knows; {_listed(existing)}; choose one with --sweep"
+        )
+    return found
+
+
+def _sweep_of(plan: Plan, ledger: Ledger, *, as_frozen: bool) -> list[SweepRecord]:
+    """Return the sweep of a plan as a list of one; empty: the plan has never run."""
+    of_name = ledger.sweeps(plan.name)
+    own = [sweep for sweep in of_name if sweep.id == plan.sweep]
     if own or as_frozen:
         return own
+    # A sweep with the same jobs and answer methods has the answers that the plan would obtain. Its id differs where it
+    # was scored by other metrics or had fewer baselines, or where an earlier version named it.
     wanted = [(trial.key, trial.answer_method) for trial in plan.trials]
-    of_same_jobs = (s for s in reversed(known) if [(t.key, t.asked) for t in ledger.trials(s.id)] == wanted)
-    return [sweep for sweep in [next(of_same_jobs, None)] if sweep is not None]
+    same = (sweep for sweep in reversed(of_name) if [(t.key, t.asked) for t in ledger.trials(sweep.id)] == wanted)
+    return [sweep for sweep in [next(same, None)] if sweep is not None]
 
 
-def listed(sweeps: Sequence[SweepRecord]) -> str:
+def _listed(sweeps: Sequence[SweepRecord]) -> str:
     """Format the ids of sweeps for an error message, the newest first."""
     ids = [sweep.id for sweep in reversed(sweeps)]
     more = f" and {len(ids) - MOST_LISTED} older" if len(ids) > MOST_LISTED else ""

@@ -28,7 +28,11 @@ TURN_ROWS = 16
 
 @dataclass(frozen=True)
 class _Group:
-    """Points that are compared with each other, by number, each with its trials (every key once)."""
+    """Points that are compared with each other: those with the same metric on the same held-out rows.
+
+    Attributes:
+        points: the trials of each point, by its number; trials with equal keys once.
+    """
 
     metric: Metric
     alpha: float
@@ -79,10 +83,12 @@ class EarlyStops:
             return False
         if self.ledger.stop(self.plan.sweep, _key(trial)) is not None:
             return True
-        found = self._decided(group, trial.point)
-        if found is None:
+        decision = self._decided(group, trial.point)
+        if decision is None:
             return False
-        decided, better = found
+        decided, better = decision
+        # All seeds of the point stop together. What was answered so far is kept with the stop, as these are the answers
+        # that the decision was made from; one that has answered all rows has nothing to stop.
         for each in group.points[trial.point]:
             key = _key(each)
             texts = tuple(map(str, self.ledger.answers_so_far(*key)))
@@ -105,10 +111,11 @@ class EarlyStops:
         best = max(others, key=lambda n: (float(others[n].mean()), len(others[n]), -n))
         rows = min(len(own), len(others[best]))
         differences = own[:rows] - others[best][:rows]
-        if not rows or float(np.abs(differences).max()) > 1:  # a user's own metric exceeds its unit's range
+        # The test holds for differences in [-1, 1]; a user's own metric may exceed its unit's range.
+        if not rows or float(np.abs(differences).max()) > 1:
             return None
         clusters = self._clusters(group.points[number][0])
-        if clusters:
+        if clusters:  # rows of one cluster are not independent, so a cluster counts once it is complete
             differences = whole_clusters(differences, clusters, rows)
         if not len(differences):
             return None
@@ -140,19 +147,19 @@ class EarlyStops:
         """Scores of the rows that a trial has answered; only new answers are scored."""
         assert trial.validation is not None  # noqa: S101 - otherwise it would not be in a group
         key = _key(trial)
-        known = self._scores.get(trial.key, np.zeros(0))
-        if len(known) == len(trial.validation.examples):
-            return known
+        scored = self._scores.get(trial.key, np.zeros(0))
+        if len(scored) == len(trial.validation.examples):
+            return scored
         whole = self.ledger.answers(*key)
         texts = list(whole.texts) if whole is not None else list(map(str, self.ledger.answers_so_far(*key)))
-        if len(texts) > len(known):
-            expected = [example.output for example in trial.validation.examples[len(known) : len(texts)]]
+        if len(texts) > len(scored):
+            expected = [example.output for example in trial.validation.examples[len(scored) : len(texts)]]
             try:
-                scores = metric.rows(expected, texts[len(known) :])[:, 0] / RANGES[metric.unit]
+                scores = metric.rows(expected, texts[len(scored) :])[:, 0] / RANGES[metric.unit]
             except MetricError:  # the comparison reports it
                 return np.zeros(0)
-            self._scores[trial.key] = np.concatenate([known, scores])
-        return self._scores.get(trial.key, known)
+            self._scores[trial.key] = np.concatenate([scored, scores])
+        return self._scores.get(trial.key, scored)
 
 
 def _key(trial: Trial) -> tuple[str, str, str]:

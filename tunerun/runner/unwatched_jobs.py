@@ -24,7 +24,7 @@ from tunerun.planning import tuned_model_id
 BackendOpener = Callable[[schema.BackendSection, Path, Path], Backend]
 
 CANCEL_TIMEOUT_S = 20.0
-"""Seconds that `cancel` waits for a backend to report that a job has ended."""
+"""Seconds that `cancel` waits for a backend to report that a job has ended: services cancel later. Our choice."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,9 @@ def unwatched_jobs(
     Returns:
         The jobs in the order of their trials; and one line on why some could not be queried (None: all were).
     """
-    runs, found, problem = ledger.path.parent, list[UnwatchedJob](), None
+    # Nothing is recorded: an earlier version wrote the status of a job that another sweep's runner was training, which
+    # ended that job as FAILED and lost its steps.
+    runs, jobs, problem = ledger.path.parent, list[UnwatchedJob](), None
     with ExitStack() as stack:
         try:
             live = [
@@ -80,9 +82,9 @@ def unwatched_jobs(
             ]
         except ConfigError as error:  # frozen by a version with another kind of backend
             return [], str(error)
-        asked = [(each, ref) for each, ref in live if ref is not None]
-        for backend in {id(each.backend): each.backend for each, _ in asked}.values():
-            refs = {ref: each.trial.number for each, ref in asked if each.backend is backend}
+        submitted = [(each, ref) for each, ref in live if ref is not None]
+        for backend in {id(each.backend): each.backend for each, _ in submitted}.values():
+            refs = {ref: each.trial.number for each, ref in submitted if each.backend is backend}
             try:
                 statuses = backend.poll(list(refs))
             except BackendError as error:
@@ -90,8 +92,8 @@ def unwatched_jobs(
                 continue
             for ref, status in statuses.items():
                 last_step = status.snapshots[-1].step if status.snapshots else 0
-                found.append(UnwatchedJob(refs[ref], status.state, last_step))
-    return sorted(found, key=lambda job: job.number), problem
+                jobs.append(UnwatchedJob(refs[ref], status.state, last_step))
+    return sorted(jobs, key=lambda job: job.number), problem
 
 
 def cancel(
@@ -117,7 +119,7 @@ def cancel(
     if (holder := holder_of(runs, sweep)) is not None:
         return _requested(holder, sweep)
     wanted = {trial.key for trial in ledger.trials(sweep) if trial.number in numbers}
-    asked: dict[str, str] = {}
+    owners: dict[str, str] = {}  # who was requested to cancel, by the sweep that it runs
     count = 0
     with held(runs, sweep), ExitStack() as stack:
         for each in _live(ledger, sweep, cache, open_backend, stack):
@@ -136,12 +138,11 @@ def cancel(
                 else:
                     shared = [trial.number for trial in ledger.trials(owner) if trial.key == each.job.key]
                     ledger.request_cancel(owner, shared)
-                    asked[owner] = holder_of(runs, owner) or "another process"
+                    owners[owner] = holder_of(runs, owner) or "another process"
         ledger.clear_cancel_requests(sweep)
     done = f"cancelled {count} {'job' if count == 1 else 'jobs'} of {sweep}, which is not running"
-    return "; ".join(
-        [*([done] if count or not asked else []), *(_requested(who, owner) for owner, who in asked.items())]
-    )
+    requested = [_requested(holder, owner) for owner, holder in owners.items()]
+    return "; ".join([done, *requested] if count or not requested else requested)
 
 
 def _requested(holder: str, sweep: str) -> str:
@@ -173,6 +174,8 @@ def _cancel_job(ledger: Ledger, live: _Live) -> None:
     if ref is None:
         ledger.record(job.id, JobStatus(JobState.CANCELLED))
         return
+    # The reference is recorded first: cancelling takes effect later, and a kill while it is waited for must not leave a
+    # job that is only found by its key.
     if job.ref is None:
         ledger.submitted(job.id, ref)
     backend.cancel(ref)
