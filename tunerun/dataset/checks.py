@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import islice, repeat
+from itertools import islice
 from types import NoneType
 from typing import Any
 
@@ -49,6 +49,8 @@ def render_rows(rows: Rows, template: PromptTemplate, limits: CharacterLimits) -
     table = _Table(rows, template, limits, findings)
     table.check_cells()
     texts = {part: table.texts(part) for part in template.parts}
+
+    # `template.system` takes precedence over the message of the row's own conversation, which is sent unchanged.
     systems: Sequence[str] | None = None
     if SYSTEM in texts:
         systems = [system_or_none(text) for text in texts.pop(SYSTEM)]
@@ -56,9 +58,11 @@ def render_rows(rows: Rows, template: PromptTemplate, limits: CharacterLimits) -
         systems = ["" if each is None else each.conversation.system for each in rows.conversations]
     if systems is not None and not any(systems):
         systems = None
+
     # A row whose earlier turn is bad is left out too, but the texts of its last turn are checked all the same.
     earlier, rows_of_bad_turns = _earlier(table)
     table.check_texts(texts if systems is None else {SYSTEM: systems, **texts})
+
     bad = table.bad | rows_of_bad_turns
     good = [row for row in range(len(rows)) if row not in bad] if bad else range(len(rows))
     rendered = RenderedRows(rows, read, texts[TEXT_INPUT], texts[OUTPUT], template, systems, earlier)
@@ -71,13 +75,14 @@ def _earlier(table: _Table) -> tuple[Sequence[tuple[Turn, ...]] | None, set[int]
     All turns are rendered as the rows of one table, column by column, which is what makes it fast.
     """
     rows, template = table.rows, table.template
-    found = [
+    all_turns = [
         (row, turn, messages)
         for row, each in enumerate(rows.conversations or ())
         if each is not None
+        # The messages are also those of the last turn, which is not among the earlier ones.
         for turn, messages in zip(each.conversation.earlier, each.messages, strict=False)
     ]
-    if not found:
+    if not all_turns:
         return None, set()
     try:
         template.check_turns()
@@ -85,15 +90,21 @@ def _earlier(table: _Table) -> tuple[Sequence[tuple[Turn, ...]] | None, set[int]
         for problem in error.problems:
             table.findings.add("template", f"{rows.file}: {problem}")
         return None, set()
-    owners = [row for row, _, _ in found]
-    columns = {TEXT_INPUT: [turn.text_input for _, turn, _ in found], OUTPUT: [turn.output for _, turn, _ in found]}
-    places = [RowConversation(Conversation(turn.text_input), (messages,)) for _, turn, messages in found]
-    of_turns = replace(rows.take(owners).with_columns(columns), conversations=places)
-    turns = _Table(of_turns, template, table.limits, table.findings)
+
+    owners = [row for row, _, _ in all_turns]
+    columns = {
+        TEXT_INPUT: [turn.text_input for _, turn, _ in all_turns],
+        OUTPUT: [turn.output for _, turn, _ in all_turns],
+    }
+    places = [RowConversation(Conversation(turn.text_input), (messages,)) for _, turn, messages in all_turns]
+    turn_rows = replace(rows.take(owners).with_columns(columns), conversations=places)
+    turns = _Table(turn_rows, template, table.limits, table.findings)
+    # A row that is bad already has its finding; its turns would only repeat it.
     turns.bad = {number for number, row in enumerate(owners) if row in table.bad}
     texts = {part: turns.texts(part) for part in PARTS}
     turns.check_texts(texts)
-    rendered = map(Turn, texts[TEXT_INPUT], texts[OUTPUT], (turn.is_learned for _, turn, _ in found))
+
+    rendered = map(Turn, texts[TEXT_INPUT], texts[OUTPUT], (turn.is_learned for _, turn, _ in all_turns))
     counts = (0 if each is None else len(each.conversation.earlier) for each in rows.conversations or ())
     return [tuple(islice(rendered, count)) for count in counts], {owners[number] for number in turns.bad}
 
@@ -129,6 +140,7 @@ class _Table:
             lacking, findings = require(rows, column, f"template.{named_by[column]}")
             self.bad.update(lacking)
             self.findings.extend(findings)
+        # Where a name is close to a column's, the finding on the column names it, which helps more than a new template.
         absent = [column for column in named_by if column not in rows.columns]
         is_typo = len(rows.columns) > 1 and any(close_name(column, rows.columns) for column in absent)
         if absent and len(rows) and not is_typo:
@@ -137,36 +149,46 @@ class _Table:
         for column, part in named_by.items():
             cells = rows.columns.get(column, ())
             if set(map(type, cells)) - {str}:  # most columns are text throughout
-                of_column = [(row, _why_unusable(cell)) for row, cell in enumerate(cells) if cell is not ABSENT]
-                unusable += [(row, parts.index(part), column, why) for row, why in of_column if why]
+                reasons = ((row, _why_unusable(cell)) for row, cell in enumerate(cells) if cell is not ABSENT)
+                unusable += [(row, parts.index(part), column, why) for row, why in reasons if why]
         for row, part_number, column, why in sorted(unusable):
             self._add_bad_cell(row, column, parts[part_number], why)
         self.bad.update(row for row, *_ in unusable)
 
     def texts(self, part: str) -> Sequence[str]:
         """Render one part of every row; the text of a row that cannot be rendered is empty."""
-        rows = self.rows
+        rows, count = self.rows, len(self.rows)
+        # Most templates are text and columns alone: joining whole columns spares a call of Jinja2 for each row.
         segments = self.template.segments(part, rows.columns)
         if segments is not None:
-            columns = [_printed(rows.columns[s.name]) if isinstance(s, PrintedColumn) else s for s in segments]
-            if None not in columns:
-                return _joined([each for each in columns if each is not None], len(rows))
-        return ["" if row in self.bad else self._text(row, part) for row in range(len(rows))]
+            columns = [
+                _printed(rows.columns[each.name]) if isinstance(each, PrintedColumn) else [each] * count
+                for each in segments
+            ]
+            texts = [column for column in columns if column is not None]
+            if len(texts) == len(columns):
+                if len(texts) > 1:
+                    return ["".join(row) for row in zip(*texts, strict=True)]
+                return texts[0] if texts else [""] * count  # an empty template.system has no segments
 
-    def _text(self, row: int, part: str) -> str:
-        cells = self.rows.cells(row)
-        try:
-            return self.template.render_part(part, cells)
-        except AbsentCellError as error:
-            if error.is_null:
-                self._add_bad_cell(row, error.column, error.part, "is null")
-            else:
-                wanted = _wanted(error.column, f"template.{error.part}", list(cells))
-                self._add(row, part, "column", f"the row has no column {wanted}")
-        except TemplateError as error:
-            self._add(row, part, "template", f"{error}; correct the template, or this row")
-        self.bad.add(row)
-        return ""
+        rendered = [""] * count
+        for row in range(count):
+            if row in self.bad:
+                continue
+            cells = rows.cells(row)
+            try:
+                rendered[row] = self.template.render_part(part, cells)
+                continue
+            except AbsentCellError as error:
+                if error.is_null:
+                    self._add_bad_cell(row, error.column, error.part, "is null")
+                else:
+                    wanted = _wanted(error.column, f"template.{error.part}", list(cells))
+                    self._add(row, part, "column", f"the row has no column {wanted}")
+            except TemplateError as error:
+                self._add(row, part, "template", f"{error}; correct the template, or this row")
+            self.bad.add(row)
+        return rendered
 
     def check_texts(self, texts: dict[str, Sequence[str]]) -> None:
         """Find the rows whose texts cannot be learned: blank, too long, or with a lone surrogate."""
@@ -223,7 +245,8 @@ def _wanted(column: str, named_by: str, names: Sequence[str]) -> str:
 def _why_unusable(cell: Any) -> str | None:
     if is_null(cell):
         return "is null"
-    if isinstance(cell, float) and math.isinf(cell) and str(cell) in ("inf", "-inf"):  # not 1E400, kept as written
+    # `1E400` in JSON is infinite as a float too, but keeps its spelling, so it can be printed.
+    if isinstance(cell, float) and math.isinf(cell) and str(cell) in _INFINITIES:
         return "is infinite"
     return "holds bytes" if isinstance(cell, bytes | bytearray) else None
 
@@ -235,20 +258,11 @@ def _printed(cells: Sequence[Any]) -> Sequence[str] | None:
         return cells
     if not all(issubclass(each, str | int | float | bytes | NoneType) or each is type(ABSENT) for each in types):
         return None
-    words = {True: "true", False: "false"}
+    words = {True: "true", False: "false"}  # as JSON writes them, and the templates' own `{{ }}`
     printed = [
-        # Rows with a cell that is neither text nor a number were found to be bad before.
+        # A row with a cell that is neither text nor a number is bad already, so its text is never used.
         words[cell] if isinstance(cell, bool) else str(cell) if isinstance(cell, str | int | float) else ""
         for cell in cells
     ]
+    # The text `inf` is text, but an infinite float has to be refused, with its row.
     return None if _INFINITIES & set(printed) and any(issubclass(each, float) for each in types) else printed
-
-
-def _joined(segments: Sequence[str | Sequence[str]], count: int) -> Sequence[str]:
-    """Join the template's own texts and whole columns of texts, row by row."""
-    if not segments:
-        return [""] * count
-    if len(segments) == 1 and not isinstance(segments[0], str):
-        return segments[0]
-    pieces = [repeat(each, count) if isinstance(each, str) else each for each in segments]
-    return ["".join(row) for row in zip(*pieces, strict=True)]

@@ -8,8 +8,8 @@ from typing import Any
 
 from tunerun.dataset.findings import Findings
 from tunerun.dataset.messages import (
+    CONVERSATIONS,
     INSTRUCTIONS,
-    LISTS,
     Message,
     Note,
     UnsuitableError,
@@ -37,8 +37,8 @@ def conversation_columns(rows: Rows, wanted: Collection[str]) -> frozenset[str]:
     lacking = [n for n in (TEXT_INPUT, OUTPUT) if n in wanted and ABSENT in rows.columns.get(n, (ABSENT,))]
     if not lacking:
         return frozenset()
-    if any(name in rows.columns for name in LISTS):
-        return frozenset(rows.columns.keys() & {*LISTS, *INSTRUCTIONS, SYSTEM})
+    if any(name in rows.columns for name in CONVERSATIONS):
+        return frozenset(rows.columns.keys() & {*CONVERSATIONS, *INSTRUCTIONS, SYSTEM})
     if lacking == [TEXT_INPUT] and _ALPACA[0] in rows.columns:
         return frozenset(rows.columns.keys() & {*_ALPACA, SYSTEM})
     return frozenset()
@@ -108,7 +108,7 @@ def _read(
     missing = {TEXT_INPUT, OUTPUT} & set(wanted) - cells.keys()
     if not missing:
         return cells, None
-    name = next((each for each in LISTS if each in cells), None)
+    name = next((each for each in CONVERSATIONS if each in cells), None)
     if name is not None:
         system, pairs = _pairs(messages_of(cells, name, note), OUTPUT in missing, note)
     elif _ALPACA[0] in cells:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tunerun.dataset.findings import UnreadableError
+from tunerun.dataset.messages import CONVERSATIONS
 from tunerun.dataset.table_rows import DELIMITERS, SEPARATOR_LINE
 
 ENDINGS = {
@@ -47,33 +48,42 @@ BINARY_MAGIC = (PARQUET_MAGIC, ARROW_MAGIC, _STREAM_MAGIC)
 _SHARD = re.compile(r"-\d{5}-of-\d{5}\.arrow$")
 """Names of the files in a folder that `datasets` saves."""
 
-SIGNATURES = (
-    (b"PK\x03\x04", "a zip archive, not an Excel workbook"),
-    (b"\xd0\xcf\x11\xe0", "an old Office document"),
-    (b"\x1f\x8b", "a gzip archive"),
-    (b"BZh", "a bzip2 archive"),
-    (b"\xfd7zXZ", "an xz archive"),
-    (b"\x28\xb5\x2f\xfd", "a zstd archive"),
-    (b"%PDF", "a PDF document"),
-    (b"SQLite format 3", "a SQLite database"),
-    (b"FEA1", "Feather of version 1"),
-    (b"\xff\xfe\x00\x00", "text in UTF-32"),
-    (b"\x00\x00\xfe\xff", "text in UTF-32"),
-    (b"\xff\xfe", "text in UTF-16"),
-    (b"\xfe\xff", "text in UTF-16"),
-    (b"version https://git-lfs", "a Git LFS pointer, not the file itself (git lfs pull fetches it)"),
-    (b"<!doctype", "HTML"),
-    (b"<html", "HTML"),
-    (b"<?xml", "XML"),
+_GIVE_ROWS = "give a file of JSON, JSON lines, CSV, TSV, Parquet or Arrow"
+_AS_UTF_8 = "save it as UTF-8"
+# The numbers are LibreOffice's filter options: a comma (44) between cells, quotes (34) around text, UTF-8 (76).
+_TO_CSV = (
+    "save it as CSV UTF-8, or run: libreoffice --headless --convert-to "
+    "'csv:Text - txt - csv (StarCalc):44,34,76' '{file}'"
 )
-"""First bytes of files that users name by mistake (case is ignored); from the formats' specifications."""
 
-CHAT_KEYS = ("messages", "contents", "conversations")
-"""Keys whose list is one conversation, not a list of rows."""
+_ZIP = b"PK\x03\x04"
+_SIGNATURES = {
+    _ZIP: ("a zip archive, not an Excel workbook", _GIVE_ROWS),
+    b"\xd0\xcf\x11\xe0": ("an old Office document (Excel 97?)", _TO_CSV),
+    b"\x1f\x8b": ("a gzip archive", _GIVE_ROWS),
+    b"BZh": ("a bzip2 archive", _GIVE_ROWS),
+    b"\xfd7zXZ": ("an xz archive", _GIVE_ROWS),
+    b"\x28\xb5\x2f\xfd": ("a zstd archive", _GIVE_ROWS),
+    b"%PDF": ("a PDF document", _GIVE_ROWS),
+    b"SQLite format 3": ("a SQLite database", _GIVE_ROWS),
+    b"FEA1": ("Feather of version 1", _GIVE_ROWS),
+    b"\xff\xfe\x00\x00": ("text in UTF-32", _AS_UTF_8),
+    b"\x00\x00\xfe\xff": ("text in UTF-32", _AS_UTF_8),
+    b"\xff\xfe": ("text in UTF-16", _AS_UTF_8),
+    b"\xfe\xff": ("text in UTF-16", _AS_UTF_8),
+    b"version https://git-lfs": ("a Git LFS pointer, not the file itself (git lfs pull fetches it)", _GIVE_ROWS),
+    b"<!doctype": ("HTML", _GIVE_ROWS),
+    b"<html": ("HTML", _GIVE_ROWS),
+    b"<?xml": ("XML", _GIVE_ROWS),
+}
+"""By the first bytes of files that users name by mistake (case is ignored; from the formats' specifications): what the
+file is, and what to do. The byte order mark of UTF-32 begins with that of UTF-16, so it comes first."""
 
 _SAMPLE_BYTES = 65_536
+"""Bytes of a file that are looked at. Ours: several records, even of long texts."""
+
 _SAMPLE_RECORDS = 20
-"""Bytes of a table that are read to detect its delimiter."""
+"""Records of a table by which its delimiter is detected. Ours."""
 
 
 @dataclass(frozen=True)
@@ -110,19 +120,24 @@ def find_format(path: Path, content: bytes, chosen: str) -> str:
     claimed = ENDINGS.get(path.suffix.lower()) if chosen == "auto" else chosen
     look = _look(content)
     first = next(iter(look.formats), None)
+
     if first == "arrow" and chosen == "auto" and _SHARD.search(path.name):
         what = "is one Arrow file of a folder that `datasets` saved"
         advice = f"set dataset.path={path.parent}, or dataset.format=arrow for it alone"
         raise UnreadableError("format", f"{path}: {what}; {advice}")
+
     if claimed is None and first is not None:
         return first
+    # A table with a separator of its own: the bytes cannot rule a chosen separator out, as cells may hold the others.
     if claimed is not None and (
         claimed in (*look.formats, *look.unsure) or (chosen in DELIMITERS and first in DELIMITERS)
     ):
         return claimed
+    # Files of JSON lines are often called .json, and lists .jsonl.
     is_unambiguous = SEPARATOR_LINE.match(content) or {first, claimed} == {"json", "jsonl"}
     if first is not None and chosen == "auto" and is_unambiguous:
         return first
+
     by = "its ending says" if chosen == "auto" else "dataset.format is"
     against = f", but {by} {NAMES[claimed]}" if claimed else ""
     looks = look.description or NAMES[look.formats[0]]
@@ -132,12 +147,6 @@ def find_format(path: Path, content: bytes, chosen: str) -> str:
 
 _WITHOUT_ENDING = NAMES.keys() - ENDINGS.values()
 
-_GIVE_ROWS = "give a file of JSON, JSON lines, CSV, TSV, Parquet or Arrow"
-_AS_UTF_8 = "save it as UTF-8"
-_TO_CSV = (
-    "save it as CSV UTF-8, or run: libreoffice --headless --convert-to "
-    "'csv:Text - txt - csv (StarCalc):44,34,76' '{file}'"
-)
 _UNKNOWN_TEXT = _Look(description="plain text", remedy=_GIVE_ROWS, unsure=tuple(DELIMITERS))
 _BROKEN_JSON = _Look(description="broken JSON", remedy=_GIVE_ROWS, unsure=("json", "jsonl", *DELIMITERS))
 
@@ -148,26 +157,20 @@ def _look(content: bytes) -> _Look:
     if content.startswith((ARROW_MAGIC, _STREAM_MAGIC)):
         return _Look(("arrow",))
     start = content[:_SAMPLE_BYTES].removeprefix(b"\xef\xbb\xbf").lstrip()
-    for signature, description in SIGNATURES:
+    for signature, (description, remedy) in _SIGNATURES.items():
         if start[: len(signature)].lower() == signature.lower():
-            return _signed(description, content)
+            if signature == _ZIP and _is_workbook(content):
+                return _Look(description="an Excel workbook", remedy=_TO_CSV)
+            return _Look(description=description, remedy=remedy)
+    # Windows tools write UTF-16 without a byte order mark too; as UTF-8 it would be a table with a NUL in every cell.
     if _is_wide(content[:_SAMPLE_BYTES]):
         return _Look(description="text in UTF-16 without a byte order mark", remedy=_AS_UTF_8)
     if start[:1] in (b"{", b"["):
         return _json_look(content)
+    # A NUL further down is a damaged cell, which the check "characters" reports with its row.
     if b"\x00" in start.partition(b"\n")[0]:
         return _Look(description="a binary file", remedy=_GIVE_ROWS)
     return _table_look(content)
-
-
-def _signed(description: str, content: bytes) -> _Look:
-    if description.startswith("text in"):
-        return _Look(description=description, remedy=_AS_UTF_8)
-    if description.startswith("a zip") and _is_workbook(content):
-        return _Look(description="an Excel workbook", remedy=_TO_CSV)
-    if description.startswith("an old Office"):
-        return _Look(description=f"{description} (Excel 97?)", remedy=_TO_CSV)
-    return _Look(description=description, remedy=_GIVE_ROWS)
 
 
 def _is_workbook(content: bytes) -> bool:
@@ -188,8 +191,13 @@ def _is_wide(sample: bytes) -> bool:
 def _json_look(content: bytes) -> _Look:
     """Distinguish JSON from JSON lines by the first object or line, so that a large file is not parsed twice."""
     text = content.removeprefix(b"\xef\xbb\xbf").lstrip()
-    if _is_list_of_objects(text[:_SAMPLE_BYTES]):
-        return _Look(("json",))
+    if text.startswith(b"["):
+        start = text[1:_SAMPLE_BYTES].decode("utf-8", errors="replace").lstrip()
+        try:
+            if start.startswith("{") and json.JSONDecoder().raw_decode(start):
+                return _Look(("json",))
+        except (ValueError, RecursionError):
+            pass  # the first object is broken, or longer than the sample
     first, _, rest = text.partition(b"\n")
     line = _parsed(first)
     if isinstance(line, dict):
@@ -200,19 +208,10 @@ def _json_look(content: bytes) -> _Look:
     return _Look(("json",)) if isinstance(whole, dict | list) else _BROKEN_JSON
 
 
-def _is_list_of_objects(sample: bytes) -> bool:
-    text = sample.decode("utf-8", errors="replace")
-    start = text[1:].lstrip() if text.startswith("[") else ""
-    try:
-        return start.startswith("{") and bool(json.JSONDecoder().raw_decode(start))
-    except (ValueError, RecursionError):
-        return False
-
-
 def only_list(value: dict[str, Any]) -> str | None:
     """Return the key of the only list of objects in a JSON object, unless it is a conversation."""
     keys = [key for key, item in value.items() if isinstance(item, list)]
-    return keys[0] if len(keys) == 1 and keys[0] not in CHAT_KEYS else None
+    return keys[0] if len(keys) == 1 and keys[0] not in CONVERSATIONS else None
 
 
 def _parsed(text: bytes) -> Any:

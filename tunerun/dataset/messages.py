@@ -9,7 +9,7 @@ from typing import Any
 
 from tunerun.template.prompt_template import OUTPUT, SYSTEM, TEXT_INPUT
 
-LISTS = ("messages", "contents", "conversations")
+CONVERSATIONS = ("messages", "contents", "conversations")
 """Columns that hold a conversation: OpenAI's, Gemini's and Vertex AI's, ShareGPT's; the first one in a row is used."""
 
 INSTRUCTIONS = ("systemInstruction", "system_instruction")
@@ -81,7 +81,7 @@ def messages_of(cells: Mapping[str, Any], name: str, note: Note) -> list[Message
 
     Args:
         cells: of a row.
-        name: the column of the conversation, one of `LISTS`.
+        name: the column of the conversation, one of `CONVERSATIONS`.
         note: called for each kind of key that is ignored.
 
     Raises:

@@ -56,6 +56,7 @@ def read_content(name: str, content: bytes, columns: Sequence[str] | None = None
         DatasetError: every problem of the file, one line each.
     """
     try:
+        # Not decompressed: a small upload could expand to more than the memory.
         rows, findings = _rows(Path(name), Path(name), content, "auto", columns)
     except UnreadableError as error:
         raise DatasetError([error.line]) from error
@@ -80,6 +81,7 @@ def collect_rows(path: Path, format_name: str, columns: Sequence[str] | None = N
         if saved is not None:
             return saved
         content = _content(path)
+        # By its first bytes, as a download may have lost or kept the ending `.gz`.
         for magic, (kind, decompress) in _COMPRESSIONS.items():
             if content.startswith(magic):
                 try:
@@ -101,19 +103,26 @@ def _rows(
 ) -> tuple[Rows, Findings]:
     """Read rows from bytes; `named` is the path without the ending of its compression."""
     file = str(path)
-    if not content.removeprefix(b"\xef\xbb\xbf").strip():
+    if not content.removeprefix(b"\xef\xbb\xbf").strip():  # the byte order mark that Windows tools begin UTF-8 with
         raise UnreadableError("path", f"{file}: is empty; add examples")
-    found = find_format(named, content, format_name)
-    if columns is not None and found not in DELIMITERS:
-        raise UnreadableError("columns", f"{file}: {NAMES[found]} names its columns; remove dataset.columns")
+    format_of_file = find_format(named, content, format_name)
+    is_table = format_of_file in DELIMITERS
+    if columns is not None and not is_table:
+        raise UnreadableError("columns", f"{file}: {NAMES[format_of_file]} names its columns; remove dataset.columns")
     try:
-        if found in DELIMITERS:
-            rows, findings = delimited_rows(file, content, found, columns)
+        if is_table:
+            rows, findings = delimited_rows(file, content, format_of_file, columns)
         else:
-            rows, findings = _READERS[found](file, content)
+            rows, findings = _READERS[format_of_file](file, content)
     except UnicodeDecodeError as error:
         # Readers decode line by line, so the error's position is not that in the file.
-        raise UnreadableError("encoding", f"{file}{_not_utf_8(content)}; save it as UTF-8") from error
+        where = ": is not UTF-8"  # a line `sep=` may name half a character in a file that is UTF-8 as a whole
+        try:
+            content.decode("utf-8")
+        except UnicodeDecodeError as first:
+            line, byte = content.count(b"\n", 0, first.start) + 1, content[first.start]
+            where = f":{line}: is not UTF-8 at byte {first.start:,} of the file (0x{byte:02x})"
+        raise UnreadableError("encoding", f"{file}{where}; save it as UTF-8") from error
     if not rows and not findings:
         findings.add("rows", f"{file}: holds no rows; add examples")
     return rows, findings
@@ -122,6 +131,7 @@ def _rows(
 def _zstd(content: bytes) -> bytes:
     import pyarrow  # here: it takes longer to import than the rest of this package together
 
+    # Python itself reads zstd from 3.14 on.
     decompressed: bytes = pyarrow.CompressedInputStream(pyarrow.BufferReader(content), "zstd").read()
     return decompressed
 
@@ -135,6 +145,7 @@ _COMPRESSIONS: dict[bytes, tuple[str, Callable[[bytes], bytes]]] = {
 """By the first bytes of a compressed file: the name of the compression, and its decompressor."""
 
 _COMPRESSED_ENDINGS = frozenset({".gz", ".gzip", ".zst", ".zstd", ".bz2", ".xz"})
+"""Endings that are removed before the ending of the format is read, as in `train.csv.gz`."""
 
 
 def _content(path: Path) -> bytes:
@@ -142,8 +153,8 @@ def _content(path: Path) -> bytes:
         if path.exists() and not path.is_file():
             what = "is not a regular file"
             if path.is_dir():
-                known = sorted(file.name for file in path.iterdir() if file.suffix.lower() in ENDINGS)
-                what = f"is a directory of {listed(known)}" if known else "is a directory"
+                readable = sorted(file.name for file in path.iterdir() if file.suffix.lower() in ENDINGS)
+                what = f"is a directory of {listed(readable)}" if readable else "is a directory"
             raise UnreadableError("path", f"{path}: {what}; name the file itself")
         return path.read_bytes()
     except FileNotFoundError as error:
@@ -155,13 +166,3 @@ def _content(path: Path) -> bytes:
     except OSError as error:
         what = f"cannot be read: {error.strerror}; check its permissions, or name another file"
         raise UnreadableError("path", f"{path}: {what}") from error
-
-
-def _not_utf_8(content: bytes) -> str:
-    """Return the line of the first byte that is not UTF-8, and which byte it is, as the end of a message."""
-    try:
-        content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        return f":{line}: is not UTF-8 at byte {error.start:,} of the file (0x{content[error.start]:02x})"
-    return ": is not UTF-8"  # a line `sep=` that names half a character, in a file that is UTF-8 as a whole
