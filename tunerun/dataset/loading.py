@@ -53,21 +53,23 @@ class LoadedDataset:
     def conversations(self) -> dict[str, int]:
         """Counts of conversations among the training examples: with several turns, with a system message, and so on."""
         examples = self.training.examples
-        spoken = [example for example in examples if example.is_conversation]
-        turns = [turn for example in spoken for turn in example.turns]
+        # Most files have no conversations: their examples are counted without making their turns.
+        conversations = [example for example in examples if example.is_conversation]
+        pairs = len(examples) - len(conversations)
+        turns = [turn for example in conversations for turn in example.turns]
         return {
             "examples": len(examples),
-            "conversations": sum(bool(example.earlier) for example in spoken),
-            "system_messages": sum(bool(example.system) for example in spoken),
-            "turns": len(turns) + len(examples) - len(spoken),
-            "learned_answers": sum(turn.is_learned for turn in turns) + len(examples) - len(spoken),
+            "conversations": sum(bool(example.earlier) for example in conversations),
+            "system_messages": sum(bool(example.system) for example in conversations),
+            "turns": len(turns) + pairs,
+            "learned_answers": sum(turn.is_learned for turn in turns) + pairs,
         }
 
     @property
     def advice(self) -> tuple[str, ...]:
         """The warnings that do not come from a check."""
-        found = {finding.text for finding in self.findings}
-        return tuple(warning for warning in self.warnings if warning not in found)
+        of_checks = {finding.text for finding in self.findings}
+        return tuple(warning for warning in self.warnings if warning not in of_checks)
 
 
 def load_examples(
@@ -101,22 +103,33 @@ def load_examples(
     progress = progress or (lambda _: None)
     limits = CharacterLimits(max_input_characters, max_output_characters)
     reader = _Reader(dataset, template, limits, tokens, progress, max(most_places, MOST_OF_A_KIND))
-    rows, rendered = reader.rendered(dataset.path, is_split=True)
+
+    rows, rendered = reader.read(dataset.path, is_split=True)
     held_out = {
-        name: reader.rendered(section.path)[1]
+        name: reader.read(section.path)[1]
         for name, section in (("validation", dataset.validation), ("test", dataset.test))
         if section.path is not None
     }
     if reader.problems:  # nothing is split where rows are missing: a split of the others would not be the final one
         raise DatasetError(reader.problems)
-    training, of_fractions = reader.split(rendered)
+
+    training, split_off = reader.split(rendered)
     if reader.problems:
         raise DatasetError(reader.problems)
-    held_out |= of_fractions
+    held_out |= split_off
+    # A file for one and a fraction for the other came in the order of reading; findings name validation first.
     held_out = {name: held_out[name] for name in ("validation", "test") if name in held_out}
+
     progress(f"looking for duplicates, leaks and more in {len(training):,} examples")
     findings = tuple(inspect(training, held_out, most_places, control_tokens))
-    sets = {name: _held_out_set(dataset, name, rows_of_set) for name, rows_of_set in held_out.items()}
+    sets = {}
+    for name, held_out_rows in held_out.items():
+        examples = _example_set(getattr(dataset, name).path or dataset.path, held_out_rows)
+        # Sweeps with different templates are compared where they held the same rows out, so the rows have a digest too.
+        digest_of_rows = digest([content.hex() for content in held_out_rows.contents])
+        clusters = clusters_of(held_out_rows, dataset.cluster_by)
+        sets[name] = replace(examples, rows=digest_of_rows, clusters=clusters)
+
     return LoadedDataset(
         training=_example_set(dataset.path, training),
         validation=sets.get("validation"),
@@ -155,7 +168,7 @@ class _Reader:
         self._progress = progress
         self._most = most
 
-    def rendered(self, path: str, *, is_split: bool = False) -> tuple[Rows, RenderedRows]:
+    def read(self, path: str, *, is_split: bool = False) -> tuple[Rows, RenderedRows]:
         """Read a file; return its rows as they were read, and those that can be learned.
 
         Bad rows are left out, and are errors unless `on_bad_row` is skip.
@@ -165,8 +178,9 @@ class _Reader:
         """
         dataset = self._dataset
         self._progress(f"reading {path}")
-        rows, findings = collect_rows(Path(path), dataset.format, dataset.columns)
-        read = rows
+        read, findings = collect_rows(Path(path), dataset.format, dataset.columns)
+
+        rows = read
         columns = {"dataset.stratify_by": dataset.stratify_by} if is_split else {}
         if not is_split or dataset.validation.fraction or dataset.test.fraction:
             columns["dataset.cluster_by"] = dataset.cluster_by
@@ -177,13 +191,16 @@ class _Reader:
                 if column in rows.columns and lacking:
                     without = set(lacking)
                     rows = rows.take([row for row in range(len(rows)) if row not in without])
+
         self._progress(f"rendering {len(rows):,} rows of {rows.file}")
         rendered, of_rendering = render_rows(rows, self._template, self._limits)
         findings.extend(of_rendering)
         if self._tokens is not None:
             rendered, of_length = short_enough(rendered, self._tokens)
             findings.extend(of_length)
+
         of_file = findings.file_lines(self._most)
+        # A file without a single good row is an error also where bad rows are skipped; the bad rows' lines say why.
         if dataset.on_bad_row == "skip" and (len(rendered) or of_file):
             self.problems += of_file
             self.warnings += findings.skipped(self._most)
@@ -199,6 +216,7 @@ class _Reader:
         if not any(fractions.values()) and dataset.limit is None:
             return rendered, {}
         self._progress(f"splitting {len(rendered):,} rows")
+        # By the cells and not by the rendered texts: trials with different templates hold the same rows out.
         ranks = ranks_of(rendered.contents, dataset.split_seed)
         training: Sequence[int] = range(len(rendered))
         held_out: dict[str, RenderedRows] = {}
@@ -209,10 +227,11 @@ class _Reader:
             parts = {
                 name: rows for name, rows in (("validation", split.validation), ("test", split.test)) if fractions[name]
             }
-            self._advise_on_classes(classes, parts)
+            self._check_parts(classes, parts)
             training = split.training
             held_out = {name: rendered.take(rows) for name, rows in parts.items()}
         if dataset.limit is not None:
+            # After the split, so that trials of several limits are measured on the same rows.
             if dataset.limit > len(training):
                 what = f"dataset.limit={dataset.limit} is more than the {len(training)} rows to train on"
                 self.warnings.append(f"{dataset.path}: {what}; all of them are used")
@@ -220,12 +239,14 @@ class _Reader:
             training = [training[position] for position in chosen]
         return rendered.take(training), held_out
 
-    def _advise_on_classes(self, classes: Sequence[Hashable], parts: Mapping[str, Sequence[int]]) -> None:
+    def _check_parts(self, classes: Sequence[Hashable], parts: Mapping[str, Sequence[int]]) -> None:
         """Refuse a split that leaves a part empty; warn about classes of one row, which are never held out."""
         column, path = self._dataset.stratify_by, self._dataset.path
         counts = Counter(classes)
         single = sorted(str(name) for name, count in counts.items() if count == 1)
-        for part in (part for part, rows in parts.items() if not rows):
+        for part, rows in parts.items():
+            if rows:
+                continue
             fraction = getattr(self._dataset, part).fraction
             what = f"dataset.{part}.fraction={fraction} of {len(classes)} rows leaves it empty"
             if column is not None and single:
@@ -241,13 +262,6 @@ class _Reader:
                 f"{path}: dataset.stratify_by={column}: {have}, kept to train on and never measured: "
                 f"{listed(single)}; add rows of them, or set dataset.stratify_by=null to hold some out"
             )
-
-
-def _held_out_set(dataset: DatasetSection, name: str, rows: RenderedRows) -> ExampleSet:
-    """Return `validation` or `test` with a digest of its rows, whatever the template, and their clusters."""
-    examples = _example_set(getattr(dataset, name).path or dataset.path, rows)
-    digest_of_rows = digest([content.hex() for content in rows.contents])
-    return replace(examples, rows=digest_of_rows, clusters=clusters_of(rows, dataset.cluster_by))
 
 
 def _example_set(source: str, rows: RenderedRows) -> ExampleSet:

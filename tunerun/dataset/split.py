@@ -23,6 +23,8 @@ class Split:
 
 def ranks_of(contents: Iterable[bytes], seed: int) -> list[int]:
     """Return a rank for each row, which depends on its content and the seed alone; parts take rows by rank."""
+    # A hash and not a random generator: a rank does not depend on the other rows or their number. With the seed as the
+    # key of the hash, another seed gives an order of its own.
     key = seed.to_bytes(8, "big")
     return [int.from_bytes(hashlib.blake2b(each, digest_size=8, key=key).digest(), "big") for each in contents]
 
@@ -48,23 +50,6 @@ def split_rows(
         validation: fraction of all rows, 0 to below 1.
         test: the same.
     """
-    members = _members(ranks, identities, classes)
-    sizes = {name: sum(map(len, groups)) for name, groups in members.items()}
-    validation_quotas = quotas(sizes, validation, {name: size - 1 for name, size in sizes.items()})
-    test_quotas = quotas(sizes, test, {name: size - 1 - validation_quotas[name] for name, size in sizes.items()})
-    parts: tuple[list[int], list[int], list[int]] = ([], [], [])
-    for name, groups in members.items():
-        # Validation gets the lowest ranks and test the highest, so that an added row moves only those at the limits.
-        rest = _take(groups, validation_quotas[name], parts[1])
-        rest = _take(rest[::-1], test_quotas[name], parts[2])
-        parts[0].extend(row for group in rest for row in group)
-    return Split(*(tuple(sorted(part)) for part in parts))
-
-
-def _members(
-    ranks: Sequence[int], identities: Sequence[Hashable], classes: Sequence[Hashable]
-) -> dict[Hashable, list[list[int]]]:
-    """Return the groups of rows of equal identity, by class, lowest rank first."""
     groups: dict[Hashable, list[int]] = {}
     for row, identity in enumerate(identities):
         groups.setdefault(identity, []).append(row)
@@ -73,7 +58,18 @@ def _members(
         members.setdefault(classes[group[0]], []).append(group)
     for of_class in members.values():
         of_class.sort(key=lambda group: (min(ranks[row] for row in group), group[0]))
-    return members
+
+    sizes = {name: sum(map(len, of_class)) for name, of_class in members.items()}
+    validation_quotas = quotas(sizes, validation, {name: size - 1 for name, size in sizes.items()})
+    test_quotas = quotas(sizes, test, {name: size - 1 - validation_quotas[name] for name, size in sizes.items()})
+
+    parts: tuple[list[int], list[int], list[int]] = ([], [], [])
+    for name, of_class in members.items():
+        # Validation gets the lowest ranks and test the highest, so that an added row moves only those at the limits.
+        rest = _take(of_class, validation_quotas[name], parts[1])
+        rest = _take(rest[::-1], test_quotas[name], parts[2])
+        parts[0].extend(row for group in rest for row in group)
+    return Split(*(tuple(sorted(part)) for part in parts))
 
 
 def quotas(sizes: Mapping[Hashable, int], fraction: float, capacities: Mapping[Hashable, int]) -> dict[Hashable, int]:
@@ -84,12 +80,13 @@ def quotas(sizes: Mapping[Hashable, int], fraction: float, capacities: Mapping[H
         fraction: share of all rows.
         capacities: the most that may be taken of each class.
     """
-    # Fraction(0.29) is not 29/100; its shortest decimal form is.
-    share = Fraction(str(fraction))
+    share = Fraction(str(fraction))  # Fraction(0.29) is not 29/100
+    # Fractions and not floats, so that a share that is exactly half a row is rounded the same way everywhere.
     exact = {name: size * share for name, size in sizes.items()}
     result = {name: min(int(value), capacities[name]) for name, value in exact.items()}
     total = int(sum(sizes.values()) * share + Fraction(1, 2))
     remainders = {name: value - result[name] for name, value in exact.items() if result[name] < capacities[name]}
+    # Equal remainders go by name: the order of the rows in the file must not decide.
     behind = sorted(
         (name for name, left in remainders.items() if left), key=lambda name: (-remainders[name], str(name))
     )
