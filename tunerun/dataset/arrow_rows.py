@@ -49,6 +49,7 @@ def folder_rows(folder: Path) -> tuple[Rows, Findings] | None:
     if not state.is_file():
         return None
     named = [str(each.get("filename")) for each in _json(state).get("_data_files", []) if isinstance(each, dict)]
+    # A name with a folder in it could reach files outside.
     files = [folder / name for name in named if Path(name).name == name] or sorted(folder.glob("*.arrow"))
 
     def read() -> pyarrow.Table:
@@ -70,6 +71,7 @@ def _json(file: Path) -> dict[str, Any]:
 def _arrow_table(content: bytes) -> pyarrow.Table:
     import pyarrow
 
+    # `datasets` writes streams, Feather is the file form.
     opened = pyarrow.ipc.open_file if content.startswith(b"ARROW1") else pyarrow.ipc.open_stream
     return opened(pyarrow.BufferReader(content)).read_all()
 
@@ -104,7 +106,7 @@ def _cells(column: pyarrow.ChunkedArray) -> list[Any]:
     import pyarrow
 
     kind = column.type
-    if pyarrow.types.is_dictionary(kind):
+    if pyarrow.types.is_dictionary(kind):  # how pandas writes a categorical column
         return _cells(column.cast(kind.value_type))
     if _has_nanoseconds(column):
         texts: list[Any] = column.cast(pyarrow.string()).to_pylist()

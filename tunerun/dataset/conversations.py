@@ -71,6 +71,7 @@ def with_conversations(rows: Rows, wanted: Collection[str]) -> tuple[Rows, Findi
     used = conversation_columns(rows, wanted)
     if not used:
         return rows, findings
+    # Of each change to messages: how many rows have it, and the first one's place and message.
     notes: dict[str, tuple[int, str, str]] = {}
     kept: list[int] = []
     added: dict[str, list[Any]] = {name: [] for name in (TEXT_INPUT, OUTPUT, SYSTEM) if name in wanted}
@@ -80,7 +81,7 @@ def with_conversations(rows: Rows, wanted: Collection[str]) -> tuple[Rows, Findi
         cells = {name: rows.columns[name][index] for name in (*used, *added) if name in rows.columns}
         notes_of_row: dict[str, str] = {}
         try:
-            found, conversation = _read(
+            columns_of_row, conversation = _read(
                 {name: cell for name, cell in cells.items() if cell is not ABSENT}, wanted, notes_of_row.setdefault
             )
         except UnsuitableError as error:
@@ -93,7 +94,7 @@ def with_conversations(rows: Rows, wanted: Collection[str]) -> tuple[Rows, Findi
         kept.append(index)
         conversations.append(conversation)
         for name, column in added.items():
-            column.append(found.get(name, ABSENT))
+            column.append(columns_of_row.get(name, ABSENT))
     for what, (count, place, message) in notes.items():
         where = place if count == 1 else f"{place} and {count - 1:,} more rows"
         findings.warn("message", f"{where}: {what}{f' ({message})' if message else ''}")
@@ -106,8 +107,9 @@ def _read(
 ) -> tuple[Mapping[str, Any], RowConversation | None]:
     """Return a row's columns with those of its conversation (its own take precedence), and the earlier turns."""
     missing = {TEXT_INPUT, OUTPUT} & set(wanted) - cells.keys()
-    if not missing:
+    if not missing:  # the row's own columns take precedence
         return cells, None
+
     name = next((each for each in CONVERSATIONS if each in cells), None)
     if name is not None:
         system, pairs = _pairs(messages_of(cells, name, note), OUTPUT in missing, note)
@@ -115,6 +117,7 @@ def _read(
         system, pairs = "", _alpaca(cells)
     else:
         return cells, None
+
     of_column = cells.get(SYSTEM)
     if not is_null(of_column) and of_column != "":
         if system:
@@ -122,6 +125,7 @@ def _read(
         if not isinstance(of_column, str):
             raise UnsuitableError("its column 'system' is not text; write the system message as text")
         system = of_column
+
     question, answer = pairs[-1]
     columns = {TEXT_INPUT: question.text}
     if answer is not None:
@@ -142,6 +146,7 @@ def _pairs(messages: Sequence[Message], is_learned: bool, note: Note) -> tuple[s
     Args:
         is_learned: whether the last turn needs an answer to learn; else the last message of the user is asked.
     """
+    # Chat templates put the system message first, and several refuse one that comes later.
     count = next((n for n, message in enumerate(messages) if message.column != SYSTEM), len(messages))
     late = next((message for message in messages[count:] if message.column == SYSTEM), None)
     if late is not None:
@@ -155,11 +160,10 @@ def _pairs(messages: Sequence[Message], is_learned: bool, note: Note) -> tuple[s
         )
     answers: list[Message | None] = [*spoken[1::2]]
     pairs = list(zip(spoken[::2], answers + [None] * (len(spoken) % 2), strict=True))
-    return "\n".join(message.text for message in messages[:count]), _learned(pairs, note) if is_learned else pairs
+    system = "\n".join(message.text for message in messages[:count])
+    if not is_learned:
+        return system, pairs
 
-
-def _learned(pairs: list[_Pair], note: Note) -> list[_Pair]:
-    """Return the turns up to the last one whose answer is learned."""
     last = max((n for n, (_, answer) in enumerate(pairs) if answer is not None and answer.is_learned), default=None)
     if last is None and pairs[0][1] is None:
         raise UnsuitableError("its conversation has no answer to learn; end it with a message of the assistant")
@@ -171,28 +175,29 @@ def _learned(pairs: list[_Pair], note: Note) -> list[_Pair]:
     if last + 1 < len(pairs):
         what = "messages after the last answer of weight 1 are left out: nothing is learned from them"
         note(what, pairs[last + 1][0].place)
-    return pairs[: last + 1]
+    return system, pairs[: last + 1]
 
 
 def _joined(messages: Sequence[Message], note: Note) -> list[Message]:
-    """Return the messages with those of one role in a row as one."""
-    found: list[Message] = []
+    """Return the messages with those of one role in a row as one, because chat templates want the roles in turn."""
+    joined: list[Message] = []
     for message in messages:
-        before = found[-1] if found else None
+        before = joined[-1] if joined else None
         if before is None or before.column != message.column:
-            found.append(message)
+            joined.append(message)
             continue
+        # An answer is learned as a whole or not at all.
         if before.is_learned != message.is_learned:
             raise UnsuitableError(f"{message.place}: is a second answer in a row with another weight; join them")
         note(f"messages of {_NAMES[message.column]} in a row are joined with a line break", message.place)
-        found[-1] = replace(before, text=f"{before.text}\n{message.text}")
-    return found
+        joined[-1] = replace(before, text=f"{before.text}\n{message.text}")
+    return joined
 
 
 def _alpaca(cells: Mapping[str, Any]) -> list[_Pair]:
     """Return the earlier turns, and the instruction with its input on a line of its own, as in LLaMA-Factory."""
-    instruction, given = cells["instruction"], cells.get("input")
-    asked = instruction if given is None or given == "" else f"{instruction}\n{given}"
+    instruction, context = cells["instruction"], cells.get("input")
+    question = instruction if context is None or context == "" else f"{instruction}\n{context}"
     history = from_text(cells.get("history"))
     history = [] if is_empty(history) or is_null(history) else history if is_list(history) else [history]
     earlier: list[_Pair] = []
@@ -201,4 +206,4 @@ def _alpaca(cells: Mapping[str, Any]) -> list[_Pair]:
         if not is_list(turn) or len(turn) != 2 or not all(isinstance(text, str) for text in turn):
             raise UnsuitableError(f"{place}: is not an instruction and its answer; write a list of two texts")
         earlier.append((Message(TEXT_INPUT, turn[0], place), Message(OUTPUT, turn[1], place)))
-    return [*earlier, (Message(TEXT_INPUT, asked, "instruction"), None)]
+    return [*earlier, (Message(TEXT_INPUT, question, "instruction"), None)]

@@ -51,13 +51,10 @@ class ProviderFormat:
     max_validation: int | None = None
 
 
-def _pair(example: Example) -> dict[str, Any]:
-    return {"text_input": example.text_input, "output": example.output}
-
-
 def _messages(example: Example) -> dict[str, Any]:
     messages: list[dict[str, Any]] = [{"role": "system", "content": example.system}] if example.system else []
     for turn in example.turns:
+        # 1 is the default of OpenAI's format.
         weight = {} if turn.is_learned else {"weight": 0}
         messages.append({"role": "user", "content": turn.text_input})
         messages.append({"role": "assistant", "content": turn.output, **weight})
@@ -78,7 +75,7 @@ FORMATS = {
         ProviderFormat(
             "gemini",
             "json",
-            _pair,
+            lambda example: {"text_input": example.text_input, "output": example.output},
             GUIDE,
             is_list=True,
             has_conversations=False,
@@ -139,51 +136,60 @@ def export(loaded: LoadedDataset, format_: ProviderFormat, folder: Path) -> Expo
         InputError: a file is in the way, or the folder cannot be written.
     """
     sets = {"training": loaded.training, "validation": loaded.validation, "test": loaded.test}
-    given = {name: examples for name, examples in sets.items() if examples is not None}
-    taken = {name: examples for name, examples in given.items() if name in ("training", *format_.held_out)}
+    configured = {name: examples for name, examples in sets.items() if examples is not None}
+    written = {name: examples for name, examples in configured.items() if name in ("training", *format_.held_out)}
+
+    # All files are made before the first is written: a provider's refusal leaves nothing behind.
     contents: dict[str, bytes] = {}
-    for name, examples in taken.items():
+    for name, examples in written.items():
         rows = [json.dumps(format_.row(example), ensure_ascii=False) for example in examples.examples]
         text = "[\n" + ",\n".join(rows) + "\n]\n" if format_.is_list else "".join(f"{row}\n" for row in rows)
         contents[name] = text.encode()
-    problems = [line for name, examples in taken.items() for line in _problems(name, examples, contents[name], format_)]
+    problems = [
+        line for name, examples in written.items() for line in _problems(name, examples, contents[name], format_)
+    ]
     if problems:
         raise LimitError("\n".join(problems))
+
     files = {folder / f"{name}.{format_.ending}": content for name, content in contents.items()}
     blocked = [file for file, content in files.items() if file.exists() and file.read_bytes() != content]
     if blocked:
         raise InputError([f"{file}: exists with other content; move it, or set --output" for file in blocked])
+
     for file, content in files.items():
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(content)
         except OSError as error:
             raise InputError(f"{file}: {error.strerror}; choose another --output") from error
+
     notes = [
         f"{name}: {len(examples.examples):,} examples were left out; {format_.name} takes no {name} set"
-        for name, examples in given.items()
-        if name not in taken
+        for name, examples in configured.items()
+        if name not in written
     ]
     return ExportedDataset(tuple(files), tuple(notes))
 
 
 def _problems(name: str, examples: ExampleSet, content: bytes, format_: ProviderFormat) -> list[str]:
     count, by = len(examples.examples), f"{format_.name} ({format_.source})"
-    found = []
+    problems = []
     if format_.max_bytes is not None and len(content) > format_.max_bytes:
-        found.append(f"{name}: {len(content):,} bytes, {by} takes {format_.max_bytes:,}; set dataset.limit")
+        problems.append(f"{name}: {len(content):,} bytes, {by} takes {format_.max_bytes:,}; set dataset.limit")
     if name == "training" and count < format_.min_examples:
-        found.append(f"{name}: {count} examples, {by} wants at least {format_.min_examples}; add more")
+        problems.append(f"{name}: {count} examples, {by} wants at least {format_.min_examples}; add more")
     if name == "validation" and format_.max_validation is not None and count > format_.max_validation:
-        found.append(f"{name}: {count:,} examples, {by} takes {format_.max_validation:,}; hold fewer out")
+        problems.append(f"{name}: {count:,} examples, {by} takes {format_.max_validation:,}; hold fewer out")
     if not format_.has_conversations and (some := sum(each.is_conversation for each in examples.examples)):
         what = f"{some:,} of {count:,} examples have a system message or several turns"
-        found.append(f"{name}: {what}, {by} takes one input and its output; choose --format vertex, openai or messages")
+        problems.append(
+            f"{name}: {what}, {by} takes one input and its output; choose --format vertex, openai or messages"
+        )
     elif not format_.has_weights and (some := sum(not t.is_learned for each in examples.examples for t in each.turns)):
         what = f"{some:,} answers have weight 0, {by} has no place for that and would learn them"
-        found.append(f"{name}: {what}; choose --format openai or messages, or leave those rows out")
+        problems.append(f"{name}: {what}; choose --format openai or messages, or leave those rows out")
     for part, limit in (("text_input", format_.max_input_characters), ("output", format_.max_output_characters)):
         longest = max(len(getattr(example, part)) for example in examples.examples)
         if limit is not None and longest > limit:
-            found.append(f"{name}: {part} of {longest:,} characters, {by} takes {limit:,}; shorten it")
-    return found
+            problems.append(f"{name}: {part} of {longest:,} characters, {by} takes {limit:,}; shorten it")
+    return problems

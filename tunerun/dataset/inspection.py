@@ -62,6 +62,8 @@ ERROR, WARNING = Severity.ERROR, Severity.WARNING
 
 _BRACES = ("{{", "}}", "{%")
 _CHARACTERS_AT_ONCE = 100_000
+"""Characters of texts that are searched together. Ours: most blocks then hold nothing, and one that does is soon gone
+through text by text."""
 
 ControlTokens = Callable[[str], Collection[str]]
 """Returns the base model's control tokens that occur in a text."""
@@ -134,13 +136,14 @@ class Inspected:
         """
         places: dict[str, dict[str, None]] = {}
         for rows in self.everything:
-            found = sorted(
+            # In the order of the rows, and in a conversation in that of its turns, the last turn at the end.
+            occurrences = sorted(
                 (position, turn is None, turn or 0, number, kind, part)
                 for texts, place_of in _columns(rows)
                 for index, number, kind in _occurrences(texts, look)
                 for position, turn, part in (place_of(index),)
             )
-            for position, is_last, turn, _, kind, part in found:
+            for position, is_last, turn, _, kind, part in occurrences:
                 place = rows.place_of_turn(position, None if is_last else turn, part)
                 places.setdefault(kind, {})[place] = None
         return {kind: list(of_kind) for kind, of_kind in places.items()}
@@ -152,7 +155,11 @@ def inspect(
     most: int = MOST_PLACES,
     control_tokens: ControlTokens | None = None,
 ) -> Iterator[Finding]:
-    """Run the checks of the table in its order, and yield their findings; arguments as in `Inspected`."""
+    """Run the checks of the table in its order, and yield their findings.
+
+    Args:
+        training, held_out, most, control_tokens: as in `Inspected`.
+    """
     inspected = Inspected(training, held_out, most, control_tokens)
     for check in CHECKS:
         for line in check.find(inspected) if check.find else ():
@@ -186,15 +193,24 @@ def _label_typos(inspected: Inspected) -> Iterator[str]:
         )
 
 
-def _braces(inspected: Inspected) -> Iterator[str]:
-    found = inspected.by_kind(lambda text: ["braces"] if any(each in text for each in _BRACES) else [])
-    for places in found.values():
-        where = inspected.named(places)
-        yield f"{where}: template braces are left in the text; render the rows once, or escape what is meant"
+def _in_texts(look: Callable[[str], Collection[str]], what: str) -> Callable[[Inspected], Iterator[str]]:
+    """Return a check of the texts that come from the rows.
+
+    Args:
+        look: returns the kinds of what is wrong in a text.
+        what: the line about one kind, with `{kind}` for its name.
+    """
+
+    def find(inspected: Inspected) -> Iterator[str]:
+        for kind, places in inspected.by_kind(look).items():
+            yield f"{inspected.named(places)}: {what.format(kind=kind)}"
+
+    return find
 
 
 def _spaces(inspected: Inspected) -> Iterator[str]:
     """Yield a line on learned outputs with white space around them, which the rows or else the template put there."""
+    # The output as it is learned decides; the row's own cell says where the space is from, and so what to do.
     is_spaced = False
     places: list[str] = []
     for rows in inspected.everything:
@@ -217,11 +233,6 @@ def _spaces(inspected: Inspected) -> Iterator[str]:
         yield "template.output: puts white space around outputs, which is learned too; remove it if it is not meant"
 
 
-def _characters(inspected: Inspected) -> Iterator[str]:
-    for kind, places in inspected.by_kind(wrong_characters).items():
-        yield f"{inspected.named(places)}: holds {kind}; write the file again as UTF-8 from its source"
-
-
 def _control_tokens(inspected: Inspected) -> Iterator[str]:
     control_tokens = inspected.control_tokens
     if control_tokens is None:
@@ -238,17 +249,6 @@ def _control_tokens(inspected: Inspected) -> Iterator[str]:
             f"{inspected.named(places)}: holds {token}, a control token of the base model; it is encoded as text: "
             "remove it if it is left over from another chat format"
         )
-
-
-def _secrets(inspected: Inspected) -> Iterator[str]:
-    for kind, places in inspected.by_kind(secrets_in).items():
-        yield f"{inspected.named(places)}: looks like {kind}; remove it, and revoke it if it is real"
-
-
-def _emails(inspected: Inspected) -> Iterator[str]:
-    for places in inspected.by_kind(lambda text: ["address"] if "@" in text and EMAIL.search(text) else []).values():
-        where = inspected.named(places)
-        yield f"{where}: an e-mail address; replace it with one at example.com unless it must be learned"
 
 
 _Place = tuple[int, int | None, str]
@@ -342,14 +342,17 @@ CHECKS = (
         "braces",
         WARNING,
         "`{{`, `}}` or `{%` in a cell: a template inside the data",
-        _braces,
+        _in_texts(
+            lambda text: ["braces"] if any(each in text for each in _BRACES) else [],
+            "template {kind} are left in the text; render the rows once, or escape what is meant",
+        ),
     ),
     Check("spaces", WARNING, "white space around an output: it is learned too", _spaces),
     Check(
         "characters",
         WARNING,
         "U+FFFD, NUL, a byte order mark or mojibake (`Ã©`) in a text: it was decoded wrongly",
-        _characters,
+        _in_texts(wrong_characters, "holds {kind}; write the file again as UTF-8 from its source"),
     ),
     Check(
         "control token",
@@ -361,13 +364,17 @@ CHECKS = (
         "secret",
         WARNING,
         "a key or a password, by its shape; the model may repeat it. It is never shown",
-        _secrets,
+        _in_texts(secrets_in, "looks like {kind}; remove it, and revoke it if it is real"),
     ),
     Check(
         "e-mail",
         WARNING,
         "an e-mail address: personal data that the model may repeat",
-        _emails,
+        # Without an `@` there is no address, and looking for the sign is much faster than the pattern.
+        _in_texts(
+            lambda text: ["an e-mail address"] if "@" in text and EMAIL.search(text) else [],
+            "{kind}; replace it with one at example.com unless it must be learned",
+        ),
     ),
 )
 """All checks, errors first; the documentation's table is made from it."""

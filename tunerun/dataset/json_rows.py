@@ -13,6 +13,8 @@ from tunerun.dataset.rows import RowBuilder, Rows
 
 _SPACE = re.compile(r"[ \t\n\r]*")
 _MINUS_ZERO = re.compile(rb"-0(?![0-9.eE])")
+"""The integer -0: `int` would lose its sign."""
+
 _BOM = "\ufeff"
 
 MOST_COLUMNS = 1_000
@@ -120,13 +122,13 @@ class _RowParser:
 
     def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         value = dict(pairs)
-        if len(value) < len(pairs):
+        if len(value) < len(pairs):  # `json` would keep the last value and drop the others
             names = [name for name, _ in pairs]
             self._repeated += [name for name in value if names.count(name) > 1]
         return value
 
     def read_line(self, line: str, number: int) -> None:
-        if line[:1] == _BOM:
+        if line[:1] == _BOM:  # of each line, where files with a byte order mark were joined
             line = line.lstrip(_BOM)
         try:
             value = self._decoder.decode(line)
@@ -142,6 +144,7 @@ class _RowParser:
         Raises:
             JSONDecodeError: the text is broken there, or something follows the list of a text that begins with it.
         """
+        # Object by object, so that each row has its line and memory does not hold the whole list twice.
         line, counted = 1, 0
         position = _after_space(text, start + 1)
         while not text.startswith("]", position):
@@ -201,6 +204,7 @@ def _start_of_list(text: str) -> tuple[int | None, str | None]:
     wanted = only_list(whole)
     if wanted is None or len(names) > len(whole):
         return None, next((name for name in names if names.count(name) > 1), None)
+    # `json` does not say where the list began, so the pairs before it are walked again.
     decoder = json.JSONDecoder()
     while True:
         key, end = decoder.raw_decode(text, _after_space(text, position + 1))

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 MOST_LABELS = 200
 LONGEST_LABEL = 60
 FEWEST_ROWS_A_LABEL = 3.0
-"""Outputs count as labels when they are few, short (in characters), and each occurs several times on average."""
+"""Outputs count as labels when they are few, short (in characters), and each occurs several times on average. Ours;
+BANKING77 has 77 labels."""
 
 IMBALANCE = 20
 """Ratio of the commonest to the rarest label that gives a warning. Our choice; BANKING77 has 5."""

@@ -50,7 +50,8 @@ _PART_OF_THE_TURN = frozenset(
         "mask",
     }
 )
-"""Keys of a message that change what is said or learned; other unknown keys only give a warning."""
+"""Keys of a message that change what is said or learned: training on the text alone would teach something else. Other
+unknown keys only give a warning."""
 
 Note = Callable[[str, str], object]
 """Takes a change that was made to a message, and the place of the message."""
@@ -87,12 +88,12 @@ def messages_of(cells: Mapping[str, Any], name: str, note: Note) -> list[Message
     Raises:
         UnsuitableError: it holds something that cannot be learned.
     """
-    found = from_text(cells[name])
-    if not is_list(found) or not all(isinstance(message, Mapping) for message in found):
+    messages = from_text(cells[name])
+    if not is_list(messages) or not all(isinstance(message, Mapping) for message in messages):
         raise UnsuitableError(
             f"{name}: is not a list of objects; write each message as an object with a role and a text"
         )
-    listed = [_message(message, f"{name}[{number}]", note) for number, message in enumerate(found)]
+    listed = [_message(message, f"{name}[{number}]", note) for number, message in enumerate(messages)]
     for key in INSTRUCTIONS:
         if cells.get(key):
             instruction = from_text(cells[key])
@@ -102,12 +103,13 @@ def messages_of(cells: Mapping[str, Any], name: str, note: Note) -> list[Message
 
 
 def _message(message: Mapping[str, Any], place: str, note: Note) -> Message:
+    # Nearly all messages have a role and a content alone; a look at each key made reading rows of one turn slower.
     if not message.keys() <= _PLAIN_KEYS:
         held = {key for key, value in message.items() if not is_empty(value)}
-        dropped = sorted(held & _PART_OF_THE_TURN)
-        if dropped:
+        unlearnable = sorted(held & _PART_OF_THE_TURN)
+        if unlearnable:
             raise UnsuitableError(
-                f"{place}: holds {dropped[0]!r}, which cannot be learned; keep the role and the text alone"
+                f"{place}: holds {unlearnable[0]!r}, which cannot be learned; keep the role and the text alone"
             )
         for key in sorted(held - _USED_KEYS):
             note(f"{key!r} in a message is ignored; only its role and its text are used", "")
@@ -133,6 +135,7 @@ def is_empty(value: Any) -> bool:
 
 def from_text(value: Any) -> Any:
     """Return the list or object of a cell that holds JSON text; any other value unchanged."""
+    # A CSV file can hold a conversation in no other way.
     if not isinstance(value, str) or value.lstrip()[:1] not in ("[", "{"):
         return value
     try:

@@ -19,7 +19,9 @@ PARTS = ("text_input", "output")
 """The parts of a template that are rendered for each turn."""
 
 _BETWEEN = "\n"
+
 _NOTHING = "\x00"
+"""Stands for an absent cell in keys and digests, where an empty text would be another row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +93,8 @@ class RenderedRows:
         """A hashable value for each row's input, equal if the model gets the same input."""
         if self.systems is None and self.earlier is None:
             return self.text_inputs
-        found = zip(self.text_inputs, *self._before, strict=True)
-        return [(text, system, earlier) if system or earlier else text for text, system, earlier in found]
+        rows = zip(self.text_inputs, *self._before, strict=True)
+        return [(text, system, earlier) if system or earlier else text for text, system, earlier in rows]
 
     @property
     def _before(self) -> tuple[Sequence[str], Sequence[tuple[Turn, ...]]]:
@@ -129,10 +131,10 @@ class RenderedRows:
             number: of the turn; None: the last one.
             part: text_input, output or system.
         """
-        found = None if self.rows.conversations is None else self.rows.conversations[position]
-        if found is None or part not in PARTS:
+        conversation = None if self.rows.conversations is None else self.rows.conversations[position]
+        if conversation is None or part not in PARTS:
             return self.place(position)
-        message = found.messages[-1 if number is None else number][PARTS.index(part)]
+        message = conversation.messages[-1 if number is None else number][PARTS.index(part)]
         return f"{self.place(position)}: {message}" if message else self.place(position)
 
     @cached_property
@@ -174,6 +176,7 @@ class RenderedRows:
     @cached_property
     def contents(self) -> Sequence[bytes]:
         """A digest of each row's cells, independent of the template."""
+        # By name, so that columns in another order, or a file of another format, are split in the same way.
         names = sorted(name for name in self.read if name in self.rows.columns)
         columns = [_as_text(self.rows.columns[name]) for name in names]
         rows = _joined(columns, "\x1f") if columns else [""] * len(self)

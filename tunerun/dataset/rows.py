@@ -66,7 +66,13 @@ class SourceRow:
 
 
 def place_of(file: str, line: int, counted_in: Literal["line", "row"] = "line") -> str:
-    """Return a row's place for messages; an empty file: the row did not come from a file."""
+    """Return a row's place for messages.
+
+    Args:
+        file: the path as it was given; empty: the row did not come from a file.
+        line: where the row starts, from 1.
+        counted_in: what `line` counts.
+    """
     if not file:
         return f"row {line}"
     return f"{file}:{line}" if counted_in == "line" else f"{file}: row {line}"
@@ -108,8 +114,8 @@ class Rows(Sequence[SourceRow]):
     def __getitem__(self, index: int | slice) -> SourceRow | Rows:
         if isinstance(index, slice):
             return self.take(range(*index.indices(len(self))))
-        found = self._conversation(index)
-        conversation = None if found is None else found.conversation
+        row_conversation = self._conversation(index)
+        conversation = None if row_conversation is None else row_conversation.conversation
         return SourceRow(self.file, self.lines[index], self.cells(index), self.counted_in, conversation)
 
     def __iter__(self) -> Iterator[SourceRow]:
@@ -125,8 +131,10 @@ class Rows(Sequence[SourceRow]):
 
     def message(self, index: int, part: str) -> str:
         """Return the message that a row's text_input or output is from, such as `messages[2]`; empty: not from one."""
-        found = self._conversation(index)
-        return "" if found is None or part not in _PART_OF_TURN else found.messages[-1][_PART_OF_TURN.index(part)]
+        conversation = self._conversation(index)
+        if conversation is None or part not in _PART_OF_TURN:
+            return ""
+        return conversation.messages[-1][_PART_OF_TURN.index(part)]
 
     def _conversation(self, index: int) -> RowConversation | None:
         return None if self.conversations is None else self.conversations[index]

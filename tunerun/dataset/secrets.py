@@ -35,7 +35,8 @@ _HINTS = {
     "a Hugging Face token": ("hf_",),
     "a password in an address": ("://",),
 }
-"""A substring of every match: searching for it first is twenty times as fast as the pattern."""
+"""A substring of every match: searching for it first is twenty times as fast as the pattern. A password has none: its
+words may be in capitals."""
 
 _WORDS_OF_PASSWORDS = (
     "password", "passwd", "pwd", "passphrase", "secret", "apikey", "api_key", "api-key", "accesstoken", "access_token",

@@ -16,7 +16,8 @@ from tunerun.dataset.rows import Rows, listed
 DELIMITERS = {"csv": ",", "tsv": "\t", "semicolon": ";", "pipe": "|"}
 
 SEPARATOR_LINE = re.compile(rb"(?:\xef\xbb\xbf)?\"?sep=([^\r\n])\"?[,;\t|]*\r?\n", re.IGNORECASE)
-"""The first line `sep=;` of a CSV file, by which Excel names the separator."""
+"""The first line `sep=;` of a CSV file, by which Excel names the separator. It may be in quotes, and the separators of
+further columns may follow it."""
 
 _TRANSPOSED_AT_ONCE = 10_000
 """Records that are transposed into columns at once: few enough for memory, many enough for speed."""
@@ -41,6 +42,7 @@ def delimited_rows(
     separator = SEPARATOR_LINE.match(content)
     delimiter = separator[1].decode("utf-8") if separator else DELIMITERS[format_name]
     findings = Findings(file)
+    # In CSV a quote is RFC 4180's; TSV (IANA's text/tab-separated-values) has no quoting, though Excel quotes there too.
     may_be_text = delimiter in "\t|" and b'"' in content
     are_text, doubt = _quotes_are_text(content, delimiter) if may_be_text else (False, "")
     if doubt:
@@ -99,11 +101,12 @@ def _records(
     line = 1
     try:
         for cells in reader:
-            if cells and not (len(cells) == 1 and cells[0].isspace()):
+            if cells and not (len(cells) == 1 and cells[0].isspace()):  # a blank line is not a row
                 yield line, cells
-            line = reader.line_num + 1
+            line = reader.line_num + 1  # a record with line breaks in its cells starts where the one before it ended
     except csv.Error as error:
         complaint = f"broken quoting: {error}; double the quotes inside a quoted cell"
+        # By the texts of CPython's csv module, which has no codes for its errors.
         if "field limit" in str(error):
             most = f"{csv.field_size_limit():,} characters"
             complaint = f"a cell has over {most}; close its quote, or use JSON lines for long texts"
