@@ -42,7 +42,7 @@ def delimited_rows(
     separator = SEPARATOR_LINE.match(content)
     delimiter = separator[1].decode("utf-8") if separator else DELIMITERS[format_name]
     findings = Findings(file)
-    # In CSV a quote is RFC 4180's; TSV (IANA's text/tab-separated-values) has no quoting, though Excel quotes there too.
+    # TSV as IANA registered it has no quoting, but Excel quotes its cells as in CSV: the lines themselves decide.
     may_be_text = delimiter in "\t|" and b'"' in content
     are_text, doubt = _quotes_are_text(content, delimiter) if may_be_text else (False, "")
     if doubt:

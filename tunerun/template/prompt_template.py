@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -26,11 +26,17 @@ _ROW = "row"
 """Holds the whole row in a template, for columns whose names are not identifiers."""
 
 _LONGEST_MESSAGE = 300
+"""Most characters of a message of Jinja2 or Python that an error quotes. Ours: it stays a few lines in a terminal."""
+
 _TEXT_FILTERS = frozenset(
     {"capitalize", "center", "d", "default", "e", "escape", "indent", "lower", "replace", "string", "title", "trim"}
     | {"truncate", "upper"}
 )
+"""Filters for text: a column that passes only through these may be given as text, whatever its type was."""
+
 _PRESENCE = frozenset({"defined", "undefined", "none", "string"})
+"""Tests of whether a cell is there, and whether it is text."""
+
 _SINGLE_BRACES = re.compile(r"(?<![{%])\{\s*([^\W\d]\w*)\s*\}(?![}%])")
 _SPACED_NAME = re.compile(r"\{\{-?\s*([^\W\d]\w*(?:[ -]+\w+)+)\s*-?\}\}")
 
@@ -140,10 +146,10 @@ class PromptTemplate:
         Returns:
             Rows whose cells are text can be rendered by joining the pieces. None: Jinja2 has to render each row.
         """
-        found = self._parts[part].segments
-        if found is None or _ROW in columns:  # `row["name"]` then reads from the column called `row`
+        segments = self._parts[part].segments
+        if segments is None or _ROW in columns:  # `row["name"]` then reads from the column called `row`
             return None
-        return found if all(isinstance(each, str) or each.name in columns for each in found) else None
+        return segments if all(isinstance(each, str) or each.name in columns for each in segments) else None
 
     def used(self, part: str, row: Collection[str]) -> list[str]:
         """Return the columns of a row that an expression may use: those it names, or all if it uses `row` itself."""
@@ -269,6 +275,7 @@ class _Part:
             raise AbsentCellError(f"template.{self.name} {what}", error.column, error.is_null, self.name) from None
         except jinja2.TemplateError as error:
             raise TemplateError(f"template.{self.name}: {_one_line(str(error.message), row)}") from error
+        # What Jinja2's filters and Python's methods raise for arguments that they cannot take; `truncate` asserts.
         except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, AssertionError) as error:
             message = _one_line(str(error), row)
             raise TemplateError(f"template.{self.name}: {type(error).__name__}: {message}") from error
@@ -286,28 +293,41 @@ def _columns_of(tree: nodes.Template) -> tuple[frozenset[str], bool]:
 
     A column is `{{ name }}`, or `{{ row["any name"] }}`, `row.name`, `row.get("any name")`.
     """
-    of_row = list(_constant_uses_of_row(tree))
+    of_row: list[str] = []
+    methods: set[int] = set()  # by id: nodes of Jinja2 are equal where they read alike
+    for call in tree.find_all(nodes.Call):
+        if isinstance(call.node, nodes.Getattr) and _is_row(call.node.node):
+            methods.add(id(call.node))
+            if call.node.attr == "get" and call.args and isinstance(call.args[0], nodes.Const):
+                of_row.append(str(call.args[0].value))
+    of_row += [column for item in tree.find_all(nodes.Getitem) if (column := _column(item)) is not None]
+    for attribute in tree.find_all(nodes.Getattr):
+        if _is_row(attribute.node) and id(attribute) not in methods:
+            of_row.append(attribute.attr)
+
     names = frozenset(meta.find_undeclared_variables(tree))
+    # Each use that names a constant column has one `row` in it; where there are more, `row` is used as a whole.
     uses_row = len(of_row) < sum(name.name == _ROW for name in tree.find_all(nodes.Name))
     return (names - {_ROW}) | set(of_row), uses_row and _ROW in names
 
 
 def _printed(tree: nodes.Template) -> tuple[str, ...]:
     """Return the columns that a template prints at its top level, without a filter, a condition or a loop."""
-    shown = [node for output in tree.body if isinstance(output, nodes.Output) for node in output.nodes]
+    printed = [node for output in tree.body if isinstance(output, nodes.Output) for node in output.nodes]
+    # A name that `set` or a loop assigns is not the column of that name.
     assigned = {name.name for name in tree.find_all(nodes.Name) if name.ctx != "load"}
-    names = (column for node in shown if (column := _column(node)) is not None and column not in assigned)
+    names = (column for node in printed if (column := _column(node)) is not None and column not in assigned)
     return tuple(dict.fromkeys(names))
 
 
 def _texts(tree: nodes.Template) -> frozenset[str]:
     """Return the columns whose cells may be given as text, because all uses of them print or test them."""
-    shown = [node for output in tree.find_all(nodes.Output) for node in output.nodes]
-    asked = [*(node.test for node in tree.find_all(nodes.If)), *(node.test for node in tree.find_all(nodes.CondExpr))]
-    as_text = [node for node in map(_below_filters, (*shown, *asked)) if _column(node) is not None]
+    printed = [node for output in tree.find_all(nodes.Output) for node in output.nodes]
+    tested = [*(node.test for node in tree.find_all(nodes.If)), *(node.test for node in tree.find_all(nodes.CondExpr))]
+    as_text = [node for node in map(_below_filters, (*printed, *tested)) if _column(node) is not None]
     count = Counter(name for node in tree.find_all((nodes.Name, nodes.Getitem)) if (name := _column(node)) is not None)
-    found = Counter(_column(node) for node in as_text)
-    return frozenset(name for name, times in count.items() if found[name] == times)
+    count_as_text = Counter(_column(node) for node in as_text)
+    return frozenset(name for name, times in count.items() if count_as_text[name] == times)
 
 
 def _below_filters(node: nodes.Node) -> nodes.Node:
@@ -319,16 +339,16 @@ def _below_filters(node: nodes.Node) -> nodes.Node:
 
 def _segments(tree: nodes.Template) -> tuple[str | PrintedColumn, ...] | None:
     """Return the pieces of a template that consists of text and columns alone; None: it has more."""
-    found: list[str | PrintedColumn] = []
+    segments: list[str | PrintedColumn] = []
     for output in tree.body:
         for node in output.nodes if isinstance(output, nodes.Output) else [output]:
             if isinstance(node, nodes.TemplateData):
-                found.append(node.data)
+                segments.append(node.data)
             elif (name := _column(node)) is not None:
-                found.append(PrintedColumn(name))
+                segments.append(PrintedColumn(name))
             else:
                 return None
-    return tuple(found)
+    return tuple(segments)
 
 
 def _column(node: nodes.Node) -> str | None:
@@ -342,21 +362,6 @@ def _column(node: nodes.Node) -> str | None:
 
 def _is_row(node: nodes.Node) -> bool:
     return isinstance(node, nodes.Name) and node.name == _ROW
-
-
-def _constant_uses_of_row(tree: nodes.Template) -> Iterator[str]:
-    methods: set[int] = set()
-    for call in tree.find_all(nodes.Call):
-        if isinstance(call.node, nodes.Getattr) and _is_row(call.node.node):
-            methods.add(id(call.node))
-            if call.node.attr == "get" and call.args and isinstance(call.args[0], nodes.Const):
-                yield str(call.args[0].value)
-    for item in tree.find_all(nodes.Getitem):
-        if (column := _column(item)) is not None:
-            yield column
-    for attribute in tree.find_all(nodes.Getattr):
-        if _is_row(attribute.node) and id(attribute) not in methods:
-            yield attribute.attr
 
 
 def _one_line(message: str, row: Row) -> str:

@@ -39,9 +39,12 @@ _DIGITS = re.compile(r"\d+")
 _RUNS = re.compile(r"\S+|\s+")
 
 _REFUSED_METHODS = frozenset({"encode", "translate", "maketrans"})
+"""Methods of texts: bytes cannot be printed, and a translation may write a text of any length for each character."""
+
 _METHODS_OF_OTHERS = frozenset(
     {"get", "items", "keys", "values", "count", "index", "isoformat", "strftime", "date", "time"}
 )
+"""Methods of mappings, lists and dates; what others would cost is unknown, such as `to_bytes` of a number."""
 
 
 class TooMuchWorkError(TemplateRuntimeError):
@@ -51,9 +54,11 @@ class TooMuchWorkError(TemplateRuntimeError):
 class BoundedEnvironment(ImmutableSandboxedEnvironment):
     """A sandbox with a limit on work, for one thread at a time."""
 
+    # Without this, Jinja2 compiles operators to Python's and never calls `call_binop`.
     intercepted_binops = frozenset(ImmutableSandboxedEnvironment.default_binop_table)
 
     def __init__(self) -> None:
+        # Not optimised: Jinja2 would evaluate constant expressions when it compiles them, before any row is rendered.
         super().__init__(undefined=Absent, keep_trailing_newline=True, finalize=self._printable, optimized=False)
         # Jinja's own names would replace a column that is missing (dict, range), and lipsum and random would give
         # other examples, so another key, each time.
@@ -103,7 +108,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
             return self._measure_all(item for pair in value.items() for item in pair)
         if isinstance(value, list | tuple | set | frozenset):
             return self._measure_all(value)
-        return 8 if not isinstance(value, int) else 8 + value.bit_length() // 3
+        return 8 if not isinstance(value, int) else 8 + value.bit_length() // 3  # a decimal digit has 3.3 bits
 
     def _measure_all(self, values: Iterable[Any]) -> int:
         total = 2
@@ -113,7 +118,11 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         return total
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        """Do a binary operation, unless its result would be too large."""
+        """Do a binary operation, unless its result would be too large.
+
+        Raises:
+            TooMuchWorkError: a number of more than `MOST_BITS`, or more characters than the template has left.
+        """
         if isinstance(left, int) and isinstance(right, int):
             bits = (left.bit_length(), right.bit_length())
             growth = {"**": bits[0] * max(right, 1), "*": sum(bits)}.get(operator, 0)
@@ -131,7 +140,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
 
     def _charge_format(self, form: str, values: Any) -> None:
         """Charge for `form % values` at its longest: each conversion with the longest of the values."""
-        if "*" in form:
+        if "*" in form:  # the width would be one of the values
             raise TooMuchWorkError("a width of * in a format is not allowed; write the number")
         every = values.values() if isinstance(values, Mapping) else values if isinstance(values, tuple) else (values,)
         longest = max((self.measure(value) for value in every), default=0)
@@ -139,9 +148,9 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
 
     def call(self, context: Context, function: Any, *args: Any, **kwargs: Any) -> Any:
         """Call a macro, or a method whose work is known to be bounded."""
-        self.charge(self._turn)
+        self.charge(self._turn)  # also what bounds a macro that calls itself twice
         owner = getattr(function, "__self__", None)
-        if isinstance(function, LoopContext):
+        if isinstance(function, LoopContext):  # `loop(items)` of a recursive loop
             args = tuple(map(self._counted, args))
         elif isinstance(function, BuiltinMethodType | MethodType) and not isinstance(owner, LoopContext):
             self._check_method(owner, function.__name__, args, kwargs)
@@ -161,7 +170,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
             self.charge(max(spaces, 0) * (owner.count("\t") if name == "expandtabs" else 1))
         elif name == "replace":
             self._charge_replace(owner, *map(str, given[:2]))
-        elif name == "join" and args:
+        elif name == "join" and args:  # what has no length may be endless, and is refused
             self.charge(len(owner) * len(args[0]) if hasattr(args[0], "__len__") else self._left + 1)
 
     def _charge_replace(self, text: str, old: str, new: str) -> None:
@@ -224,13 +233,10 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         self.charge(self.measure(value))
         return value
 
-    def _counted(self, values: Any) -> Iterable[Any]:
-        """Return the values of a loop, with a charge for each turn; an absent cell has none."""
+    def _counted(self, values: Any) -> Iterator[Any]:
+        """Yield the values of a loop, with a charge for each turn; an absent cell has none."""
         if isinstance(values, Absent) and values._undefined_hint is None:
-            return ()
-        return self._turns(iter(values))
-
-    def _turns(self, values: Iterator[Any]) -> Iterator[Any]:
+            return
         for value in values:
             self.charge(self._turn)
             yield value
@@ -317,15 +323,12 @@ class _BoundedFormatter(SandboxedFormatter):
 
 def _widths(form: str) -> int:
     """Return the sum of all numbers in a format, some of which are widths; a long number counts as too much work."""
+    # To find the widths alone, the format's grammar would have to be parsed, for `%` and for `str.format`.
     return sum(int(digits) if len(digits) < 10 else 10**10 for digits in _DIGITS.findall(form))
 
 
 def _number(value: Any) -> int:
     return abs(int(value)) if isinstance(value, int | float) and abs(value) < 1e12 else 10**12
-
-
-def _grows_to_width(bounds: BoundedEnvironment, _value: Any, width: Any = 80, *_more: Any, **_named: Any) -> None:
-    bounds.charge(_number(width))
 
 
 def _grows_by_lines(bounds: BoundedEnvironment, value: Any, width: Any = 4, *_more: Any, **_named: Any) -> None:
@@ -349,24 +352,6 @@ def _grows_by_breaks(
     bounds.charge(longest * longest // max(_number(width), 1))
 
 
-def _shrinks_by_tags(bounds: BoundedEnvironment, value: Any) -> None:
-    # markupsafe copies the whole text for each tag that it takes out; copying is sixty times as fast as the rest.
-    text = str(value)
-    bounds.charge(len(text) * text.count("<") // 64)
-
-
-def _grows_by_replacing(bounds: BoundedEnvironment, value: Any, old: Any, new: Any, *_more: Any, **_named: Any) -> None:
-    bounds._charge_replace(str(value), str(old), str(new))
-
-
-def _grows_by_separators(bounds: BoundedEnvironment, value: Any, d: Any = "", *_more: Any, **_named: Any) -> None:
-    bounds.charge(len(value) * len(str(d)))
-
-
-def _grows_by_formatting(bounds: BoundedEnvironment, value: Any, *args: Any, **kwargs: Any) -> None:
-    bounds._charge_format(str(value), kwargs or args)
-
-
 def _grows_by_filling(bounds: BoundedEnvironment, _value: Any, count: Any = 0, *_more: Any, **named: Any) -> None:
     bounds.charge(_number(named.get("linecount", named.get("slices", count))))
 
@@ -387,13 +372,14 @@ def _adds_numbers(_bounds: BoundedEnvironment, _value: Any, _attribute: Any = No
 
 
 _GROWTH: dict[str, Callable[..., None]] = {
-    "center": _grows_to_width,
+    "center": lambda bounds, _value, width=80, *_more, **_named: bounds.charge(_number(width)),
     "indent": _grows_by_lines,
     "wordwrap": _grows_by_breaks,
-    "replace": _grows_by_replacing,
-    "striptags": _shrinks_by_tags,
-    "join": _grows_by_separators,
-    "format": _grows_by_formatting,
+    "replace": lambda bounds, value, old, new, *_more, **_named: bounds._charge_replace(str(value), str(old), str(new)),
+    # markupsafe copies the whole text for each tag that it removes; copying is sixty times as fast as the rest.
+    "striptags": lambda bounds, value: bounds.charge(len(str(value)) * str(value).count("<") // 64),
+    "join": lambda bounds, value, d="", *_more, **_named: bounds.charge(len(value) * len(str(d))),
+    "format": lambda bounds, value, *args, **kwargs: bounds._charge_format(str(value), kwargs or args),
     "batch": _grows_by_filling,
     "slice": _grows_by_filling,
     "round": _grows_by_digits,
