@@ -50,9 +50,9 @@ def test_the_draw_is_that_of_a_limit(tmp_path: Path) -> None:
     drawn = load(path, 6, **split).drawn
     assert drawn == load(path, 0, limit=6, **split).training.examples
     assert drawn[:4] == load(path, 4, limit=9, **split).drawn
-    asked = load(path, 6, "Q: {{ text_input }}", **split).drawn
-    assert [example.output for example in asked] == [example.output for example in drawn]
-    assert asked[0].text_input == f"Q: {drawn[0].text_input}"
+    rendered = load(path, 6, "Q: {{ text_input }}", **split).drawn
+    assert [example.output for example in rendered] == [example.output for example in drawn]
+    assert rendered[0].text_input == f"Q: {drawn[0].text_input}"
 
 
 def test_another_seed_draws_other_rows(tmp_path: Path) -> None:

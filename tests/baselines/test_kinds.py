@@ -48,10 +48,10 @@ def asked_of(baseline: Baseline, inputs: Sequence[str], reply: str = "x") -> tup
 
 def test_the_table_has_the_base_model_both_forms_and_the_majority() -> None:
     """The bare base model, each number of examples as turns and as text, and the majority answer, in this order."""
-    found = baselines_of(setting(counts=(3, 0, 1)))
-    assert [each.name for each in found] == ["base", "base+1", "base+1 text", "base+3", "base+3 text", "majority"]
-    assert [is_base_model(each.kind) for each in found] == [True, False, False, False, False, False]
-    assert len({each.subject for each in found}) == len(found)
+    made = baselines_of(setting(counts=(3, 0, 1)))
+    assert [each.name for each in made] == ["base", "base+1", "base+1 text", "base+3", "base+3 text", "majority"]
+    assert [is_base_model(each.kind) for each in made] == [True, False, False, False, False, False]
+    assert len({each.subject for each in made}) == len(made)
     assert [each.name for each in baselines_of(setting(counts=()))] == ["majority"]
 
 
@@ -92,10 +92,10 @@ def test_outputs_with_empty_lines_leave_answers_whole() -> None:
 
 def test_choices_and_losses_are_asked_behind_the_examples_too() -> None:
     """Each way of asking has the examples before the input."""
-    seen: list[tuple[str, int]] = []
+    prompts: list[tuple[str, int]] = []
 
     def answer(_model: BaseModelRef | TunedModel, text: str, examples: tuple[Example, ...] = ()) -> str:
-        seen.append((text.rpartition("\n")[2], len(examples)))
+        prompts.append((text.rpartition("\n")[2], len(examples)))
         return "bad"
 
     backend = ScriptedBackend(ScriptedService(answers=answer, answers_after=answer))
@@ -103,7 +103,7 @@ def test_choices_and_losses_are_asked_behind_the_examples_too() -> None:
         baseline = named(name)
         assert baseline.choose(backend, ["q"], ["good", "bad"]) == ["bad"]
         assert baseline.losses(backend, [Example("q", "bad")]) == [0.0]
-    assert seen == [("q", 0), ("q", 0), ("q", 2), ("q", 2), ("q", 0), ("q", 0)]
+    assert prompts == [("q", 0), ("q", 0), ("q", 2), ("q", 2), ("q", 0), ("q", 0)]
 
 
 def test_the_majority_answer_asks_no_model() -> None:
@@ -134,11 +134,11 @@ def test_a_subject_follows_from_what_can_change_the_answers() -> None:
 
 def test_too_few_examples_are_a_problem_of_that_baseline_alone() -> None:
     """A training set with fewer rows than are asked for leaves that baseline out, and says why."""
-    found = baselines_of(setting(drawn=LABELS[:3], counts=(0, 2, 8, 9)))
-    problems = {each.name: each.problem for each in found}
+    made = baselines_of(setting(drawn=LABELS[:3], counts=(0, 2, 8, 9)))
+    problems = {each.name: each.problem for each in made}
     assert [name for name, problem in problems.items() if problem] == ["base+8", "base+8 text", "base+9", "base+9 text"]
     assert "has 3 different examples that are not held out" in str(problems["base+8"])
-    assert len({each.subject for each in found}) == len(found)
+    assert len({each.subject for each in made}) == len(made)
 
 
 def test_a_frozen_baseline_is_asked_again_as_it_was() -> None:

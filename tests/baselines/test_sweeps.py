@@ -77,8 +77,8 @@ def test_each_template_has_its_own_baselines(tmp_path: Path) -> None:
     assert names(plan) == [f"{name}-{group}" for group in (0, 1) for name in BASE]
     assert [baseline.trials for baseline in plan.baselines] == [(0, 1)] * 3 + [(2, 3)] * 3
     documents = {baseline.name: baseline.record().document for baseline in plan.baselines}
-    shown = [[example["output"] for example in documents[f"base+4-{group}"]["examples"]] for group in (0, 1)]
-    assert shown[0] == shown[1]
+    outputs = [[example["output"] for example in documents[f"base+4-{group}"]["examples"]] for group in (0, 1)]
+    assert outputs[0] == outputs[1]
 
 
 def test_a_majority_that_two_templates_share_is_one(tmp_path: Path) -> None:
@@ -120,10 +120,10 @@ def test_numbers_of_examples_are_checked(tmp_path: Path, examples: str) -> None:
 
 def test_a_run_freezes_its_baselines_and_asks_each_once(tmp_path: Path) -> None:
     """Every baseline answers every held-out row once, under its subject, whatever the number of trials is."""
-    asked = service()
+    scripted = service()
     plan = planned(tmp_path, RATE, "sweep.replicates=2")
-    result = run_on(asked, plan)
-    assert asked.generated == len(HELD_OUT) * (len(plan.trials) + len(BASE))
+    result = run_on(scripted, plan)
+    assert scripted.generated == len(HELD_OUT) * (len(plan.trials) + len(BASE))
     with Ledger.open_read_only(plan.ledger_path) as ledger:
         records = ledger.baselines(plan.sweep)
         trial = ledger.trials(plan.sweep)[0]
@@ -156,56 +156,56 @@ def test_sampled_answers_of_a_baseline_do_not_depend_on_the_trial(tmp_path: Path
 
 def test_a_later_sweep_asks_nothing_again(tmp_path: Path) -> None:
     """Another sweep of the same base model, template and held-out set finds the answers, and its plan says so."""
-    asked = service()
-    run_on(asked, planned(tmp_path))
-    before = asked.generated
+    scripted = service()
+    run_on(scripted, planned(tmp_path))
+    before = scripted.generated
     later = planned(tmp_path, "hyperparameters.epoch_count=3,4")
     assert [(baseline.tokens, baseline.is_answered) for baseline in later.baselines] == [(0, True)] * 3
-    run_on(asked, later)
-    assert asked.generated == before + 2 * len(HELD_OUT)
+    run_on(scripted, later)
+    assert scripted.generated == before + 2 * len(HELD_OUT)
 
 
 def test_more_examples_on_a_finished_sweep_train_nothing_again(tmp_path: Path) -> None:
     """A further baseline is asked; the trials stay done, and what was asked stays asked."""
-    asked = service()
-    run_on(asked, planned(tmp_path))
-    before = (len(asked.submitted), asked.generated)
+    scripted = service()
+    run_on(scripted, planned(tmp_path))
+    before = (len(scripted.submitted), scripted.generated)
     plan = planned(tmp_path, "evaluation.baselines.examples=[0,4,8]")
     assert [baseline.is_answered for baseline in plan.baselines] == [True, True, True, False, False]
-    run_on(asked, plan)
-    assert (len(asked.submitted), asked.generated) == (before[0], before[1] + 2 * len(HELD_OUT))
+    run_on(scripted, plan)
+    assert (len(scripted.submitted), scripted.generated) == (before[0], before[1] + 2 * len(HELD_OUT))
 
 
 def test_a_baseline_that_could_not_be_asked_is_asked_by_the_next_run(tmp_path: Path) -> None:
     """An answer that a service lacks costs that baseline alone, and the next run asks for it."""
-    asked = service()
-    working = asked.answers_after
+    scripted = service()
+    working = scripted.answers_after
 
     def broken(*_: object) -> str:
         raise LookupError("too long")
 
-    asked.answers_after = broken
+    scripted.answers_after = broken
     plan = planned(tmp_path)
-    run_on(asked, plan)
+    run_on(scripted, plan)
     with Ledger.open_read_only(plan.ledger_path) as ledger:
         trial = ledger.trials(plan.sweep)[0]
         held_out = trial.held_out["validation"]
-        known = [ledger.answered_at(subject, held_out, trial.asked) is not None for subject in trial.baselines]
-    assert known == [True, False, True]
-    asked.answers_after = working
-    run_on(asked, planned(tmp_path))
+        answered = [ledger.answered_at(subject, held_out, trial.asked) is not None for subject in trial.baselines]
+    assert answered == [True, False, True]
+    scripted.answers_after = working
+    run_on(scripted, planned(tmp_path))
     with Ledger.open_read_only(plan.ledger_path) as ledger:
         assert ledger.answered_at(trial.baselines[1], held_out, trial.asked) is not None
 
 
 def test_too_few_training_rows_leave_the_baseline_out(tmp_path: Path) -> None:
     """The plan names the omitted baseline and the reason; it is frozen with the reason, and never asked."""
-    asked = service()
+    scripted = service()
     plan = planned(tmp_path, "dataset.limit=3", "hyperparameters.batch_size=3")
     (warning,) = [text for text in plan.warnings if "base+4 is omitted" in text]
     assert re.search(r"has 3 different examples .* asks for 4", warning)
-    run_on(asked, plan)
-    assert asked.generated == 2 * len(HELD_OUT)
+    run_on(scripted, plan)
+    assert scripted.generated == 2 * len(HELD_OUT)
     with Ledger.open_read_only(plan.ledger_path) as ledger:
         problems = [record.document["problem"] for record in ledger.baselines(plan.sweep)]
     assert [problem is None for problem in problems] == [True, False, False]
@@ -214,17 +214,17 @@ def test_too_few_training_rows_leave_the_baseline_out(tmp_path: Path) -> None:
 def test_what_baselines_take_counts_toward_the_budget(tmp_path: Path) -> None:
     """The tokens of prompts and answers are part of `budget.max_tokens`, before a run and when it continues."""
     plan = planned(tmp_path)
-    training, asked = plan.cost(plan.trials, at_most=True).tokens, sum(b.tokens for b in plan.baselines)
-    assert plan.baseline_tokens == asked > 0
+    training, of_baselines = plan.cost(plan.trials, at_most=True).tokens, sum(b.tokens for b in plan.baselines)
+    assert plan.baseline_tokens == of_baselines > 0
     factor = 1 if plan.tokens_exact else 2
-    enough = training + asked * factor
+    enough = training + of_baselines * factor
     with pytest.raises(LimitError, match=r"budget\.max_tokens"):
         planned(tmp_path, f"budget.max_tokens={enough - 1}").check()
     within = planned(tmp_path, f"budget.max_tokens={enough}")
     within.check()
     run_on(service(), within)
     again = planned(tmp_path, f"budget.max_tokens={enough}")
-    assert again.baseline_tokens == asked
+    assert again.baseline_tokens == of_baselines
     again.check()
 
 
@@ -274,8 +274,8 @@ def test_prompts_that_do_not_fit_leave_their_baseline_out(tmp_path: Path) -> Non
     limit = TokenLimit(50, exact=True, count_all=counter.count_all)
     group = Group(BaseModelRef("tiny", "folder"), {"model": "files:1"}, loaded, counter, limit)
     group.add(0, loaded, (0, 1, 2, 3), ("asked",))
-    found = {baseline.name: baseline for baseline in planned_baselines([group], set())}
-    problems = {name: baseline.problem for name, baseline in found.items()}
+    by_name = {baseline.name: baseline for baseline in planned_baselines([group], set())}
+    problems = {name: baseline.problem for name, baseline in by_name.items()}
     assert [name for name, problem in problems.items() if problem is None] == [
         "base",
         "base+1",
@@ -286,8 +286,8 @@ def test_prompts_that_do_not_fit_leave_their_baseline_out(tmp_path: Path) -> Non
     ]
     assert problems["base+3"] == "three turns are too many"
     assert "its longest prompt and answer have" in str(problems["base+3 text"])
-    assert found["base"].tokens == len("short") + 20 + 2 * len("no")
-    assert found["base+1"].tokens == found["base"].tokens + 2 * (2 + len("row 1") + len("yes"))
+    assert by_name["base"].tokens == len("short") + 20 + 2 * len("no")
+    assert by_name["base+1"].tokens == by_name["base"].tokens + 2 * (2 + len("row 1") + len("yes"))
 
 
 def test_losses_and_choices_are_asked_of_baselines_too(tmp_path: Path) -> None:
@@ -306,7 +306,7 @@ def test_losses_and_choices_are_asked_of_baselines_too(tmp_path: Path) -> None:
     with Ledger.open_read_only(made.ledger_path) as ledger:
         answered = ledger.answers_of_sweep(made.sweep)
     held_out = made.trials[0].held_out["validation"].digest
-    found = {
+    values = {
         each.name: [
             answered[each.subject, held_out, method].values
             for method in made.trials[0].methods
@@ -314,7 +314,7 @@ def test_losses_and_choices_are_asked_of_baselines_too(tmp_path: Path) -> None:
         ]
         for each in made.baselines
     }
-    assert found == {
+    assert values == {
         "base": [("even", "even"), (1.0, 1.0)],
         "base+4": [("odd", "odd"), (1.0, 0.0)],
         "base+4 text": [("even", "even"), (1.0, 1.0)],

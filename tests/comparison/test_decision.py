@@ -55,13 +55,13 @@ def test_the_demo_has_one_tied_set_and_advises_five_epochs() -> None:
 
 def test_seventeen_wins_without_a_loss_stay_significant_after_correction() -> None:
     """The best point of the demo against the untuned model; Holm's value is what a reader gets by hand."""
-    found = demo().differences[1][0]
-    assert (found.wins, found.losses) == (17, 0)
-    assert found.value == pytest.approx(17 / 24)
-    assert found.outcome is Outcome.BETTER
-    assert 0 < found.p < 0.001
-    assert found.holm_p == pytest.approx(8 * mid_p(17, 0))
-    assert 0 < found.low < found.value < found.high <= 1
+    difference = demo().differences[1][0]
+    assert (difference.wins, difference.losses) == (17, 0)
+    assert difference.value == pytest.approx(17 / 24)
+    assert difference.outcome is Outcome.BETTER
+    assert 0 < difference.p < 0.001
+    assert difference.holm_p == pytest.approx(8 * mid_p(17, 0))
+    assert 0 < difference.low < difference.value < difference.high <= 1
 
 
 def test_one_pair_is_mcnemars_test_with_tangos_interval() -> None:
@@ -128,11 +128,11 @@ def test_a_measure_of_which_less_is_better_keeps_its_own_sign() -> None:
     metric = Scores("loss", Unit.NATS, higher_is_better=False)
     noise = np.tile([0.1, -0.1], 12)
     comparison = decide(metric, [point(0, losses - 0.5 + noise), point(1, losses)], [baseline("base", losses)])
-    found = comparison.differences[0][0]
+    difference = comparison.differences[0][0]
     assert comparison.decision.outcome is Outcome.BETTER
     assert comparison.decision.tied == (0,)
-    assert found.value == pytest.approx(-0.5)
-    assert found.low < found.value < found.high < 0
+    assert difference.value == pytest.approx(-0.5)
+    assert difference.low < difference.value < difference.high < 0
     assert comparison.decision.corrected == pytest.approx(float((losses - 0.5 + noise).mean()), abs=0.05)
     worse = decide(metric, [point(0, losses + 0.5 + noise)], [baseline("base", losses)]).decision
     assert worse.outcome is Outcome.WORSE
@@ -255,9 +255,9 @@ def test_a_corpus_metric_is_recomputed_on_resamples() -> None:
         comparison = decide(
             metric, [PointScores(0, counted(ours, weights)[None])], [BaselineScores("base", counted(base, weights))]
         )
-        found = comparison.differences[0][0]
-        assert found.value == pytest.approx(1 - 21 / 60, abs=0.02)
-        assert 0 < found.low < found.value < found.high <= 1
+        difference = comparison.differences[0][0]
+        assert difference.value == pytest.approx(1 - 21 / 60, abs=0.02)
+        assert 0 < difference.low < difference.value < difference.high <= 1
         assert comparison.decision.outcome is outcome
 
 

@@ -82,10 +82,10 @@ def test_replicates_are_one_point(tmp_path: Path) -> None:
     verdict = judge(lab.ledger, lab.sweep)
     assert [point.trials for point in verdict.points] == [(0, 1, 2), (3,)]
     assert dict(verdict.points[0].overrides) == {EPOCHS: 5}
-    found = verdict.points[0].estimates["eval/exact_match"]
-    assert found.value == pytest.approx(19 / 24)
-    assert found.spread == pytest.approx(1 / 24)
-    assert found.seeds == 3
+    estimate = verdict.points[0].estimates["eval/exact_match"]
+    assert estimate.value == pytest.approx(19 / 24)
+    assert estimate.spread == pytest.approx(1 / 24)
+    assert estimate.seeds == 3
     assert verdict.points[0].consistency == pytest.approx(22 / 24)
     assert verdict.points[1].consistency is None
     assert verdict.sentence.startswith("Use point 0 (5 epochs): over 3 seeds it is better than the base model (+79")
@@ -167,10 +167,10 @@ def test_without_a_metric_only_the_loss_is_shown(tmp_path: Path) -> None:
 def test_templates_are_compared_where_their_rows_are_the_same(tmp_path: Path) -> None:
     """By what the plan says of the rows, else by the answers that are expected."""
     trials = [Trained(GOOD, template="{}"), Trained(BAD, template="Question: {}")]
-    said = frozen(tmp_path / "said", trials, rows=["same", "same"])
-    assert judge(said.ledger, said.sweep).sentence.startswith("Use point 0 (5 epochs)")
-    unsaid = frozen(tmp_path / "unsaid", trials)
-    assert judge(unsaid.ledger, unsaid.sweep).decision.tied == (0,)
+    named = frozen(tmp_path / "said", trials, rows=["same", "same"])
+    assert judge(named.ledger, named.sweep).sentence.startswith("Use point 0 (5 epochs)")
+    unnamed = frozen(tmp_path / "unsaid", trials)
+    assert judge(unnamed.ledger, unnamed.sweep).decision.tied == (0,)
     other = frozen(tmp_path / "other", trials, rows=["these", "those"])
     verdict = judge(other.ledger, other.sweep)
     assert verdict.sentence.startswith("The points were measured on different held-out rows, so they are not compared.")

@@ -80,7 +80,7 @@ def golden() -> dict[str, str]:
 
 @pytest.mark.parametrize("name", GOLDEN_NAMES)
 def test_a_table_is_rendered_as_before(name: str) -> None:
-    """The golden file has the whole text; a change of it is looked at."""
+    """The whole text equals the golden file, so that each change of it is reviewed."""
     assert (GOLDEN / name).read_text(encoding="utf-8") == golden()[name]
 
 
@@ -88,26 +88,26 @@ def test_a_table_is_rendered_as_before(name: str) -> None:
 @pytest.mark.parametrize("width", WIDTHS)
 def test_a_terminal_table_is_no_wider_than_the_terminal(case: str, width: int) -> None:
     """No line is cut or broken by the terminal, and the sentence comes last."""
-    shown = at_width(table(case), width)
-    assert max(map(len, shown.splitlines())) <= width
-    assert " ".join(shown.split()).endswith(" ".join(CASES[case]().sentence.split()))
+    text = at_width(table(case), width)
+    assert max(map(len, text.splitlines())) <= width
+    assert " ".join(text.split()).endswith(" ".join(CASES[case]().sentence.split()))
 
 
 def test_a_number_and_its_interval_stay_on_one_line() -> None:
     """Columns that do not fit are left out and named, and no cell is cut."""
-    shown = at_width(table("demo"), 80)
-    assert "+50 (21 to 72)  0.0020" in shown
+    text = at_width(table("demo"), 80)
+    assert "+50 (21 to 72)  0.0020" in text
     assert "Not shown at this width: validation loss, training loss, seconds, tokens, loss curve." in " ".join(
-        shown.split()
+        text.split()
     )
 
 
 def test_a_long_sweep_shows_its_best_points() -> None:
     """Of 200 points the best 60 are shown, the advised one first; JSON and CSV have all."""
     whole = ComparisonTable.of(verdicts.large_verdict())
-    shown = at_width(whole, 120)
-    assert "The best 60 of 200 points; --json has all of them." in shown
-    assert next(line for line in shown.splitlines() if line.startswith(" *")).split()[1] == "197"
+    text = at_width(whole, 120)
+    assert "The best 60 of 200 points; --json has all of them." in text
+    assert next(line for line in text.splitlines() if line.startswith(" *")).split()[1] == "197"
     assert len(whole.best(60).points) == 60
     assert len(json.loads(whole.render("json"))["points"]) == 200
     assert len(whole.render("csv").splitlines()) == 202
@@ -172,17 +172,17 @@ def test_no_cell_of_the_csv_is_a_formula(text: str) -> None:
 
 def test_terminal_shows_brackets_and_controls_as_text() -> None:
     """Rich markup and escape sequences in a value colour nothing and hide nothing."""
-    shown = ComparisonTable.of(with_text("[red]x[/] \x1b[31my")).render("terminal")
-    assert "[red]x[/]" in shown
-    assert "\x1b" not in shown
-    assert r"\x1b[31my" in shown
+    text = ComparisonTable.of(with_text("[red]x[/] \x1b[31my")).render("terminal")
+    assert "[red]x[/]" in text
+    assert "\x1b" not in text
+    assert r"\x1b[31my" in text
 
 
 def test_json_has_the_decision_and_which_trials_belong_together() -> None:
     """Existing fields stay; `decision`, a trial's `point` and a baseline's `trials` are beside them."""
-    found = document.document(table("demo"), {0: "run0"})
-    assert found["best"] == 0
-    assert found["decision"] == {
+    content = document.document(table("demo"), {0: "run0"})
+    assert content["best"] == 0
+    assert content["decision"] == {
         "outcome": "better",
         "advised": 0,
         "tied": [0, 1, 2, 3],
@@ -203,34 +203,34 @@ def test_json_has_the_decision_and_which_trials_belong_together() -> None:
         "corrected": 0.66,
         "corrected_interval": [0.45, 0.82],
     }
-    trial = found["trials"][1]
+    trial = content["trials"][1]
     assert (trial["number"], trial["point"], trial["mlflow_run_id"]) == (1, 1, None)
-    assert found["trials"][0]["mlflow_run_id"] == "run0"
+    assert content["trials"][0]["mlflow_run_id"] == "run0"
     assert trial["adapter"].startswith("/home/me")
     assert trial["metrics"]["eval/exact_match"] == 17 / 24
-    assert [(each["name"], each["trials"]) for each in found["baselines"]] == [
+    assert [(each["name"], each["trials"]) for each in content["baselines"]] == [
         ("base", [0, 1, 2, 3]),
         ("base+4", [0, 1, 2, 3]),
         ("majority", [0, 1, 2, 3]),
     ]
-    assert found["baselines"][0]["metrics"]["eval/exact_match"] == 0
-    json.dumps(found, allow_nan=False)
+    assert content["baselines"][0]["metrics"]["eval/exact_match"] == 0
+    json.dumps(content, allow_nan=False)
 
 
 def test_json_of_several_sweeps_numbers_trials_once() -> None:
     """Numbers are unique in the document; each trial says its sweep and its number there."""
-    found = document.document(table("two_sweeps"))
-    assert found["sweeps"] == ["next_number-0096e4a4", "next_number-feedbeef"]
-    last = found["trials"][-1]
-    assert (last["number"], last["number_in_sweep"], last["sweep"], last["point"]) == (4, 0, found["sweeps"][1], 4)
+    content = document.document(table("two_sweeps"))
+    assert content["sweeps"] == ["next_number-0096e4a4", "next_number-feedbeef"]
+    last = content["trials"][-1]
+    assert (last["number"], last["number_in_sweep"], last["sweep"], last["point"]) == (4, 0, content["sweeps"][1], 4)
 
 
 def test_a_number_that_is_not_finite_is_null_in_json() -> None:
     """JSON has no infinity: an open interval and a diverged loss are null."""
     demo = verdicts.demo_verdict()
     decision = replace(demo.decision, low=float("-inf"), high=float("inf"), p=float("nan"))
-    found = document.document(ComparisonTable.of(replace(demo, decision=decision)))
-    assert (found["decision"]["interval"], found["decision"]["p"]) == ([None, None], None)
+    content = document.document(ComparisonTable.of(replace(demo, decision=decision)))
+    assert (content["decision"]["interval"], content["decision"]["p"]) == ([None, None], None)
 
 
 def test_what_is_published_names_no_machine() -> None:
@@ -250,10 +250,10 @@ def test_frames_have_a_row_for_each_point_and_baseline() -> None:
 
 def test_a_table_in_a_notebook_is_html_and_its_repr_is_short() -> None:
     """`repr` is one short line, `str` the table, and a notebook shows the fragment."""
-    shown = table("demo")
-    assert repr(shown) == "<ComparisonTable next_number: sweep next_number-0096e4a4: 4 points, 3 baselines>"
-    assert shown._repr_html_().startswith('<div class="tunerun-comparison"><table>')
-    assert str(shown).splitlines()[-1] == shown.sentence
+    demo = table("demo")
+    assert repr(demo) == "<ComparisonTable next_number: sweep next_number-0096e4a4: 4 points, 3 baselines>"
+    assert demo._repr_html_().startswith('<div class="tunerun-comparison"><table>')
+    assert str(demo).splitlines()[-1] == demo.sentence
 
 
 def test_a_renderer_that_does_not_exist_is_named_with_those_that_do() -> None:

@@ -44,18 +44,18 @@ def case(
         overrides: dict[str, Scalar] = {"hyperparameters.epoch_count": 5 * (each.number + 1)}
         trials = tuple(range(len(each.scores)))
         results.append(PointResult(each.number, overrides, trials, {}, against, tokens=each.tokens))
-    shown = [
+    results_of_baselines = [
         BaselineResult(
             name, name, "", (), {measure.name: Estimate(0.0)} if name not in unmeasured else {}, None, WORDS[name]
         )
         for name in [*(each.name for each in baselines), *unmeasured]
     ]
-    return Case(comparison.decision, measure, results, [each.number for each in points], shown)
+    return Case(comparison.decision, measure, results, [each.number for each in points], results_of_baselines)
 
 
 def test_better_with_a_tied_set() -> None:
     """The point to use, what it is better than, by how much, and the points that do not differ from it."""
-    found = case(
+    better = case(
         [
             point(0, "1" * 13 + "0" * 9 + "11", tokens=2715),
             point(1, "1" * 17 + "0" * 7, tokens=5430),
@@ -63,12 +63,12 @@ def test_better_with_a_tied_set() -> None:
         ],
         [ZERO, FEW],
     )
-    assert sentence(found) == (
+    assert sentence(better) == (
         "Use point 0 (5 epochs): this trained model is better than the base model with 4 examples in the prompt "
         "(+50 points, 95 % interval 13 to 74, p = 0.0020, corrected for 6 comparisons). "
         "Points 1 and 2 cannot be distinguished from it; 0 is the cheapest of them."
     )
-    seeds, luck, power, errors = notes(found)
+    seeds, luck, power, errors = notes(better)
     assert seeds == (
         "Each point has one seed, so this is about these trained models and not about their settings; how far another "
         "seed moves them is not known (sweep.replicates=3 shows it)."
@@ -112,8 +112,8 @@ def test_all_points_are_tied_and_cost_the_same() -> None:
 
 def test_a_cheaper_point_that_is_not_shown_to_be_better_is_passed_over() -> None:
     """And the sentence does not call the advised one the cheapest of all."""
-    found = case([point(0, "1" * 4 + "0" * 20, tokens=1), point(1, "1" * 8 + "0" * 16, tokens=2)], [ZERO])
-    assert sentence(found).endswith(
+    dearer = case([point(0, "1" * 4 + "0" * 20, tokens=1), point(1, "1" * 8 + "0" * 16, tokens=2)], [ZERO])
+    assert sentence(dearer).endswith(
         "Point 0 cannot be distinguished from it; of those that are better than the base model, 1 is the cheapest."
     )
 
@@ -129,8 +129,10 @@ def test_the_others_are_worse() -> None:
 
 def test_a_difference_cannot_be_distinguished_from_chance() -> None:
     """With the rows that would show such a difference."""
-    found = case([point(0, "1" * 6 + "0" * 18), point(1, "1" * 7 + "0" * 17)], [baseline("base+4", "0" * 20 + "1111")])
-    assert sentence(found) == (
+    undecided = case(
+        [point(0, "1" * 6 + "0" * 18), point(1, "1" * 7 + "0" * 17)], [baseline("base+4", "0" * 20 + "1111")]
+    )
+    assert sentence(undecided) == (
         "No point can be said to be better than the base model with 4 examples in the prompt: the best, point 1 "
         "(10 epochs), differs by +12 points (95 % interval -17 to 40, p = 0.4463, corrected for 2 points), which "
         "24 held-out rows cannot distinguish from chance. About 280 rows would show such a difference."
@@ -145,8 +147,8 @@ def test_a_difference_cannot_be_distinguished_from_chance() -> None:
 def test_a_baseline_is_better() -> None:
     """None of the points is advised."""
     few = baseline("base+4", "1" * 20 + "0" * 4)
-    found = case([point(0, "1" * 5 + "0" * 19), point(1, "1" * 4 + "0" * 20)], [ZERO, few])
-    assert sentence(found) == (
+    worse = case([point(0, "1" * 5 + "0" * 19), point(1, "1" * 4 + "0" * 20)], [ZERO, few])
+    assert sentence(worse) == (
         "Use none of the points: the best, point 0 (5 epochs), is worse than the base model with 4 examples in the "
         "prompt (-62 points, 95 % interval -81 to -34, p < 0.0001, corrected for 4 comparisons)."
     )
@@ -161,8 +163,8 @@ def test_the_majority_answer_is_the_hardest_to_beat() -> None:
     """A three-label set: 44 % against 0 % of the base model, and 33 % of one answer for everything."""
     tuned = (np.arange(36) % 9 < 4).astype(float)
     labels = (np.arange(36) % 3 == 0).astype(float)
-    found = case([point(0, tuned)], [baseline("base", "0" * 36), baseline("majority", labels)])
-    assert sentence(found) == (
+    undecided = case([point(0, tuned)], [baseline("base", "0" * 36), baseline("majority", labels)])
+    assert sentence(undecided) == (
         "Point 0 (5 epochs) cannot be said to be better than always giving the most frequent answer: it differs by "
         "+11 points (95 % interval -12 to 34, p = 0.2633, corrected for 2 comparisons), which 36 held-out rows cannot "
         "distinguish from chance. About 260 rows would show such a difference."
@@ -174,8 +176,8 @@ def test_equal_within_what_is_worth_having() -> None:
     ours = np.r_[np.ones(150), np.zeros(150)]
     theirs = ours.copy()
     theirs[[0, 299]] = 0, 1
-    found = case([point(0, ours)], [baseline("base", theirs)], worth=0.05)
-    assert sentence(found) == (
+    equal = case([point(0, ours)], [baseline("base", theirs)], worth=0.05)
+    assert sentence(equal) == (
         "Point 0 (5 epochs) and the base model are equal within 5.0 points (+0.0 points): nothing worth having is gained."
     )
     few = case([point(0, "1" * 12 + "0" * 12)], [baseline("base", "1" * 12 + "0" * 12)], worth=0.05)
@@ -206,7 +208,7 @@ def test_too_few_clusters_or_rows() -> None:
 
 
 def test_a_few_rows_carry_the_difference() -> None:
-    """They are to be looked at before the verdict is trusted."""
+    """The sentence asks the reader to look at these rows first."""
     metric = Scores("f1")
     ours, base = np.r_[np.full(20, 0.51), np.full(4, 1.0)], np.full(24, 0.5)
     assert sentence(case([point(0, ours)], [BaselineScores("base", column(base))], metric=metric)).endswith(
@@ -236,8 +238,8 @@ def test_a_measure_of_which_less_is_better() -> None:
     """The sign is the measure's own, with its unit."""
     losses = np.linspace(1, 3, 24)
     metric = Scores("answer_loss", Unit.NATS, higher_is_better=False)
-    found = case([point(0, losses - 0.5 + np.tile([0.1, -0.1], 12))], [baseline("base", losses)], metric=metric)
-    assert sentence(found) == (
+    of_losses = case([point(0, losses - 0.5 + np.tile([0.1, -0.1], 12))], [baseline("base", losses)], metric=metric)
+    assert sentence(of_losses) == (
         "Use point 0 (5 epochs): this trained model is better than the base model "
         "(-0.500 nats, 95 % interval -0.544 to -0.456, p < 0.0001)."
     )
@@ -262,9 +264,9 @@ def test_a_baseline_that_is_not_measured() -> None:
 
 def test_the_edge_and_holm_are_named_where_they_say_less() -> None:
     """A reader who checks by hand finds why."""
-    found = case([point(0, "1" * 5 + "0" * 19), point(1, "0" * 19 + "1" * 5)], [ZERO])
-    shown = " ".join(notes(found))
-    assert ("Holm" in shown) == any(each.holm_p > 0.05 >= each.p for each in found.points[0].against)
+    edge = case([point(0, "1" * 5 + "0" * 19), point(1, "0" * 19 + "1" * 5)], [ZERO])
+    text = " ".join(notes(edge))
+    assert ("Holm" in text) == any(each.holm_p > 0.05 >= each.p for each in edge.points[0].against)
 
 
 def test_nothing_to_compare() -> None:

@@ -127,8 +127,8 @@ class Tally:
         truly = [number for number, gain in enumerate(world.gains) if gain > 0]
         if truly:
             differences = comparison.differences
-            found = [all(d.outcome is Outcome.BETTER for d in differences[number]) for number in truly]
-            self.detected.append(sum(found) / len(found))
+            is_better = [all(d.outcome is Outcome.BETTER for d in differences[number]) for number in truly]
+            self.detected.append(sum(is_better) / len(is_better))
             each = [d.outcome is Outcome.BETTER for number in truly for d in differences[number]]
             self.detected_alone.append(sum(each) / len(each))
 

@@ -46,14 +46,14 @@ class JudgeService:
                 body = json.loads(self.rfile.read(int(self.headers["content-length"])))
                 service.asked.append(body)
                 service.headers.append({**self.headers, "path": self.path})
-                status, said = service.script(body)
-                if isinstance(said, str) and status == 200:
-                    message = {"role": "assistant", "content": said}
+                status, reply = service.script(body)
+                if isinstance(reply, str) and status == 200:
+                    message = {"role": "assistant", "content": reply}
                     usage = {"prompt_tokens": 1000, "completion_tokens": 100, "total_tokens": 1100}
-                    said = {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}], "usage": usage}
-                elif isinstance(said, str):
-                    said = {"error": {"message": said, "type": "invalid_request_error", "param": None, "code": None}}
-                content = json.dumps(said).encode()
+                    reply = {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}], "usage": usage}
+                elif isinstance(reply, str):
+                    reply = {"error": {"message": reply, "type": "invalid_request_error", "param": None, "code": None}}
+                content = json.dumps(reply).encode()
                 self.send_response(status)
                 self.send_header("content-length", str(len(content)))
                 self.end_headers()

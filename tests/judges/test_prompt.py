@@ -81,8 +81,8 @@ def test_schema_and_second_question() -> None:
     assert list(schema(JUDGED, SCALE)["properties"]) == ["reason", "score"]
     assert schema(JUDGED, SCALE)["properties"]["score"]["enum"] == [1, 2, 3, 4, 5]
     assert schema(PAIR, SCALE)["properties"]["better"]["enum"] == ["A", "B", "tie"]
-    asked = again(messages(JUDGED, "r", SCALE), "hm")
-    assert [message["role"] for message in asked] == ["system", "user", "assistant", "user"]
+    second = again(messages(JUDGED, "r", SCALE), "hm")
+    assert [message["role"] for message in second] == ["system", "user", "assistant", "user"]
 
 
 @pytest.mark.parametrize("rating", [Rating(4.0, "gut, <ok>"), Rating(None, "hm")])

@@ -83,10 +83,10 @@ def test_mlflow_shows_the_scores_of_each_row(lab: Lab) -> None:
     """The value beside the other metrics, and a column of the table of answers."""
     with lab.record() as record:
         (trial,) = record.trials
-        found = answered(record.ledger, FrozenSweep(record.ledger, record.sweep.id), trial.key, trial, "validation")
-    assert found is not None
-    assert found.metrics == {"exact_match": 1.0, "judge": 5.0}
-    assert json.loads(str(found.table.render()))["columns"] == [
+        result = answered(record.ledger, FrozenSweep(record.ledger, record.sweep.id), trial.key, trial, "validation")
+    assert result is not None
+    assert result.metrics == {"exact_match": 1.0, "judge": 5.0}
+    assert json.loads(str(result.table.render()))["columns"] == [
         "text_input",
         "answer",
         "expected",
@@ -98,9 +98,9 @@ def test_mlflow_shows_the_scores_of_each_row(lab: Lab) -> None:
 def test_the_appendix_names_the_judge(lab: Lab) -> None:
     """Model, prompt, scale and rubric."""
     with lab.record() as record:
-        said = str(appendix_of_metrics(Material(record)))
-    assert "judge: the judge is m, prompt 1 (sha256 " in said
-    assert "scale 1 to 5. Its rubric: right" in said
+        text = str(appendix_of_metrics(Material(record)))
+    assert "judge: the judge is m, prompt 1 (sha256 " in text
+    assert "scale 1 to 5. Its rubric: right" in text
 
 
 def request(lab: Lab, folder: Path, **more: Any) -> RerunRequest:
@@ -117,9 +117,9 @@ def test_a_record_from_elsewhere_does_not_name_the_judge(lab: Lab, tmp_path: Pat
         made = prepare(record, request(lab, tmp_path)).plan
         assert [planned.calls for planned in made.judges] == [0]
         assert made.document["judges"] == record.sweep.document["judges"]
-        asked = len(lab.server.asked)
+        calls = len(lab.server.asked)
         result = run_on(lab.service, made, progress=None)
-    assert len(lab.server.asked) == asked
+    assert len(lab.server.asked) == calls
     assert result.verdict.points[0].estimates["eval/judge"].value == 5.0
 
 

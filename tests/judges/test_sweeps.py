@@ -67,9 +67,9 @@ def ran(folder: Path, service: ScriptedService, *more: str) -> SweepResult:
 def values(result: SweepResult, name: str = "eval/judge") -> dict[str, float]:
     """What a metric is of the first point and of each baseline."""
     verdict = result.verdict
-    found = {"tuned": verdict.points[0].estimates.get(name)}
-    found |= {each.name: each.estimates.get(name) for each in verdict.baselines}
-    return {arm: estimate.value for arm, estimate in found.items() if estimate is not None}
+    estimates = {"tuned": verdict.points[0].estimates.get(name)}
+    estimates |= {each.name: each.estimates.get(name) for each in verdict.baselines}
+    return {arm: estimate.value for arm, estimate in estimates.items() if estimate is not None}
 
 
 def test_every_answer_is_judged_once(tmp_path: Path, service: ScriptedService, server: JudgeService) -> None:
@@ -78,9 +78,9 @@ def test_every_answer_is_judged_once(tmp_path: Path, service: ScriptedService, s
     assert values(result) == {"tuned": 5.0, "base": 1.0, "base+4": 1.0, "base+4 text": 1.0}
     assert [trial.metrics["eval/judge"] for trial in result.verdict.trials] == [5.0, 5.0]
     assert len(server.asked) == CALLS
-    asked = service.generated
+    generated = service.generated
     again = ran(tmp_path, service, judged(server), "hyperparameters.epoch_count=1,2")
-    assert (len(server.asked), service.generated) == (CALLS, asked)
+    assert (len(server.asked), service.generated) == (CALLS, generated)
     assert again.verdict == result.verdict
 
 
@@ -262,7 +262,7 @@ def test_a_restored_record_has_the_judgements(tmp_path: Path, service: ScriptedS
     """A record's verdict is the same with the judge away, and no service is asked."""
     file = write_rows(tmp_path / "labelled.jsonl", LABELLED)  # type: ignore[arg-type]
     result = ran(tmp_path, service, judged(server, f"examples: '{file}'"), "evaluation.decide_by=judge")
-    asked = len(server.asked)
+    calls = len(server.asked)
     with Ledger(tmp_path / "runs" / "ledger.db") as ledger:
         names = portable_files(ledger, result.verdict.sweep, tmp_path / "record")
     assert str(tmp_path) not in (tmp_path / "record" / "record.json").read_text()
@@ -271,7 +271,7 @@ def test_a_restored_record_has_the_judgements(tmp_path: Path, service: ScriptedS
     with Ledger.open_read_only(tmp_path / "elsewhere" / "ledger.db") as ledger:
         verdict = judge(ledger, ledger.sweeps())
     assert (verdict.sentence, verdict.notes) == (result.verdict.sentence, result.verdict.notes)
-    assert len(server.asked) == asked
+    assert len(server.asked) == calls
 
 
 def test_a_judge_that_is_the_base_model_is_warned_of(

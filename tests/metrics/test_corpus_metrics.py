@@ -144,7 +144,7 @@ def test_the_confusion_matrix_is_that_of_scikit_learn(pairs: list[tuple[str, str
     expected, answers = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
     confusion = Confusion.of(expected, answers)
     labels = sorted(set(expected))
-    known = [answer if answer in labels else "~" for answer in answers]
-    theirs = confusion_matrix(expected, known, labels=[*labels, "~"])
+    read = [answer if answer in labels else "~" for answer in answers]
+    theirs = confusion_matrix(expected, read, labels=[*labels, "~"])
     assert confusion.labels == tuple(labels)
     assert [list(row) for row in confusion.counts] == theirs[:-1].tolist()

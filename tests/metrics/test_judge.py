@@ -78,9 +78,9 @@ def test_a_price_is_known_or_the_service_is_this_machine() -> None:
 )
 def test_wrong_options_are_named_by_their_key(options: dict[str, Any], line: str) -> None:
     """One line each, with the dotted key, and nothing of a secret."""
-    found = problems({"metrics": [{"name": "judge", **REQUIRED, **options}]})
-    assert any(line in each and each.startswith("evaluation.metrics.0.") for each in found), found
-    assert not any("secret" in each or "sk-123" in each for each in found)
+    issues = problems({"metrics": [{"name": "judge", **REQUIRED, **options}]})
+    assert any(line in each and each.startswith("evaluation.metrics.0.") for each in issues), issues
+    assert not any("secret" in each or "sk-123" in each for each in issues)
 
 
 def test_a_judge_is_not_asked_by_what_reads_answers() -> None:

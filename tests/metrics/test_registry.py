@@ -57,8 +57,8 @@ def problems(evaluation: dict[str, Any]) -> list[str]:
     class Alone(Section):
         evaluation: schema.Evaluation
 
-    found = validate(Alone, {"evaluation": evaluation})[1]
-    return [f"{'.'.join(map(str, location))}: {message}" for location, message in found]
+    issues = validate(Alone, {"evaluation": evaluation})[1]
+    return [f"{'.'.join(map(str, location))}: {message}" for location, message in issues]
 
 
 def test_every_metric_says_what_it_is() -> None:

@@ -47,12 +47,6 @@ def test_exact_match_ignores_what_it_is_asked_to(
     assert right == score("exact_match", expected, answer, **options)
 
 
-@given(st.text(max_size=20), st.text(max_size=20))
-def test_exact_match_is_what_it_was(expected: str, answer: str) -> None:
-    """Without options it equals the comparison of earlier versions."""
-    assert (expected.strip() == answer.strip()) == score("exact_match", expected, answer)
-
-
 @given(st.text(max_size=20), st.text(max_size=20), st.lists(st.sampled_from(SQUAD), unique=True))
 def test_more_ignored_is_never_less_right(expected: str, answer: str, ignored: list[str]) -> None:
     """An exact match is an exact match whatever else is ignored, and contains the expected text."""

@@ -15,13 +15,13 @@ def test_kappa_is_that_of_scikit_learn(seed: int) -> None:
     chance = np.random.default_rng(seed)
     first = chance.integers(1, 6, size=60)
     second = np.clip(first + chance.integers(-1, 3, size=60), 1, 5)
-    found = agreement(list(first), list(second))
+    result = agreement(list(first), list(second))
     expected = cohen_kappa_score(first, second, labels=range(1, 6), weights="quadratic")
-    assert found.kappa == pytest.approx(expected)
-    assert found.low is not None
-    assert found.high is not None
-    assert found.low < expected < found.high
-    assert (found.exact, found.within_one) == (np.mean(first == second), np.mean(abs(first - second) <= 1))
+    assert result.kappa == pytest.approx(expected)
+    assert result.low is not None
+    assert result.high is not None
+    assert result.low < expected < result.high
+    assert (result.exact, result.within_one) == (np.mean(first == second), np.mean(abs(first - second) <= 1))
 
 
 def test_raters_who_agree_or_never_differ() -> None:

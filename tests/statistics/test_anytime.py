@@ -32,12 +32,12 @@ def test_the_evidence_of_right_and_wrong_rows_is_the_closed_form(won: int, lost:
 def test_a_clean_sweep_of_seven_decides_one_pair() -> None:
     """At 0.05, as 3.10 of the project's method says; the better one is never decided to be the worse one."""
     for rows, is_decided in ((6, False), (7, True)):
-        found = decided_worse(-np.ones(rows), comparisons=1, alpha=0.05)
-        assert (found is not None) is is_decided
-    found = decided_worse(-np.ones(50), comparisons=1, alpha=0.05)
-    assert found is not None
-    assert (found.units, found.needed) == (7, 20)
-    assert found.e_value >= 20
+        decided = decided_worse(-np.ones(rows), comparisons=1, alpha=0.05)
+        assert (decided is not None) is is_decided
+    decided = decided_worse(-np.ones(50), comparisons=1, alpha=0.05)
+    assert decided is not None
+    assert (decided.units, decided.needed) == (7, 20)
+    assert decided.e_value >= 20
     assert decided_worse(np.ones(50), comparisons=1, alpha=0.05) is None
     assert np.isinf(e_values(-np.ones(5000))[-1])
 
@@ -55,7 +55,7 @@ def decisions(scores: FloatArray, alpha: float) -> dict[int, int]:
 @pytest.mark.thorough
 @pytest.mark.parametrize("kind", ["binary", "shared rows", "skewed scores"])
 def test_models_that_are_alike_are_rarely_stopped(kind: str) -> None:
-    """Four equal models, looked at after each of 120 rows: any of them is stopped in at most 5 % of worlds."""
+    """Four equal models, evaluated after each of 120 rows: any of them is stopped in at most 5 % of worlds."""
     random = np.random.default_rng(12)
     wrong, worlds = 0, 300
     for _ in range(worlds):
@@ -75,9 +75,9 @@ def test_a_model_that_is_much_worse_is_stopped_early() -> None:
     after, wrong, worlds = [], 0, 100
     for _ in range(worlds):
         scores = (random.random((4, 200)) < np.array([0.8, 0.8, 0.8, 0.5])[:, None]).astype(float)
-        found = decisions(scores, alpha=0.05)
-        wrong += bool(found.keys() - {3})
-        after += [found[3]] if 3 in found else []
+        worse = decisions(scores, alpha=0.05)
+        wrong += bool(worse.keys() - {3})
+        after += [worse[3]] if 3 in worse else []
     assert wrong / worlds <= 0.05
     assert len(after) / worlds >= 0.95
     assert float(np.mean(after)) < 90
@@ -86,6 +86,6 @@ def test_a_model_that_is_much_worse_is_stopped_early() -> None:
 def test_a_cluster_is_one_step_once_it_is_whole() -> None:
     """Its rows come from one source; what is not whole yet does not count."""
     clusters = [0, 1, 0, 1, 1, 2]
-    found = whole_clusters(np.array([-1.0, 0.0, -1.0, -1.0, -1.0]), clusters, 5)
-    assert found.tolist() == pytest.approx([-2 / 3, -2 / 3])
+    sums = whole_clusters(np.array([-1.0, 0.0, -1.0, -1.0, -1.0]), clusters, 5)
+    assert sums.tolist() == pytest.approx([-2 / 3, -2 / 3])
     assert whole_clusters(np.array([-1.0]), clusters, 1).tolist() == []

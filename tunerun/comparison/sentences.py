@@ -113,9 +113,9 @@ def stopped_early(stops: Mapping[int, Stopped], alpha: float) -> str:
     named = [f"point {number} ({stopped.words})" for number, stopped in list(stops.items())[:MOST_NAMED]]
     more = [f"{len(stops) - MOST_NAMED} more"] if len(stops) > MOST_NAMED else []
     return (
-        f"Decided early to be worse, and neither compared nor advised: {listed_words([*named, *more])}; the rest of "
-        f"their rows was not asked (evaluation.stop_early). The test holds however often it is looked at, with an "
-        f"error rate of {100 * alpha:g} % for all pairs of points together."
+        f"Decided early to be worse, and neither compared nor advised: {listed_words([*named, *more])}; the "
+        "remaining rows were not asked (evaluation.stop_early). The test is valid after every row, with an error rate "
+        f"of {100 * alpha:g} % for all pairs of points together."
     )
 
 

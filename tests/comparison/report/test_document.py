@@ -148,11 +148,11 @@ def test_equal_answers_of_a_row_are_carried_once() -> None:
 def test_an_answer_that_is_right_for_one_model_alone_is_carried_twice() -> None:
     """Templates can expect different answers to one row."""
     verdict = verdicts.demo_verdict()
-    found = sources(verdict)
-    rows = found.rows
+    content = sources(verdict)
+    rows = content.rows
     keys = [trial.record.key for trial in verdict.trials[:2]]
     same = {key: replace(answered(rows, 0, "same"), right=(n == 0,) * len(rows)) for n, key in enumerate(keys)}
-    document = pack_answers(verdict, replace(found, answers=same)).document
+    document = pack_answers(verdict, replace(content, answers=same)).document
     assert document["rows"][0][2:] == [["same", "same"], [1, 0]]
 
 
@@ -160,13 +160,13 @@ def test_answers_that_do_not_fit_are_said_to_be_omitted() -> None:
     """The advised point and the baselines are kept first; of two long columns, the first rows."""
     verdict = verdicts.demo_verdict()
     wrong = [f"{n} {'long answer ' * 20}" for n in range(3)]
-    found = sources(verdict, wrong)
-    assert pack_answers(verdict, found).omitted == ""
-    some = pack_answers(verdict, found, max_bytes=600)
+    content = sources(verdict, wrong)
+    assert pack_answers(verdict, content).omitted == ""
+    some = pack_answers(verdict, content, max_bytes=600)
     assert 1 <= len(some.document["columns"]) < 7
     assert some.document["columns"][0][1] == "point 0"
     assert some.omitted.startswith("The answers of ")
-    few = pack_answers(verdict, found, max_bytes=300)
+    few = pack_answers(verdict, content, max_bytes=300)
     assert 0 < len(few.document["rows"]) < 24
     assert few.omitted.startswith("Only the first ")
 
@@ -190,5 +190,5 @@ def test_a_point_whose_trials_have_failed_has_no_column() -> None:
     """Nothing that has not answered is shown beside the answers."""
     verdict = verdicts.incomplete_verdict()
     point: PointResult = verdict.points[0]
-    found = replace(sources(verdict), rows=held_out(24))
-    assert [c[1] for c in pack_answers(verdict, found).document["columns"]] == [f"point {point.number}"]
+    content = replace(sources(verdict), rows=held_out(24))
+    assert [c[1] for c in pack_answers(verdict, content).document["columns"]] == [f"point {point.number}"]

@@ -73,9 +73,9 @@ def test_hostile_text_is_text(text: str) -> None:
     verdict = verdicts.demo_verdict()
     points = tuple(replace(point, overrides={"template": text}) for point in verdict.points)
     plain = Tags(page_of(replace(verdict, sentence="x"))).found
-    found = replace(sources(verdict), findings=(text,), configs=(("sweep", text),), facts=(("File", text),))
+    content = replace(sources(verdict), findings=(text,), configs=(("sweep", text),), facts=(("File", text),))
     hostile = replace(verdict, sentence=text, notes=(text,), points=points)
-    page = render(build(hostile, found), ComparisonTable.of(hostile))
+    page = render(build(hostile, content), ComparisonTable.of(hostile))
     page.encode()
     scripts = [tag for tag, _ in Tags(page).found if tag in ("script", "img", "b")]
     assert scripts == [tag for tag, _ in plain if tag in ("script", "img", "b")]

@@ -52,13 +52,13 @@ def show(page: Browser, verdict: Verdict, wrong: tuple[str, ...] = ("I do not kn
 
 def ink(page: Browser, plot: str) -> int:
     """How many points of a plot are drawn."""
-    found = page.script(
+    count = page.script(
         f"const c = document.querySelector('{plot} canvas'); if (!c) return 0;"
         "const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;"
         "let n = 0; for (let i = 3; i < d.length; i += 4) n += d[i] > 0; return n"
     )
-    assert isinstance(found, int)
-    return found
+    assert isinstance(count, int)
+    return count
 
 
 def choose(page: Browser, selector: str, index: int) -> None:
@@ -130,8 +130,8 @@ def test_answers_are_filtered_searched_and_paged(page: Browser) -> None:
     choose(page, "#answer-filter", 1)
     assert page.text("#answer-status") == "23 of 24 rows"
     page.type("#answer-search", "ELEVEN")
-    found = page.text("#answer-status")
-    assert found.endswith("of 24 rows")
+    status = page.text("#answer-status")
+    assert status.endswith("of 24 rows")
     assert 0 < rows(page) < 5
     assert {mark.text for mark in page.all("#answer-table mark")} == {"eleven"}
     page.type("#answer-search", "no such text anywhere")
@@ -172,13 +172,17 @@ def test_hostile_answers_are_text(page: Browser) -> None:
 def test_by_keyboard_alone(page: Browser) -> None:
     """Tab reaches every control with a visible focus; arrow keys go from mark to mark, and each is read out."""
     show(page, verdicts.demo_verdict())
-    seen = set()
+    reached = set()
     for _ in range(60):
         page.keys(Keys.TAB)
         active = page.driver.switch_to.active_element
-        seen.add(active.get_attribute("id") or active.tag_name)
+        reached.add(active.get_attribute("id") or active.tag_name)
         assert active.value_of_css_property("outline-style") == "solid"
-        if active.tag_name == "canvas" and "canvas" in seen and not page.one("#announcer").get_property("textContent"):
+        if (
+            active.tag_name == "canvas"
+            and "canvas" in reached
+            and not page.one("#announcer").get_property("textContent")
+        ):
             page.keys(Keys.ARROW_DOWN)
             assert "+58 points against base+4" in str(page.one("#announcer").get_property("textContent"))
             page.keys(Keys.ARROW_DOWN)
@@ -195,7 +199,7 @@ def test_by_keyboard_alone(page: Browser) -> None:
         "answer-filter",
         "answer-search",
         "page-after",
-    } <= seen
+    } <= reached
     page.keys(Keys.ENTER)
     assert page.text("#page-place") == "rows 21 to 24 of 24"
 
@@ -215,7 +219,7 @@ def test_a_phone(page: Browser) -> None:
 def test_light_and_dark(page: Browser) -> None:
     """The page has the system's colours, and its plots change with them."""
     show(page, verdicts.demo_verdict())
-    found = []
+    colours = []
     for scheme in ("light", "dark"):
         features = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
         page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", features)
@@ -229,9 +233,9 @@ def test_light_and_dark(page: Browser) -> None:
             ),
             "the plot has the colours of the page",
         )
-        found.append(page.one("body").value_of_css_property("background-color"))
+        colours.append(page.one("body").value_of_css_property("background-color"))
     page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
-    assert found == ["rgba(244, 245, 247, 1)", "rgba(20, 23, 29, 1)"]
+    assert colours == ["rgba(244, 245, 247, 1)", "rgba(20, 23, 29, 1)"]
 
 
 def test_paper(page: Browser) -> None:

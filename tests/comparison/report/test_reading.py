@@ -68,24 +68,24 @@ def test_everything_that_a_ledger_has(ledger: Ledger) -> None:
     }
     verdict = replace(verdict, sweeps=(replace(verdict.sweep, document=document),))
     write(ledger, verdict)
-    found = read_sources(ledger, verdict)
-    assert found.rows == ROWS
-    assert set(found.answers) == {t.record.key for t in verdict.trials} | {b.subject for b in verdict.baselines}
-    assert sum(found.answers[verdict.trials[1].record.key].right) == 22
-    assert found.right_rule == "An answer counts as right where eval/exact_match is 1 for it."
-    curve = found.curves[verdict.trials[0].record.key]
+    read = read_sources(ledger, verdict)
+    assert read.rows == ROWS
+    assert set(read.answers) == {t.record.key for t in verdict.trials} | {b.subject for b in verdict.baselines}
+    assert sum(read.answers[verdict.trials[1].record.key].right) == 22
+    assert read.right_rule == "An answer counts as right where eval/exact_match is 1 for it."
+    curve = read.curves[verdict.trials[0].record.key]
     assert (len(curve.training), curve.training[-1][0]) == (verdicts.STEPS, 5)
     assert list(curve.validation) == [(0, 3.0), (5, 0.5)]
-    assert found.training_rows[verdict.trials[0].record.key] == 15
-    assert dict(found.facts) == {
+    assert read.training_rows[verdict.trials[0].record.key] == 15
+    assert dict(read.facts) == {
         "Data": "39 different examples of train.json",
         "Training": "15 examples",
         "Held out, validation": "24 rows in 23 clusters",
         "Base model": "smollm2-135m",
     }
-    assert found.findings == ("dataset: rows 3 and 7 are near duplicates",)
-    assert found.confusion == ()
-    assert found.configs[0][1].startswith("name: next_number\nseed: 0\n")
+    assert read.findings == ("dataset: rows 3 and 7 are near duplicates",)
+    assert read.confusion == ()
+    assert read.configs[0][1].startswith("name: next_number\nseed: 0\n")
 
 
 def test_labels_have_a_confusion_matrix(ledger: Ledger) -> None:
@@ -106,9 +106,9 @@ def test_a_metric_of_all_rows_together_calls_none_right(ledger: Ledger) -> None:
     measures = (Measure("eval/chrf", Unit.HUNDRED, higher_is_better=True),)
     verdict = replace(verdict, measures=measures, decision=replace(verdict.decision, metric="eval/chrf"))
     write(ledger, verdict)
-    found = read_sources(ledger, verdict)
-    assert found.right_rule.startswith("An answer counts as right here where it equals the expected one;")
-    assert sum(found.answers[verdict.trials[0].record.key].right) == 23
+    read = read_sources(ledger, verdict)
+    assert read.right_rule.startswith("An answer counts as right here where it equals the expected one;")
+    assert sum(read.answers[verdict.trials[0].record.key].right) == 23
 
 
 @pytest.mark.parametrize("make", [verdicts.incomplete_verdict, verdicts.nothing_held_out_verdict])
@@ -119,8 +119,8 @@ def test_a_ledger_without_answers(ledger: Ledger, make: object) -> None:
     records = [trial.record for trial in verdict.trials]
     digests = {digest for record in records for digest in (record.training, *record.held_out.values())}
     ledger.freeze(verdict.sweep, records, [ExampleSet(digest, "rows.json", ROWS) for digest in sorted(digests)])
-    found = read_sources(ledger, verdict)
-    assert (found.answers, found.curves) == ({}, {})
+    read = read_sources(ledger, verdict)
+    assert (read.answers, read.curves) == ({}, {})
     assert verdict.sentence[:20] in report.page(ComparisonTable.of(verdict), ledger)
 
 
@@ -129,8 +129,8 @@ def test_a_report_of_a_real_verdict(tmp_path: Path) -> None:
     trials = [Trained("1" * 20 + "0" * 4), Trained("1" * 9 + "0" * 15, template="Question: {}")]
     lab = frozen(tmp_path, trials, {"base": "0" * 24}, rows=["same", "same"])
     verdict = judge(lab.ledger, lab.sweep)
-    found = read_sources(lab.ledger, verdict)
-    assert [sum(found.answers[trial.key].right) for trial in lab.trials] == [20, 9]
+    read = read_sources(lab.ledger, verdict)
+    assert [sum(read.answers[trial.key].right) for trial in lab.trials] == [20, 9]
     page = report.page(ComparisonTable.of(verdict), lab.ledger)
     assert verdict.sentence.split(":")[0] in page
     other = frozen(tmp_path / "other", trials, {"base": "0" * 24}, rows=["these", "those"])
@@ -158,6 +158,6 @@ def test_two_sweeps_are_read_together(ledger: Ledger) -> None:
     """Answers and curves of both, and a config of each."""
     verdict = verdicts.two_sweeps_verdict()
     write(ledger, verdict)
-    found = read_sources(ledger, verdict)
-    assert len(found.configs) == 2
-    assert set(found.curves) == {t.record.key for t in verdict.trials}
+    read = read_sources(ledger, verdict)
+    assert len(read.configs) == 2
+    assert set(read.curves) == {t.record.key for t in verdict.trials}
