@@ -31,7 +31,7 @@ All of them survive pickling.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 
 class TunerunError(Exception):
@@ -164,7 +164,12 @@ def first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
-def did_you_mean(name: str, known: Sequence[str]) -> str:
-    """Return a suggestion of the most similar known name; empty if none is similar."""
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {close[0]!r}?" if close else ""
+def close_name(name: str, names: Iterable[str]) -> str | None:
+    """Return the name that is most similar to an unknown one; None: none is similar."""
+    return next(iter(difflib.get_close_matches(name, list(names), n=1)), None)
+
+
+def did_you_mean(name: str, names: Sequence[str]) -> str:
+    """Return a suggestion of the most similar name for an unknown one; empty if none is similar."""
+    close = close_name(name, names)
+    return "" if close is None else f"did you mean {close!r}?"

@@ -18,13 +18,13 @@ def digest_of_examples(examples: Iterable[Example]) -> str:
     return digest_of_list(example.document for example in examples)
 
 
-def from_object(found: Mapping[str, Any]) -> Example:
+def from_object(document: Mapping[str, Any]) -> Example:
     """Return the example of a JSON object that is an `Example.document`.
 
     Raises:
         KeyError, TypeError: it is not one.
     """
-    return _example(found["text_input"], found["output"], found)
+    return _example(document["text_input"], document["output"], document)
 
 
 def to_list(example: Example) -> list[Any]:
@@ -36,15 +36,15 @@ def to_list(example: Example) -> list[Any]:
     return [*texts, before]
 
 
-def from_list(found: Sequence[Any]) -> Example:
+def from_list(parts: Sequence[Any]) -> Example:
     """Return the example of a list that `to_list` made.
 
     Raises:
         KeyError, TypeError, ValueError: it is not one.
     """
-    if len(found) == 2:
-        return Example(*found)
-    text_input, output, before = found
+    if len(parts) == 2:
+        return Example(*parts)
+    text_input, output, before = parts
     return _example(text_input, output, before)
 
 

@@ -40,36 +40,40 @@ Input = str | Conversation
 """The input of a model; a plain text is short for a conversation with one message."""
 
 
-def as_conversation(asked: Input) -> Conversation:
+def as_conversation(model_input: Input) -> Conversation:
     """Return an input as a conversation."""
-    return Conversation(asked) if isinstance(asked, str) else asked
+    return Conversation(model_input) if isinstance(model_input, str) else model_input
 
 
-def texts_of(asked: Input) -> list[str]:
+def texts_of(model_input: Input) -> list[str]:
     """Return the non-empty texts of an input in order: system message, earlier turns, last message."""
-    if isinstance(asked, str):
-        return [asked]
-    before = [asked.system] if asked.system else []
-    return [*before, *(text for turn in asked.earlier for text in (turn.text_input, turn.output)), asked.text_input]
+    if isinstance(model_input, str):
+        return [model_input]
+    before = [model_input.system] if model_input.system else []
+    return [
+        *before,
+        *(text for turn in model_input.earlier for text in (turn.text_input, turn.output)),
+        model_input.text_input,
+    ]
 
 
-def messages_of(asked: Input) -> list[dict[str, str]]:
+def messages_of(model_input: Input) -> list[dict[str, str]]:
     """Return an input as messages with `role` and `content`, as chat templates and OpenAI's API expect."""
-    whole = as_conversation(asked)
-    said = [("system", whole.system)] if whole.system else []
+    whole = as_conversation(model_input)
+    messages = [("system", whole.system)] if whole.system else []
     for turn in whole.earlier:
-        said += [("user", turn.text_input), ("assistant", turn.output)]
-    return [{"role": role, "content": text} for role, text in (*said, ("user", whole.text_input))]
+        messages += [("user", turn.text_input), ("assistant", turn.output)]
+    return [{"role": role, "content": text} for role, text in (*messages, ("user", whole.text_input))]
 
 
-def as_text(asked: Input) -> str:
+def as_text(model_input: Input) -> str:
     """Return an input as readable text that is unique to it: a conversation as lines of `user: ...`."""
-    if isinstance(asked, str):
-        return asked
-    lines = [f"system: {asked.system}"] if asked.system else []
-    for turn in asked.earlier:
+    if isinstance(model_input, str):
+        return model_input
+    lines = [f"system: {model_input.system}"] if model_input.system else []
+    for turn in model_input.earlier:
         lines += [f"user: {turn.text_input}", f"assistant{'' if turn.is_learned else ' (weight 0)'}: {turn.output}"]
-    return "\n".join([*lines, f"user: {asked.text_input}"])
+    return "\n".join([*lines, f"user: {model_input.text_input}"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,15 +101,16 @@ class Example:
     @property
     def document(self) -> dict[str, Any]:
         """The JSON form that is hashed; a single turn without a system message is just its two texts."""
-        found: dict[str, Any] = {"output": self.output, "text_input": self.text_input}
+        # Examples of one turn had digests before there were conversations, so theirs must not get new keys.
+        document: dict[str, Any] = {"output": self.output, "text_input": self.text_input}
         if self.system:
-            found["system"] = self.system
+            document["system"] = self.system
         if self.earlier:
-            found["earlier"] = [
+            document["earlier"] = [
                 {"text_input": turn.text_input, "output": turn.output, "is_learned": turn.is_learned}
                 for turn in self.earlier
             ]
-        return found
+        return document
 
     @property
     def is_conversation(self) -> bool:
@@ -118,17 +123,19 @@ class Example:
         return (*self.earlier, Turn(self.text_input, self.output))
 
 
-def behind_examples(asked: Input, examples: Sequence[Example]) -> Input:
+def behind_examples(model_input: Input, examples: Sequence[Example]) -> Input:
     """Return an input with few-shot examples, inserted between its system message and its own earlier turns.
 
-    All turns of an example are included, since its last answer may depend on them. Its system message is omitted: a
-    conversation has only one, the input's.
+    Args:
+        model_input: what the model is asked.
+        examples: all their turns are included; their system messages are omitted.
     """
     if not examples:
-        return asked
-    shown = tuple(turn for example in examples for turn in example.turns)
-    own = as_conversation(asked)
-    return Conversation(own.text_input, own.system, shown + own.earlier)
+        return model_input
+    # The last answer of an example may depend on its earlier turns; a conversation has one system message, the input's.
+    turns = tuple(turn for example in examples for turn in example.turns)
+    own = as_conversation(model_input)
+    return Conversation(own.text_input, own.system, turns + own.earlier)
 
 
 @dataclass(frozen=True)

@@ -66,22 +66,23 @@ class Prompt:
     system: str = ""
 
     @property
-    def asked(self) -> Input:
+    def input(self) -> Input:
         """The input with its examples and system message."""
-        asked = Conversation(self.text_input, self.system) if self.system else self.text_input
-        return behind_examples(asked, self.examples)
+        own = Conversation(self.text_input, self.system) if self.system else self.text_input
+        return behind_examples(own, self.examples)
 
 
 def prompt_of(
-    asked: Input, options: GenerateOptions, adapter: str | None = None, examples: Sequence[Example] = ()
+    model_input: Input, options: GenerateOptions, adapter: str | None = None, examples: Sequence[Example] = ()
 ) -> Prompt:
     """Return the prompt of an input with examples before it.
 
     Args:
-        adapter: as in `Prompt`.
+        model_input: what the model is asked.
+        options, adapter: as in `Prompt`.
         examples: few-shot examples, placed as by `behind_examples`.
     """
-    whole = as_conversation(behind_examples(asked, examples))
+    whole = as_conversation(behind_examples(model_input, examples))
     earlier = tuple(Example(turn.text_input, turn.output) for turn in whole.earlier)
     return Prompt(whole.text_input, options, adapter, earlier, whole.system)
 

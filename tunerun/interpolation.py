@@ -49,10 +49,10 @@ def resolved_section(section: Value, name: str) -> Value:
         ConfigError: variables that are not set, with the dotted keys that need them.
     """
     problems: list[str] = []
-    found: Value = _resolved(section, name, problems)
+    values: Value = _resolved(section, name, problems)
     if problems:
         raise ConfigError(problems)
-    return found
+    return values
 
 
 def resolved_record(record: Record) -> Record:
@@ -71,7 +71,7 @@ def _resolved(node: Any, place: str, problems: list[str]) -> Any:
         return {key: _resolved(value, f"{place}.{key}", problems) for key, value in node.items()}
     if isinstance(node, Sequence) and not isinstance(node, str):
         return [_resolved(value, f"{place}.{index}", problems) for index, value in enumerate(node)]
-    try:
+    try:  # what is not set is collected, so that all of it is reported at once
         return resolved(node) if isinstance(node, str) else node
     except ConfigError as error:
         problems.extend(f"{place}: {problem}" for problem in error.problems)
@@ -87,11 +87,11 @@ def _value(text: str, start: re.Match[str]) -> tuple[str | None, int]:
     name = _NAME.match(text, position)
     if name is None:
         raise ConfigError(f"{text}: an interpolation without a name")
-    default: tuple[str | None] | None = None
+    default: tuple[str | None] | None = None  # `null` is a default too
     position = name.end()
     if text[position : position + 1] == ",":
-        found, position = _argument(text, position + 1)
-        default = (found,)
+        argument, position = _argument(text, position + 1)
+        default = (argument,)
     end = _closed(text, position)
     if (value := os.environ.get(name[0])) is not None:
         return value, end
@@ -104,7 +104,7 @@ def _argument(text: str, position: int) -> tuple[str | None, int]:
     if (start := _START.match(text, position)) is not None:
         return _value(text, start)
     if (quoted := _QUOTED.match(text, position)) is not None:
-        return re.sub(r"\\(.)", r"\1", quoted[1]), quoted.end()
+        return re.sub(r"\\(.)", r"\1", quoted[1]), quoted.end()  # omegaconf's escapes inside quotes
     bare = _BARE.match(text, position)
     assert bare is not None  # noqa: S101 - it matches the empty text
     return (None if bare[0] == "null" else bare[0]), bare.end()

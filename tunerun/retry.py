@@ -42,11 +42,12 @@ def retry(
     is_passing = (lambda error: isinstance(error, on)) if isinstance(on, type) else on
 
     def wait_s(error: Exception) -> bool | float:
-        asked_s = error.retry_after_s if isinstance(error, UnavailableError) else None
-        if not is_passing(error) or asked_s is None:
+        requested_s = error.retry_after_s if isinstance(error, UnavailableError) else None
+        if not is_passing(error) or requested_s is None:
             return is_passing(error)  # True: wait as the limits say
-        return min(asked_s, max_wait_s)
+        return min(requested_s, max_wait_s)
 
+    # stamina waits and counts; its own jitter is up to a second, which spreads callers that failed together.
     for attempt in stamina.retry_context(
         on=wait_s, attempts=attempts, timeout=within_s, wait_initial=first_wait_s, wait_max=max_wait_s
     ):
@@ -65,6 +66,6 @@ def backoff_s(attempt: int, first_s: float, max_s: float, error: Exception | Non
         max_s: the longest wait before jitter, also where a service asks for more with Retry-After.
         error: of the last attempt; it may ask for a longer wait.
     """
-    asked_s = error.retry_after_s if isinstance(error, UnavailableError) else None
+    requested_s = error.retry_after_s if isinstance(error, UnavailableError) else None
     waits_s = min(max_s, first_s * 2.0 ** (attempt - 1)) * random.uniform(1.0, 1.1)
-    return max(waits_s, min(asked_s or 0.0, max_s))
+    return max(waits_s, min(requested_s or 0.0, max_s))

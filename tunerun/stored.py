@@ -30,5 +30,5 @@ def read_stored(kind: type[_Stored], values: Mapping[str, Any], **more: Any) -> 
 
 def section(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     """Return a part of a stored object; empty where it is missing or not an object."""
-    found = values.get(name)
-    return found if isinstance(found, Mapping) else {}
+    part = values.get(name)
+    return part if isinstance(part, Mapping) else {}

@@ -57,8 +57,8 @@ def advice_on_length(training: RenderedRows, most: int) -> Iterator[str]:
 
 def advice_on_system(training: RenderedRows, most: int) -> Iterator[str]:
     """Yield warnings where the template drops or repeats the system messages of conversations."""
-    template, said = training.template, training.said
-    dropped = [position for position, before in enumerate(said) if before is not None and before.system]
+    template, conversations = training.template, training.conversations_of_rows
+    dropped = [position for position, each in enumerate(conversations) if each is not None and each.system]
     if SYSTEM in template.parts and dropped and SYSTEM not in template.columns_of(SYSTEM):
         places = ", ".join(map(training.place, dropped[:most])) + (", ..." if len(dropped) > most else "")
         what = (
@@ -76,7 +76,7 @@ def exact_duplicates(training: RenderedRows, most: int) -> Iterator[str]:
     """Yield one line about training examples that occur more than once."""
     if len(set(zip(training.inputs, training.outputs, strict=True))) == len(training):
         return
-    repeated = [found for found in _by_example(training).values() if len(found) > 1]
+    repeated = [positions for positions in _by_example(training).values() if len(positions) > 1]
     count = sum(map(len, repeated)) - len(repeated)
     what = f"exact duplicates among the training examples ({count:,})"
     yield f"{what}: {pairs_text(_places(training, repeated), most)}; remove them unless they should weigh more"
@@ -87,9 +87,9 @@ def contradictions(training: RenderedRows, most: int) -> Iterator[str]:
     if len(set(training.inputs)) == len(training):
         return
     firsts: dict[Hashable, list[int]] = {}
-    for (given, _), found in _by_example(training).items():
-        firsts.setdefault(given, []).append(found[0])
-    contradicting = [found for found in firsts.values() if len(found) > 1]
+    for (text_input, _), positions in _by_example(training).items():
+        firsts.setdefault(text_input, []).append(positions[0])
+    contradicting = [positions for positions in firsts.values() if len(positions) > 1]
     if contradicting:
         what = f"different outputs for one text_input among the training examples ({len(contradicting):,})"
         where = pairs_text(_places(training, contradicting), most)
@@ -126,27 +126,27 @@ def leaks(training: RenderedRows, held_out: Mapping[str, RenderedRows], most: in
     most = max(most, MOST_OF_A_KIND)
     lines: list[str] = []
     count = 0
-    known = [(training, "trained on")]
+    earlier = [(training, "trained on")]
     for name, rows in held_out.items():
         inputs = rows.inputs
-        same, equal = _firsts(rows.same_inputs, known, "same_inputs"), _firsts(inputs, known, "inputs")
+        same, equal = _firsts(rows.same_inputs, earlier, "same_inputs"), _firsts(inputs, earlier, "inputs")
         for position in range(len(rows)):
-            found = same.get(rows.same_inputs[position]) or equal.get(inputs[position])
-            if found:
+            first = same.get(rows.same_inputs[position]) or equal.get(inputs[position])
+            if first:
                 count += 1
                 if len(lines) < most:
-                    where = f"{found[0]} and {rows.place(position)}"
-                    lines.append(f"{where} have the same input, {found[1]} and held out; remove one of them")
-        known.append((rows, f"held out ({name})"))
+                    where = f"{first[0]} and {rows.place(position)}"
+                    lines.append(f"{where} have the same input, {first[1]} and held out; remove one of them")
+        earlier.append((rows, f"held out ({name})"))
     return with_count(lines, count)
 
 
 def _firsts(
-    wanted: Sequence[Hashable], known: Sequence[tuple[RenderedRows, str]], texts: str
+    wanted: Sequence[Hashable], earlier: Sequence[tuple[RenderedRows, str]], texts: str
 ) -> dict[Hashable, tuple[str, str]]:
     """Return where each input occurs first, and what that row is used for."""
     left, firsts = set(wanted), {}
-    for rows, use in known if left else ():
+    for rows, use in earlier if left else ():
         for position, text in enumerate(getattr(rows, texts)):
             if text in left:
                 left.remove(text)

@@ -13,9 +13,9 @@ from tunerun.dataset.characters import is_unicode
 from tunerun.dataset.conversations import with_conversations
 from tunerun.dataset.findings import Findings
 from tunerun.dataset.rendered_rows import PARTS, RenderedRows
-from tunerun.dataset.rows import ABSENT, RowConversation, Rows, close_name, nearest
+from tunerun.dataset.rows import ABSENT, RowConversation, Rows, nearest
 from tunerun.dataset.suggestion import advice_on_template
-from tunerun.errors import TemplateError
+from tunerun.errors import TemplateError, close_name
 from tunerun.examples import Conversation, Turn
 from tunerun.template import AbsentCellError, PrintedColumn, PromptTemplate
 from tunerun.template.absent_cells import is_null

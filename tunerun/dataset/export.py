@@ -62,8 +62,8 @@ def _messages(example: Example) -> dict[str, Any]:
 
 
 def _contents(example: Example) -> dict[str, Any]:
-    said = [each for turn in example.turns for each in (("user", turn.text_input), ("model", turn.output))]
-    contents = {"contents": [{"role": role, "parts": [{"text": text}]} for role, text in said]}
+    messages = [each for turn in example.turns for each in (("user", turn.text_input), ("model", turn.output))]
+    contents = {"contents": [{"role": role, "parts": [{"text": text}]} for role, text in messages]}
     if not example.system:
         return contents
     return {"systemInstruction": {"role": "system", "parts": [{"text": example.system}]}, **contents}

@@ -168,9 +168,9 @@ def inspect(
 
 def _imbalance(inspected: Inspected) -> Iterator[str]:
     training = inspected.training
-    found = imbalance(label_counts(training.learned_outputs_of_rows))
-    if found is not None:
-        (common, often), (rare, seldom) = found
+    ends = imbalance(label_counts(training.learned_outputs_of_rows))
+    if ends is not None:
+        (common, often), (rare, seldom) = ends
         yield (
             f"{training.rows.file}: the output {rare!r} is in {seldom:,} training examples and {common!r} in "
             f"{often:,}; add examples of the rare one"
@@ -267,7 +267,7 @@ def _columns(rows: RenderedRows) -> Iterator[tuple[Sequence[str], Callable[[int]
         )
         yield [each.turn.output for each in turns], lambda index: (turns[index].position, turns[index].number, OUTPUT)
     if rows.rows.conversations is not None:
-        systems = ["" if before is None else before.system for before in rows.said]
+        systems = ["" if before is None else before.system for before in rows.conversations_of_rows]
         yield systems, lambda index: (index, None, SYSTEM)
 
 

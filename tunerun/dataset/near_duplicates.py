@@ -122,19 +122,19 @@ def _similar(plain: list[str], positions: list[int], originals: int) -> Iterator
     likeness = (sketches[earlier] == sketches[later]).sum(axis=1)
     order = np.lexsort((-likeness, later))
     order = order[likeness[order] >= _FEWEST_EQUAL]
-    last, compared, found = -1, 0, False
+    last, compared, is_found = -1, 0, False
     shingles: dict[int, frozenset[str]] = {}
     for first, second in zip(earlier[order].tolist(), later[order].tolist(), strict=True):
         if second != last:
-            last, compared, found = second, 0, False
+            last, compared, is_found = second, 0, False
             shingles = {second: _shingles(plain[second])}
-        if found or compared == _MOST_COMPARED:
+        if is_found or compared == _MOST_COMPARED:
             continue
         compared += 1
         one, other = _shingles(plain[first]), shingles[second]
         shared = len(one & other)
         if shared / (len(one) + len(other) - shared) >= SIMILAR:
-            found = True
+            is_found = True
             yield positions[first], positions[second]
 
 

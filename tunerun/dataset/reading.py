@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bz2
-import difflib
 import gzip
 import lzma
 import zlib
@@ -16,7 +15,7 @@ from tunerun.dataset.formats import ENDINGS, NAMES, find_format
 from tunerun.dataset.json_rows import json_rows, jsonl_rows
 from tunerun.dataset.rows import Rows, listed
 from tunerun.dataset.table_rows import DELIMITERS, delimited_rows
-from tunerun.errors import DatasetError
+from tunerun.errors import DatasetError, close_name
 
 _READERS: dict[str, Callable[[str, bytes], tuple[Rows, Findings]]] = {
     "json": json_rows,
@@ -160,8 +159,8 @@ def _content(path: Path) -> bytes:
     except FileNotFoundError as error:
         advice = f"not even the directory {path.parent}; correct the path"
         if path.parent.is_dir():
-            close = difflib.get_close_matches(path.name, [each.name for each in path.parent.iterdir()], n=1)
-            advice = f"the nearest name in its directory is {close[0]!r}" if close else "correct the path"
+            close = close_name(path.name, (each.name for each in path.parent.iterdir()))
+            advice = "correct the path" if close is None else f"the nearest name in its directory is {close!r}"
         raise UnreadableError("path", f"{path}: the file does not exist; {advice}") from error
     except OSError as error:
         what = f"cannot be read: {error.strerror}; check its permissions, or name another file"

@@ -119,7 +119,7 @@ class RenderedRows:
         """The turns before the last one, of all rows, as they were read, without the template's own text."""
         return tuple(
             RenderedTurn(position, number, turn)
-            for position, before in enumerate(self.said)
+            for position, before in enumerate(self.conversations_of_rows)
             if before is not None
             for number, turn in enumerate(before.earlier)
         )
@@ -138,7 +138,7 @@ class RenderedRows:
         return f"{self.place(position)}: {message}" if message else self.place(position)
 
     @cached_property
-    def said(self) -> Sequence[Conversation | None]:
+    def conversations_of_rows(self) -> Sequence[Conversation | None]:
         """The conversation of each row up to its last input, as it was read; None for a row without one."""
         return [None if each is None else each.conversation for each in self.rows.conversations or [None] * len(self)]
 
@@ -153,7 +153,7 @@ class RenderedRows:
         # System messages are left out: rows that share one are not similar for that.
         if self.rows.conversations is None:
             return self.last_inputs_of_rows
-        pairs = zip(self.said, self.last_inputs_of_rows, strict=True)
+        pairs = zip(self.conversations_of_rows, self.last_inputs_of_rows, strict=True)
         return [_BETWEEN.join([*_texts_of_turns(before), text]) for before, text in pairs]
 
     @cached_property
@@ -170,7 +170,7 @@ class RenderedRows:
             return last
         return [
             text if before is None else _NOTHING.join(map(_folded, (text, *_texts_of_turns(before), before.system)))
-            for before, text in zip(self.said, last, strict=True)
+            for before, text in zip(self.conversations_of_rows, last, strict=True)
         ]
 
     @cached_property

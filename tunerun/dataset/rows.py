@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from array import array
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, Final, Literal, overload
 
+from tunerun.errors import close_name
 from tunerun.examples import Conversation
 
 _PART_OF_TURN = ("text_input", "output")
@@ -192,11 +192,6 @@ def listed(names: Iterable[str]) -> str:
 
 
 def nearest(name: str, names: Collection[str]) -> str:
-    """Return a hint for an error about an unknown name: the nearest of the known names, else all of them."""
+    """Return a hint for an error about an unknown name: the most similar of the names, else all of them."""
     close = close_name(name, names)
     return f"there are {listed(names) or 'none'}" if close is None else f"the nearest is {close!r}"
-
-
-def close_name(name: str, names: Collection[str]) -> str | None:
-    """Return the known name that is most similar to an unknown one; None: none is similar."""
-    return next(iter(difflib.get_close_matches(name, names, n=1)), None)

@@ -80,11 +80,11 @@ def yaml_line(template: Template) -> str:
     return f"template: {{{', '.join(f'{part}: {json.dumps(text, ensure_ascii=False)}' for part, text in parts)}}}"
 
 
-def _named(names: Sequence[str], known: Sequence[str]) -> str | None:
+def _named(names: Sequence[str], common: Sequence[str]) -> str | None:
     by_lower = {name.strip().lower(): name for name in reversed(names)}
-    exact = next((by_lower[each] for each in known if each in by_lower), None)
+    exact = next((by_lower[each] for each in common if each in by_lower), None)
     words = {name: name.lower().replace("-", " ").replace("_", " ").split() for name in names}
-    return exact or next((name for each in known for name in names if each in words[name]), None)
+    return exact or next((name for each in common for name in names if each in words[name]), None)
 
 
 def _expression(name: str) -> str:

@@ -128,7 +128,7 @@ class Generation:
             self._encoders[form] = ChatEncoder(self.base.tokenizer, *form)
         encoder = self._encoders[form]
         adapter = None if folder is None else self._adapters.get(folder)
-        (ids,) = encoder.prompts([prompt.asked])
+        (ids,) = encoder.prompts([prompt.input])
         if prompt.options.json_schema is not None:
             ids = [*ids, *encoder.start_ids]  # the chat format's text before an answer is not part of the JSON
         limit = self.base.context_tokens

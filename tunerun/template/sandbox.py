@@ -73,7 +73,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         self._turn = _LEAST_WORK
 
     def compiled(self, tree: nodes.Template, source: str) -> Callable[[dict[str, Any]], str]:
-        """Return a function that renders the template for the names it is given; `tree` is changed.
+        """Return a function that renders the template for the names it is arguments; `tree` is changed.
 
         Raises:
             TemplateSyntaxError: Jinja2 cannot compile it. SyntaxError, RecursionError, MemoryError: Python cannot.
@@ -163,13 +163,13 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
             raise SecurityError(f"the method {name!r} of {type(owner).__name__!r} is not offered; use a filter")
         if not isinstance(owner, str):
             return
-        given = [*args, *kwargs.values()]
-        self.charge(len(owner) + self.measure(given))
+        arguments = [*args, *kwargs.values()]
+        self.charge(len(owner) + self.measure(arguments))
         if name in ("center", "ljust", "rjust", "zfill", "expandtabs"):
-            spaces = max((number for number in given if isinstance(number, int)), default=8)
+            spaces = max((number for number in arguments if isinstance(number, int)), default=8)
             self.charge(max(spaces, 0) * (owner.count("\t") if name == "expandtabs" else 1))
         elif name == "replace":
-            self._charge_replace(owner, *map(str, given[:2]))
+            self._charge_replace(owner, *map(str, arguments[:2]))
         elif name == "join" and args:  # what has no length may be endless, and is refused
             self.charge(len(owner) * len(args[0]) if hasattr(args[0], "__len__") else self._left + 1)
 

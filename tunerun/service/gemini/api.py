@@ -151,7 +151,7 @@ async def _prompt(model: ServedModel, body: wire.GenerateContent) -> Prompt:
 def _last_part(model: ServedModel, prompt: Prompt, answer: Answer, after: int = 0) -> Json:
     """Return an answer, without the characters that were already sent, and with the reason why it ends here."""
     finish = "MAX_TOKENS" if answer.is_cut else "STOP"
-    tokens = model.offered.counter.count_input(prompt.asked), answer.tokens
+    tokens = model.offered.counter.count_input(prompt.input), answer.tokens
     return wire.generated(answer.text[after:], model.name, finish=finish, finish_message=model.warning, tokens=tokens)
 
 

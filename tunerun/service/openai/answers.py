@@ -129,7 +129,7 @@ class CompletionAnswerer:
             # The answers to one prompt differ only in their seeds, so its tokens are counted once.
             for prompt in prompts[:: len(prompts) // (distinct or 1)]:
                 try:
-                    tokens = model.offered.counter.count_input(prompt.asked)
+                    tokens = model.offered.counter.count_input(prompt.input)
                 except NoTurnsError as error:
                     raise wrong(field, str(error)) from error
                 if limit is not None and tokens >= limit:
