@@ -15,12 +15,12 @@ from tunerun.compose import grammar
 from tunerun.compose.exclusions import check_exclusions, is_excluded
 from tunerun.compose.grammar import MAX_POINTS
 from tunerun.compose.loader import Loader
+from tunerun.compose.source import GLOBAL_GROUPS
 from tunerun.errors import ConfigError
 from tunerun.job import Scalar
 
 NOT_SWEPT = ("name", "sweep", "tracking", "paths", "budget", "runner")
 """Top-level keys that must be the same for all trials of a sweep."""
-_ONE_EACH = ("experiment", "debug", "local")
 _ZIPPED = "zip"
 _AXES = "sweep.axes."
 
@@ -70,22 +70,23 @@ def expand(
     flat = dotted_keys.leaves(axes)
     problems = list(_hidden_pins([*flat, *swept], command_line))
     written: list[Axis] = []
-    found: list[Axis] = []
+    in_use: list[Axis] = []
     for key in [*flat, *(key for key in swept if key not in flat)]:
         try:
             if key in flat:
                 written.append(_written_axis(loader, key, flat[key], seed))
             if key in swept:
-                found.append(_axis(loader, key, swept[key], seed))
+                in_use.append(_axis(loader, key, swept[key], seed))
             elif key not in last:
-                found.append(written[-1])
+                in_use.append(written[-1])
         except ConfigError as error:
             problems.extend(error.problems)
-    problems.extend(_disagreements(found))
+    problems.extend(_disagreements(in_use))
     if problems:
         raise ConfigError(problems)
     pins = overrides_of([last[key] for key in flat if key in last and key not in swept and not last[key].is_delete()])
-    points = list(_product(loader, found))
+    rows = [list(zip(*(_parsed(loader, axis) for axis in dimension), strict=True)) for dimension in _dimensions(in_use)]
+    points = [tuple(itertools.chain.from_iterable(combination)) for combination in itertools.product(*rows)]
     entries = [dotted_keys.leaves(entry) for entry in exclude]
     if entries:
         # An entry about values that the command line replaced is needed by the file without that override.
@@ -171,7 +172,7 @@ def _check_key(key: str, override: Override, written: str) -> None:
     top = key.split(".")[0]
     if key.startswith(_AXES):
         raise ConfigError(f"{written}: write {key.removeprefix(_AXES)}=1,2 to add or replace that axis")
-    if top in _ONE_EACH:
+    if top in GLOBAL_GROUPS:
         raise ConfigError(f"{written}: each choice of {top} is a sweep of its own; name one, and run once for each")
     if top in NOT_SWEPT:
         raise ConfigError(f"{written}: {key} changes no trial and cannot be swept; run once for each value")
@@ -203,13 +204,6 @@ def _dimensions(axes: Sequence[Axis]) -> list[list[Axis]]:
     for axis in axes:
         dimensions.setdefault(_ZIPPED if axis.zipped else axis.key, []).append(axis)
     return list(dimensions.values())
-
-
-def _product(loader: Loader, axes: Sequence[Axis]) -> Iterator[tuple[Override, ...]]:
-    """Yield the overrides of each point; the last axis varies fastest."""
-    rows = [list(zip(*(_parsed(loader, axis) for axis in dimension), strict=True)) for dimension in _dimensions(axes)]
-    for combination in itertools.product(*rows):
-        yield tuple(itertools.chain.from_iterable(combination))
 
 
 def _parsed(loader: Loader, axis: Axis) -> list[Override]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,39 +11,48 @@ from hydra.core.override_parser.types import Override
 from tunerun import dotted_keys
 from tunerun.compose.axes import NOT_SWEPT, ExpandedSweep, expand, overrides_of
 from tunerun.compose.environment import Marks
-from tunerun.compose.grammar import MAX_POINTS
-from tunerun.compose.loader import GLOBAL_GROUPS, Loader, no_choice
+from tunerun.compose.loader import Loader
 from tunerun.compose.points import SharedSections
 from tunerun.compose.provenance import Origin
-from tunerun.compose.source import PRIMARY, shown, undoes_experiments
+from tunerun.compose.source import GLOBAL_GROUPS, PRIMARY, shown, undoes_experiments
 from tunerun.compose.validation import Location, fields_at, validate
 from tunerun.errors import ConfigError
 from tunerun.provenance.places import FILES_OF_ROWS
 from tunerun.replicates import SEED
 from tunerun.schema import Experiment, Point, Sweep, TrialConfig
 
-_SQLITE = "sqlite:///"
-EXPERIMENT = "experiment"
 MAX_WHOLE = 10_000
 """Most points that are composed one by one: 5 ms each (measured 2026-11-26), against 0.1 ms with shared sections."""
-_NO_HYDRA = (
-    "{}: tunerun starts and watches the trials itself, so hydra's launchers and sweepers are not used; "
-    "choose where to run with backend=..., and what to vary with key=1,2 or sweep.axes"
-)
+
+_SQLITE = "sqlite:///"
+_STORED = {
+    "name": "names the sweep, the tuned models and the MLflow experiment",
+    "template": "is written into the ledger, the tuned model and MLflow with every example",
+    "sweep": "is written into the ledger and MLflow with every trial",
+}
+"""Sections whose texts are stored as they are, so that none may come from the environment; each with the reason."""
 
 
-@dataclass
 class Composition:
-    """One load: the open loader, the overrides of the command line, and the problems so far."""
+    """One load: the open loader, the overrides of the command line, and the problems so far.
 
-    loader: Loader
-    command_line: list[Override]
-    problems: dict[str, None] = field(default_factory=dict)
+    Args:
+        loader: open.
+        command_line: every override that was typed, parsed.
 
-    def __post_init__(self) -> None:
+    Attributes:
+        plain: the overrides that do not sweep.
+        problems: so far, one line each; the values are not used.
+    """
+
+    def __init__(self, loader: Loader, command_line: Sequence[Override]) -> None:
+        self.loader = loader
+        self.command_line = list(command_line)
         self.plain = [o for o in self.command_line if not o.is_sweep_override()]
-        self.groups = self.loader.groups()
-        self._found: dict[tuple[str, Location, tuple[str, ...]], str] = {}
+        self.problems: dict[str, None] = {}
+        self._groups = loader.groups()
+        # Points repeat what is looked up: these are caches by location, and by the overrides that choose groups.
+        self._files: dict[tuple[str, Location, tuple[str, ...]], str] = {}
         self._origins: dict[tuple[Location, tuple[str, ...]], Origin] = {}
         self._shared: dict[tuple[str, ...], SharedSections | None] = {}
         self._whole = 0
@@ -55,24 +63,20 @@ class Composition:
         Raises:
             ConfigError: everything that is wrong, one line each.
         """
-        primary = self.loader.own_primary
-        if primary is not None and undoes_experiments(primary):
-            raise ConfigError(
-                f"{shown(primary / PRIMARY)}: its own values come after those of the experiment and undo them; put "
-                "`- _self_` first in its defaults"
-            )
-        raw, marks = self.loader.point_and_marks(self.plain)
-        # Keys that ended up below their group are reported alone: other problems would only follow from them.
-        if any(group in raw for group in GLOBAL_GROUPS) and (misplaced := self.loader.misplaced(self.plain)):
-            raise ConfigError(misplaced)
-        self._check_sweep_group(raw)
-        self.problems.update(dict.fromkeys(self._hidden_values(marks)))
+        raw, marks = self._composed()
+        for location, text in marks.items():
+            if reason := _STORED.get(str(location[0])):
+                place = f"{self._origin(location, ())}: {'.'.join(map(str, location))}"
+                line = f"{place}: the value of {text} would be stored, because it {reason}; write the text itself"
+                self.problems[line] = None
+
         written = {key: value for key, value in (raw.pop("sweep", None) or {}).items() if value is not None}
         sweep, problems = validate(Sweep, written)
         if sweep is None:
             located = [(("sweep", *location), message) for location, message in problems]
             raise ConfigError(self._lines(located, (), marks))
         seed = raw.get("seed")
+        # A seed of another type is reported with the points; the order of `shuffle` does not matter then.
         order = seed if isinstance(seed, int) else 0
         try:
             command_line = self._with_replicates(sweep, order)
@@ -84,30 +88,23 @@ class Composition:
             raise ConfigError(list(self.problems))
         return self._assembled(raw, sweep, expanded, [point for point in points if point is not None])
 
-    def _located(self, problem: str) -> str:
-        """Return a problem of the sweep, preceded by its file and line if it was written in a file."""
-        key = problem.partition(": ")[0]
-        _, part, rest = [*key.split(".", 2), "", ""][:3]
-        if not key.startswith("sweep.") or "=" in key:
-            return problem
-        below = rest.split(".")[0] if part == "exclude" else rest
-        origin = self._origin(("sweep", part, below) if below else ("sweep", part), ())
-        return f"{origin}: {problem}" if origin.file else problem
+    def _composed(self) -> tuple[dict[str, Any], Marks]:
+        """Compose the config without the sweep's values, and check what only the composed config shows.
 
-    def _hidden_values(self, marks: Marks) -> Iterator[str]:
-        """Yield problems with environment variables in places where their values would be stored."""
-        reasons = {
-            "name": "names the sweep, the tuned models and the MLflow experiment",
-            "template": "is written into the ledger, the tuned model and MLflow with every example",
-            "sweep": "is written into the ledger and MLflow with every trial",
-        }
-        for location, text in marks.items():
-            if reason := reasons.get(str(location[0])):
-                place = f"{self._origin(location, ())}: {'.'.join(map(str, location))}"
-                yield f"{place}: the value of {text} would be stored, because it {reason}; write the text itself"
-
-    def _check_sweep_group(self, raw: Mapping[str, Any]) -> None:
-        """Refuse a `sweep=` that would have no effect: the experiment's own axes take precedence over a group's."""
+        Raises:
+            ConfigError: a file or an override that would undo or miss what it was written for.
+        """
+        primary = self.loader.own_primary
+        if primary is not None and undoes_experiments(primary):
+            raise ConfigError(
+                f"{shown(primary / PRIMARY)}: its own values come after those of the experiment and undo them; put "
+                "`- _self_` first in its defaults"
+            )
+        raw, marks = self.loader.point_and_marks(self.plain)
+        # Keys that ended up below their group are reported alone: other problems would only follow from them.
+        if any(group in raw for group in GLOBAL_GROUPS) and (misplaced := self.loader.misplaced(self.plain)):
+            raise ConfigError(misplaced)
+        # An experiment is merged after all groups, so its own axes would silently win over those of `sweep=NAME`.
         chosen = [o for o in self.plain if o.key_or_group == "sweep" and self.loader.is_structural(o)]
         without = [o for o in self.plain if o.key_or_group not in ("experiment", "debug")]
         if chosen and len(without) < len(self.plain) and self.loader.point(without).get("sweep") != raw.get("sweep"):
@@ -115,6 +112,7 @@ class Composition:
                 f"command line: {chosen[-1].input_line}: the experiment sets sweep.axes itself, which take precedence "
                 "over the group; set the axes you want, such as hyperparameters.learning_rate=1e-3,1e-4"
             )
+        return raw, marks
 
     def _with_replicates(self, sweep: Sweep, seed: int) -> list[Override]:
         """Return the command line's overrides followed by the axis of the replicates' seeds, which so varies fastest.
@@ -135,16 +133,37 @@ class Composition:
         seeds = ",".join(map(str, range(seed, seed + sweep.replicates)))
         return [*others, self.loader.parse(f"{SEED}={seeds}")]
 
+    def _located(self, problem: str) -> str:
+        """Return a problem of the sweep, preceded by its file and line if it was written in a file."""
+        key = problem.partition(": ")[0]
+        _, part, rest = [*key.split(".", 2), "", ""][:3]
+        if not key.startswith("sweep.") or "=" in key:
+            return problem
+        below = rest.split(".")[0] if part == "exclude" else rest
+        origin = self._origin(("sweep", part, below) if below else ("sweep", part), ())
+        return f"{origin}: {problem}" if origin.file else problem
+
     def _point(self, point: tuple[Override, ...]) -> Point | None:
         """Return a point, from shared sections if possible; None: it has problems, which were added."""
         chosen = tuple(o for o in point if self.loader.is_structural(o))
         key = tuple(str(o.input_line) for o in chosen)
         if key not in self._shared:
-            self._shared[key] = self._sections((*self.plain, *chosen), chosen)
+            base = (*self.plain, *chosen)
+            try:
+                raw, marks = self.loader.point_and_marks(base, without=("sweep",))
+            except ConfigError:
+                # The base lacks a value that only the axes give; each point reports its own problems.
+                self._shared[key] = None
+            else:
+                self.make_absolute(raw, chosen)
+                unresolved = self.loader.unresolved(base, without=("sweep",))
+                self._shared[key] = SharedSections(raw, unresolved, dotted(marks))
         shared = self._shared[key]
         made = shared.config([o for o in point if o not in chosen] if chosen else point) if shared else None
+        # Constructed without validation, which all of its parts have passed.
         if made is not None:
             return Point.model_construct(overrides=overrides_of(point), config=made[0], environment=made[1])
+
         self._whole += 1
         if self._whole > MAX_WHOLE:
             raise ConfigError(
@@ -153,20 +172,11 @@ class Composition:
             )
         raw, marks = self.loader.point_and_marks([*self.plain, *point], without=("sweep",))
         self.make_absolute(raw, point)
-        config, problems = validate(TrialConfig, raw, self.groups)
+        config, problems = validate(TrialConfig, raw, self._groups)
         self.problems.update(dict.fromkeys(self._lines(problems, point, marks)))
         if config is None:
             return None
         return Point.model_construct(overrides=overrides_of(point), config=config, environment=dotted(marks))
-
-    def _sections(self, overrides: tuple[Override, ...], chosen: tuple[Override, ...]) -> SharedSections | None:
-        """Return what points with these group choices share; None: their base cannot be composed without a point."""
-        try:
-            raw, marks = self.loader.point_and_marks(overrides, without=("sweep",))
-        except ConfigError:
-            return None  # a value that only the axes give; each point reports its own problems
-        self.make_absolute(raw, chosen)
-        return SharedSections(raw, self.loader.unresolved(overrides, without=("sweep",)), dotted(marks))
 
     def _lines(self, problems: Sequence[tuple[Location, str]], point: tuple[Override, ...], marks: Marks) -> list[str]:
         """Return problems with the place they were written at, and with hints that only the raw config gives."""
@@ -185,43 +195,43 @@ class Composition:
         return lines
 
     def _assembled(self, raw: dict[str, Any], sweep: Sweep, expanded: ExpandedSweep, points: list[Point]) -> Experiment:
-        """Return the experiment; refuses values that must be the same for all trials and are not."""
+        """Return the experiment.
+
+        Raises:
+            ConfigError: values that must be the same for all trials and are not.
+        """
         self.make_absolute(raw, ())
         # Where only the axes give a value that the base leaves open, the first point represents the experiment.
         base = validate(TrialConfig, raw)[0] or points[0].config
-        if problems := list(self._differing(base, points)):
+        problems = []
+        for name in NOT_SWEPT:
+            ours = getattr(base, name, None)
+            # Shared sections are one object, so that most comparisons end at the identity.
+            other = next((p for p in points if (v := getattr(p.config, name, None)) is not ours and v != ours), None)
+            if other is not None:
+                problems.append(
+                    f"{self._origin((name,), ())}: {name}: reads a swept key ({', '.join(other.overrides)}), and must "
+                    "be the same for all trials of a sweep; write it without, or run once for each value"
+                )
+        if problems:
             raise ConfigError(problems)
+        notes = list(foreign_notes(self.loader))
+        for override in self.plain:
+            top = override.key_or_group.split(".")[0]
+            if override.is_delete() and top in TrialConfig.model_fields:
+                value = dotted_keys.get(base, override.key_or_group)
+                text = value.model_dump_json() if hasattr(value, "model_dump_json") else repr(value)
+                notes.append(f"{override.input_line}: removed from the config, so the default holds: {text}")
         sections = {name: getattr(base, name) for name in TrialConfig.model_fields}
         return Experiment.model_construct(
             **sections,
             sweep=sweep,
             pins=dict(expanded.pins),
             points=tuple(points),
-            notes=tuple(self._notes(base)),
+            notes=tuple(notes),
             directories=tuple(map(str, self.loader.directories)),
             files={str(file): text for file, text in self.loader.files.items()},
         )
-
-    def _differing(self, base: TrialConfig, points: Sequence[Point]) -> Iterator[str]:
-        """Yield problems with keys that must be the same for all trials, but read a key that the sweep varies."""
-        for name in NOT_SWEPT:
-            ours = getattr(base, name, None)
-            other = next((p for p in points if (v := getattr(p.config, name, None)) is not ours and v != ours), None)
-            if other is not None:
-                yield (
-                    f"{self._origin((name,), ())}: {name}: reads a swept key ({', '.join(other.overrides)}), and must "
-                    "be the same for all trials of a sweep; write it without, or run once for each value"
-                )
-
-    def _notes(self, base: TrialConfig) -> Iterator[str]:
-        """Yield notes on what the load did that a reader of the files may not expect."""
-        yield from foreign_notes(self.loader)
-        for override in self.plain:
-            top = override.key_or_group.split(".")[0]
-            if override.is_delete() and top in TrialConfig.model_fields:
-                value = dotted_keys.get(base, override.key_or_group)
-                shown_value = value.model_dump_json() if hasattr(value, "model_dump_json") else repr(value)
-                yield f"{override.input_line}: removed from the config, so the default holds: {shown_value}"
 
     def _origin(self, location: Location, point: tuple[Override, ...]) -> Origin:
         """Return where a value was written; for the value of a swept key, where its axis was written."""
@@ -240,41 +250,45 @@ class Composition:
         return self._origins[cached]
 
     def make_absolute(self, raw: dict[str, Any], point: tuple[Override, ...]) -> None:
-        """Make the paths of a config absolute, so that the plan is the same from any directory."""
-        # Each is looked up beside the YAML that names it.
+        """Make the paths of a config absolute, in place, so that the plan is the same from any directory.
+
+        Args:
+            raw: the resolved config.
+            point: the overrides of the point that it belongs to; empty: of none.
+        """
         for key in FILES_OF_ROWS:
             if isinstance(value := dotted_keys.get(raw, key), str) and value not in ("", "???"):
                 dotted_keys.put(raw, key, self._existing(value, tuple(key.split(".")), point))
-        self._code_made_absolute(raw.get("evaluation"), point)
-        paths, tracking = raw.get("paths"), raw.get("tracking")
-        for name in ("runs", "cache"):
-            if isinstance(paths, dict) and isinstance(value := paths.get(name), str) and value:
-                paths[name] = str(Path(value).expanduser().absolute())
-        if isinstance(tracking, dict) and isinstance(uri := tracking.get("uri"), str) and uri.startswith(_SQLITE):
-            tracking["uri"] = _SQLITE + str(Path(uri.removeprefix(_SQLITE)).absolute())
-
-    def _code_made_absolute(self, evaluation: Any, point: tuple[Override, ...]) -> None:
-        """Make the paths of metrics absolute: the user's code, written as `file:function`, and labelled examples."""
-        entries = evaluation.get("metrics") if isinstance(evaluation, dict) else None
+        # Metrics name files too: the user's own code, written as `file:function`, and labelled examples.
+        entries = dotted_keys.get(raw, "evaluation.metrics")
         for index, entry in enumerate(entries if isinstance(entries, list) else ()):
-            if isinstance(entry, dict) and isinstance(written := entry.get("python"), str):
+            if not isinstance(entry, dict):
+                continue
+            if isinstance(written := entry.get("python"), str):
                 file, _, function = written.rpartition(":")
                 if file and function:
-                    found = self._existing(file, ("evaluation", "metrics", index, "python"), point)
-                    entry["python"] = f"{found}:{function}"
-            if isinstance(entry, dict) and isinstance(written := entry.get("examples"), str) and written:
+                    path = self._existing(file, ("evaluation", "metrics", index, "python"), point)
+                    entry["python"] = f"{path}:{function}"
+            if isinstance(written := entry.get("examples"), str) and written:
                 entry["examples"] = self._existing(written, ("evaluation", "metrics", index, "examples"), point)
+        # These are written to, so they are in the working directory, wherever the YAML that names them is.
+        for key in ("paths.runs", "paths.cache"):
+            if isinstance(value := dotted_keys.get(raw, key), str) and value:
+                dotted_keys.put(raw, key, str(Path(value).expanduser().absolute()))
+        uri = dotted_keys.get(raw, "tracking.uri")
+        if isinstance(uri, str) and uri.startswith(_SQLITE):
+            dotted_keys.put(raw, "tracking.uri", _SQLITE + str(Path(uri.removeprefix(_SQLITE)).absolute()))
 
     def _existing(self, value: str, location: Location, point: tuple[Override, ...]) -> str:
         """Return the absolute path of a file: in the working directory, else beside the YAML that names it."""
         key = (value, location, tuple(str(o.input_line) for o in point if self.loader.is_structural(o)))
-        if key not in self._found:
-            found = Path(value).expanduser().absolute()
-            if not found.exists() and (origin := self._origin(location, point)).file is not None:
+        if key not in self._files:
+            path = Path(value).expanduser().absolute()
+            if not path.exists() and (origin := self._origin(location, point)).file is not None:
                 beside = (origin.file.parent / value).resolve()
-                found = beside if beside.exists() else found
-            self._found[key] = str(found)
-        return self._found[key]
+                path = beside if beside.exists() else path
+            self._files[key] = str(path)
+        return self._files[key]
 
 
 def foreign_notes(loader: Loader) -> Iterator[str]:
@@ -289,70 +303,3 @@ def foreign_notes(loader: Loader) -> Iterator[str]:
 def dotted(marks: Marks) -> dict[str, str]:
     """Return marks by dotted key instead of by location."""
     return {".".join(map(str, location)): text for location, text in marks.items()}
-
-
-def parsed(loader: Loader, texts: Sequence[str]) -> list[Override]:
-    """Parse all overrides, and check the groups that they choose, before anything is composed.
-
-    Raises:
-        ConfigError: all problems with them, one line each.
-    """
-    found: list[Override] = []
-    problems: list[str] = []
-    for text in texts:
-        try:
-            override = loader.parse(text)
-            # Hydra's documentation writes +experiment=x, for a config without `experiment: null` in its defaults.
-            if override.is_add() and override.package is None and override.key_or_group in loader.options_of_groups():
-                override = loader.parse(text[1:])
-            problems.extend(_wrong_choices(loader, override))
-            found.append(override)
-        except ConfigError as error:
-            problems.extend(error.problems)
-    if problems:
-        raise ConfigError(problems)
-    return found
-
-
-def _wrong_choices(loader: Loader, override: Override) -> list[str]:
-    key, line = override.key_or_group, override.input_line
-    if override.is_hydra_override() or key == "hydra":
-        return [_NO_HYDRA.format(line)]
-    if not loader.is_group(key) or override.is_delete() or isinstance(override.value(), dict):
-        return []
-    options = loader.options(key)
-    sweeps = override.is_sweep_override()
-    if sweeps and key in GLOBAL_GROUPS:
-        where = "only `plan` and `run` take several, one after another" if key == EXPERIMENT else "run once for each"
-        return [f"{line}: each choice of {key} is a sweep of its own; {where}; name one"]
-    chosen = loader.elements(override, MAX_POINTS) if sweeps else [override.get_value_element_as_str()]
-    if "null" in chosen:
-        instead = f"omit {key}" if key in GLOBAL_GROUPS else f"write ~{key} for the defaults of its keys"
-        return [f"{line}: null is not a choice of {key}; {instead}, or choose one of {', '.join(options)}"]
-    wrong = [choice for choice in chosen if choice not in options]
-    if not wrong and not chosen:
-        return [f"{line}: no choice of {key} matches; choices: {', '.join(options)}"]
-    problems: list[str] = []
-    for choice in wrong:
-        # Hydra reads files that end in .yaml alone.
-        other = next((f for d in loader.directories if (f := d / key / f"{choice}.yml").is_file()), None)
-        hint = f"; {shown(other)} is not read: rename it to {choice}.yaml" if other else ""
-        problems.append(f"command line: {no_choice(key, choice, options)}{hint}")
-    return problems
-
-
-def one_for_each_experiment(loader: Loader, texts: Sequence[str]) -> list[list[str]]:
-    """Return the overrides of each named experiment; the last override of `experiment` names them.
-
-    Raises:
-        ConfigError: an override that cannot be parsed, or no experiment that matches.
-    """
-    overrides = [loader.parse(text) for text in texts]
-    last = next((o for o in reversed(overrides) if o.key_or_group == EXPERIMENT), None)
-    if last is None or not last.is_sweep_override():
-        return [list(texts)]
-    chosen = loader.elements(last, MAX_POINTS)
-    if not chosen:
-        raise ConfigError(f"{last.input_line}: no experiment matches; choices: {', '.join(loader.options(EXPERIMENT))}")
-    rest = [text for text, override in zip(texts, overrides, strict=True) if override.key_or_group != EXPERIMENT]
-    return [[f"{EXPERIMENT}={choice}", *rest] for choice in dict.fromkeys(chosen)]

@@ -102,10 +102,17 @@ def _env(key: str, default: Any = _NO_DEFAULT) -> str | None:
     current = _reading.get()
     if current is not None:
         current.variables.add(key)
+        if current.gives_text and default is _NO_DEFAULT:
+            return f"${{oc.env:{key}}}"
         if current.gives_text:
-            return f"${{oc.env:{key}}}" if default is _NO_DEFAULT else f"${{oc.env:{key},{_argument(default)}}}"
-    found: str | None = oc.env(key) if default is _NO_DEFAULT else oc.env(key, default)
-    return found
+            argument = "null" if default is None else str(default)
+            # A default that is itself an interpolation has to stay one; quotes would make a text of it.
+            if isinstance(default, str) and "${" not in default:
+                quoted = default.replace("\\", "\\\\").replace("'", "\\'")
+                argument = f"'{quoted}'"
+            return f"${{oc.env:{key},{argument}}}"
+    value: str | None = oc.env(key) if default is _NO_DEFAULT else oc.env(key, default)
+    return value
 
 
 def _decode(expr: str | None, _parent_: Container, _node_: Node) -> Any:
@@ -113,11 +120,3 @@ def _decode(expr: str | None, _parent_: Container, _node_: Node) -> Any:
     if current is not None and current.gives_text and isinstance(expr, str) and "${oc." in expr:
         return f"${{oc.decode:{expr}}}"
     return oc.decode(expr, _parent_, _node_)
-
-
-def _argument(default: Any) -> str:
-    """Return the default of `oc.env` as it is written in the interpolation."""
-    if not isinstance(default, str) or "${" in default:
-        return "null" if default is None else str(default)
-    quoted = default.replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{quoted}'"

@@ -29,8 +29,8 @@ def check_exclusions(
         ConfigError: a key that is not swept, a value that no axis has, or values that no point has together.
     """
     values = {key: list(dict.fromkeys(_typed(point[key]) for point in points)) for key in points[0]}
-    known = {key: {*in_use, *map(_typed, unused.get(key, ()))} for key, in_use in values.items()}
-    problems = [line for number, entry in enumerate(entries) for line in _problems(number, entry, values, known)]
+    allowed = {key: {*in_use, *map(_typed, unused.get(key, ()))} for key, in_use in values.items()}
+    problems = [line for number, entry in enumerate(entries) for line in _problems(number, entry, values, allowed)]
     if not problems:
         problems = [
             f"sweep.exclude.{number}: excludes nothing: no point has all of its values; remove it, or correct a value"
@@ -48,7 +48,7 @@ def is_excluded(values: Mapping[str, Scalar], entries: Sequence[Mapping[str, Any
 
 
 def _problems(
-    number: int, entry: Mapping[str, Any], values: Mapping[str, list[Any]], known: Mapping[str, set[Any]]
+    number: int, entry: Mapping[str, Any], values: Mapping[str, list[Any]], allowed: Mapping[str, set[Any]]
 ) -> Iterator[str]:
     if not entry:
         yield f"sweep.exclude.{number}: is empty; name swept keys with a value each, or remove the entry"
@@ -60,16 +60,15 @@ def _problems(
             yield f"{place}: is not swept; {hint}"
         elif isinstance(value, list | Mapping):
             yield f"{place}: must be one value; write an entry for each combination"
-        elif _typed(value) not in known[key]:
-            yield f"{place}: {_mismatch(value, [of for _, of in values[key]])}"
-
-
-def _mismatch(value: Any, of_axis: Sequence[Any]) -> str:
-    if isinstance(value, str) and value in map(_written, of_axis):
-        return f"is text, and the axis has the number or word {value}; write it without quotes"
-    shown = ", ".join(map(_written, of_axis[:_MAX_SHOWN]))
-    more = f" and {len(of_axis) - _MAX_SHOWN} more" if len(of_axis) > _MAX_SHOWN else ""
-    return f"no point has the value {_written(value)}; the axis has {shown}{more}"
+        elif _typed(value) not in allowed[key]:
+            written = [_written(of_axis) for _, of_axis in values[key]]
+            more = f" and {len(written) - _MAX_SHOWN} more" if len(written) > _MAX_SHOWN else ""
+            # Quotes in YAML make text of a number, which then equals no value of the axis.
+            if isinstance(value, str) and value in written:
+                yield f"{place}: is text, and the axis has the number or word {value}; write it without quotes"
+            else:
+                axis = ", ".join(written[:_MAX_SHOWN])
+                yield f"{place}: no point has the value {_written(value)}; the axis has {axis}{more}"
 
 
 def _typed(value: Any) -> tuple[str, Any]:

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tunerun.compose.command_line import one_for_each_experiment, parse_overrides
 from tunerun.compose.completion import completions_of
-from tunerun.compose.composition import Composition, foreign_notes, one_for_each_experiment, parsed
+from tunerun.compose.composition import Composition, foreign_notes
 from tunerun.compose.explanation import explanation
 from tunerun.compose.loader import Loader, to_yaml
 from tunerun.compose.validation import validate
@@ -56,7 +57,7 @@ def load(overrides: Sequence[str] = (), config_dir: ConfigDirectories = None) ->
         ConfigError: everything that is wrong, one line each with the dotted key and where it was written.
     """
     with Loader(config_directories(config_dir)) as loader:
-        return Composition(loader, parsed(loader, overrides)).experiment()
+        return Composition(loader, parse_overrides(loader, overrides)).experiment()
 
 
 def each_experiment(overrides: Sequence[str] = (), config_dir: ConfigDirectories = None) -> list[list[str]]:
@@ -76,7 +77,7 @@ def places(overrides: Sequence[str] = (), config_dir: ConfigDirectories = None) 
         ConfigError: the config cannot be composed, or these two sections are wrong.
     """
     with Loader(config_directories(config_dir)) as loader:
-        composition = Composition(loader, parsed(loader, overrides))
+        composition = Composition(loader, parse_overrides(loader, overrides))
         raw = loader.point(composition.plain)
         composition.make_absolute(raw, ())
         paths, problems = validate(Paths, raw.get("paths", {}))
@@ -94,24 +95,24 @@ def assignments(overrides: Sequence[str], config_dir: ConfigDirectories = None) 
     Raises:
         ConfigError: an override that cannot be parsed, that has several values, or that is not an assignment.
     """
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     problems: list[str] = []
     with Loader(config_directories(config_dir)) as loader:
-        for override in parsed(loader, overrides):
+        for override in parse_overrides(loader, overrides):
             key, line = override.key_or_group, override.input_line
             if override.is_sweep_override():
                 problems.append(f"{line}: has several values; give one")
             elif override.is_delete():
                 problems.append(f"{line}: removes a key of a stored config; give the key a value")
             elif not loader.is_structural(override):
-                found[key] = override.value()
+                values[key] = override.value()
             elif key in (composed := loader.point([override])) and override.package is None:
-                found[key] = composed[key]
+                values[key] = composed[key]
             else:
                 problems.append(f"{line}: chooses more than one section; set the dotted keys that should differ")
     if problems:
         raise ConfigError(problems)
-    return found
+    return values
 
 
 def choices(group: str, config_dir: ConfigDirectories = None) -> list[str]:
@@ -137,7 +138,9 @@ def compose_name(overrides: Sequence[str] = (), config_dir: ConfigDirectories = 
         ConfigError: the config cannot be composed.
     """
     with Loader(config_directories(config_dir)) as loader:
-        name = loader.point([o for o in parsed(loader, overrides) if not o.is_sweep_override()]).get("name", "???")
+        name = loader.point([o for o in parse_overrides(loader, overrides) if not o.is_sweep_override()]).get(
+            "name", "???"
+        )
         return None if name == "???" else str(name)
 
 
@@ -148,7 +151,7 @@ def compose_yaml(overrides: Sequence[str] = (), config_dir: ConfigDirectories = 
         ConfigError: it cannot be composed.
     """
     with Loader(config_directories(config_dir)) as loader:
-        plain = [o for o in parsed(loader, overrides) if not o.is_sweep_override()]
+        plain = [o for o in parse_overrides(loader, overrides) if not o.is_sweep_override()]
         notes = "".join(f"# {note}\n" for note in foreign_notes(loader))
         return notes + redact(to_yaml(loader.config(plain)))
 
@@ -160,5 +163,5 @@ def explain(key: str, overrides: Sequence[str] = (), config_dir: ConfigDirectori
         ConfigError: the key does not exist; names the nearest.
     """
     with Loader(config_directories(config_dir)) as loader:
-        plain = [o for o in parsed(loader, overrides) if not o.is_sweep_override()]
+        plain = [o for o in parse_overrides(loader, overrides) if not o.is_sweep_override()]
         return explanation(loader, plain, key)

@@ -13,7 +13,8 @@ from pydantic.fields import FieldInfo
 
 from tunerun import dotted_keys
 from tunerun.compose.environment import with_marks
-from tunerun.compose.loader import GLOBAL_GROUPS, Loader
+from tunerun.compose.loader import Loader
+from tunerun.compose.source import GLOBAL_GROUPS
 from tunerun.compose.validation import fields_at, members_of, models_in
 from tunerun.errors import ConfigError, did_you_mean
 from tunerun.redaction import redact

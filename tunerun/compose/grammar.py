@@ -53,7 +53,7 @@ def parse(parser_: OverridesParser, text: str) -> Override:
     Raises:
         ConfigError: it is not an override, or too large.
     """
-    key = _key_of(text)
+    key = repr(text.partition("=")[0][:100] or "=")  # messages show the key alone: the value may be a secret
     if len(text) > MAX_CHARACTERS:
         raise ConfigError(
             f"{key}: {len(text):,} characters; at most {MAX_CHARACTERS:,} are allowed; put it into a YAML"
@@ -74,8 +74,8 @@ def parse(parser_: OverridesParser, text: str) -> Override:
         if isinstance(error.__cause__, _RefusedError):
             raise ConfigError(f"{text}: {error.__cause__}") from error
         if unknown := re.search(r"Unknown function '(\w+)'", str(error)):
-            known = ", ".join(sorted(parser_.functions.definitions))
-            raise ConfigError(f"{key}: unknown function {unknown[1]}; functions: {known}") from error
+            functions = ", ".join(sorted(parser_.functions.definitions))
+            raise ConfigError(f"{key}: unknown function {unknown[1]}; functions: {functions}") from error
         # Hydra's own message prints the whole override, whose value may be a secret.
         raise ConfigError(
             f"{key}: this is not an override in Hydra's grammar; write key=value, and quote a value that has "
@@ -136,10 +136,10 @@ def _range(start: int | float, stop: int | float | None = None, step: int | floa
 
 def _shuffle(*args: Any, sweep: ChoiceSweep | None = None) -> ChoiceSweep:
     """The function `shuffle`: mark an axis; its values are shuffled when they are listed, since that needs the seed."""
-    given = args[0] if sweep is None and len(args) == 1 else sweep
-    if isinstance(given, ChoiceSweep):
-        shuffled = copy(given)
-        shuffled.list = list(given.list)
+    axis = args[0] if sweep is None and len(args) == 1 else sweep
+    if isinstance(axis, ChoiceSweep):
+        shuffled = copy(axis)
+        shuffled.list = list(axis.list)
     elif len(args) > 1:
         shuffled = ChoiceSweep(list=list(args), simple_form=True)
     else:
@@ -174,8 +174,3 @@ def _extent(text: str) -> tuple[int, int]:
         elif character == "," and open_brackets and open_brackets[-1] == "[":
             items += 1
     return deepest, items + 1
-
-
-def _key_of(text: str) -> str:
-    """Return the part before the `=`, for messages: the value may be a secret."""
-    return repr(text.partition("=")[0][:100] or "=")

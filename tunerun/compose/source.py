@@ -22,6 +22,9 @@ from tunerun.errors import ConfigError, first_line
 SCHEME = "tunerun"
 PRIMARY = "config.yaml"
 
+GLOBAL_GROUPS = ("experiment", "debug", "local")
+"""Groups whose files set keys of all others."""
+
 MAX_BYTES = 1_000_000
 """Largest YAML file: OmegaConf reads about 200 kB a second (measured 2026-11-26)."""
 

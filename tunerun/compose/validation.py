@@ -132,11 +132,11 @@ def fields_at(model: type[BaseModel], location: Sequence[str | int]) -> list[str
     return list(dict.fromkeys(name for member in current for name in member.model_fields))
 
 
-def _tag(model: type[BaseModel]) -> object:
+def _tag(model: type[BaseModel]) -> str | None:
     """Return the `kind` of a union's member; None: it has none."""
     kind = model.model_fields.get("kind")
     values = typing.get_args(kind.annotation) if kind is not None else ()
-    return values[0] if len(values) == 1 else None
+    return str(values[0]) if len(values) == 1 else None
 
 
 def models_in(annotation: Any) -> Iterator[tuple[type[BaseModel], str | None]]:
@@ -144,8 +144,7 @@ def models_in(annotation: Any) -> Iterator[tuple[type[BaseModel], str | None]]:
     sections = [part for part in members_of(annotation) if isinstance(part, type) and issubclass(part, Section)]
     models = [member for section in sections for member in section.members()]
     for model in models:
-        kinds = typing.get_args(model.model_fields["kind"].annotation) if "kind" in model.model_fields else ()
-        yield model, str(kinds[0]) if len(models) > 1 and kinds else None
+        yield model, _tag(model) if len(models) > 1 else None
 
 
 def members_of(annotation: Any) -> tuple[Any, ...]:
