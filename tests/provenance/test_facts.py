@@ -141,14 +141,14 @@ def test_a_packaged_base_model_has_its_package_and_the_licence_of_its_file() -> 
 
 def test_the_environment_says_what_is_installed_and_where_it_runs() -> None:
     """The environment has Python, system, CPU, cores, memory and packages, but not the machine's name."""
-    found = environment()
-    assert found.packages["torch"] == version("torch")
-    assert found.packages["tunerun"]
-    assert found.cores >= 1
-    assert found.memory_bytes > 1e8
-    assert found.processor
-    assert os.uname().nodename not in found.system
-    assert found.python.count(".") == 2
+    here = environment()
+    assert here.packages["torch"] == version("torch")
+    assert here.packages["tunerun"]
+    assert here.cores >= 1
+    assert here.memory_bytes > 1e8
+    assert here.processor
+    assert os.uname().nodename not in here.system
+    assert here.python.count(".") == 2
 
 
 def test_a_run_freezes_the_facts_and_a_plan_does_not_gather_them(project: Path) -> None:

@@ -1,4 +1,4 @@
-"""Ledgers whose rows are changed behind their back, with checksums as they have to be."""
+"""Changes rows of a ledger with SQL, and computes their checksums again."""
 
 from __future__ import annotations
 
@@ -19,6 +19,6 @@ def changed(runs: Path, table: str, where: str = "true", **columns: str) -> None
         seal = snapshot_checksum if table == "snapshot" else row_checksum
         for row in connection.execute(f"SELECT {key or '0'}, * FROM {table}").fetchall():
             rowid, cells, old = row[0], row[1:-1], row[-1]
-            found, values = ("rowid = ?", [rowid]) if key else ("checksum = ? AND job = ?", [old, cells[0]])
-            connection.execute(f"UPDATE {table} SET checksum = ? WHERE {found}", [seal(*cells), *values])
+            condition, values = ("rowid = ?", [rowid]) if key else ("checksum = ? AND job = ?", [old, cells[0]])
+            connection.execute(f"UPDATE {table} SET checksum = ? WHERE {condition}", [seal(*cells), *values])
     connection.close()

@@ -38,12 +38,12 @@ Rows = Sequence[tuple[str, str]]
 
 @dataclass(frozen=True)
 class Recorded:
-    """What a sweep is written down with.
+    """The content of a sweep that is written into a ledger.
 
     Attributes:
         points: overrides of each trial.
-        right: how many validation rows each trial answers rightly, in their order.
-        bits: what the weights of every adapter are made of; empty: its key.
+        right: number of validation rows, from the first, that each trial answers correctly.
+        bits: text from which the digest of every adapter is made; empty: the key of its trial.
         trained_on: what trained every job.
     """
 
@@ -62,7 +62,7 @@ class Recorded:
     name: str = "support"
 
     def write(self, ledger: Ledger, sweep: str) -> list[TrialRecord]:
-        """Freeze the sweep, and let everything happen to it."""
+        """Freeze the sweep, then record its jobs, answers and losses."""
         sets = {
             name: self._rendered(rows)
             for name, rows in (("training", self.training), ("validation", self.validation), ("test", self.test))

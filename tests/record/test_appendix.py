@@ -70,11 +70,12 @@ def table(document: AppendixSection, place: int = 0) -> AppendixTable:
     return [block for block in document.blocks if isinstance(block, AppendixTable)][place]
 
 
-@pytest.fixture
-def whole(tmp_path: Path) -> Appendix:
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Appendix:
     """A sweep of two points with two seeds each, with facts and a test set that was opened once."""
     points: list[dict[str, Any]] = [{RATE: rate, "seed": seed} for rate in (0.001, 0.002) for seed in (0, 1)]
-    return described(tmp_path, Recorded(points=points, test=TEST, facts=FACTS, trained_on=PLACE), opens_test=True)
+    recorded = Recorded(points=points, test=TEST, facts=FACTS, trained_on=PLACE)
+    return described(tmp_path_factory.mktemp("whole"), recorded, opens_test=True)
 
 
 def test_every_question_is_answered_or_named_as_open(whole: Appendix) -> None:

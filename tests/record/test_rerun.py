@@ -36,20 +36,22 @@ pytestmark = pytest.mark.process
 
 @dataclass(frozen=True)
 class Elsewhere:
-    """Another machine, as far as one can be had here.
+    """Another machine, imitated by another folder, home and cache.
 
     Attributes:
         run_id: of the sweep's trial on the tracking server.
         key: of that trial.
-        folder: where it was run again. said: what the command printed.
-        store: of the tracking server. base_model: the base model's folder.
+        folder: where it was run again.
+        document: what `rerun --json` printed.
+        store: the folder of the tracking server.
+        base_model: the folder of the base model.
     """
 
     uri: str
     run_id: str
     key: str
     folder: Path
-    said: dict[str, Any]
+    document: dict[str, Any]
     store: Path
     base_model: Path
 
@@ -80,16 +82,18 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Elsewhere]:
                 "hyperparameters.epoch_count=1", "evaluation.generation.max_output_tokens=4",
                 "evaluation.baselines.examples=[0]",
             ]  # fmt: skip
-            known = [each for each in overrides(first, *options) if each != "tracking=none"]
+            settings = [each for each in overrides(first, *options) if each != "tracking=none"]
             patch.chdir(first)
-            run = CliRunner().invoke(app, ["run", "--json", *known, f"tracking.uri={uri}"])
+            run = CliRunner().invoke(app, ["run", "--json", *settings, f"tracking.uri={uri}"])
             assert run.exit_code == 0, run.output
             (trial,) = json.loads(run.stdout)["trials"]
             patch.chdir(second)
             shutil.rmtree(first)
-            said = _again(second, "--run", trial["mlflow_run_id"], f"tracking.uri={uri}", f"model.source={base_model}")
+            document = _again(
+                second, "--run", trial["mlflow_run_id"], f"tracking.uri={uri}", f"model.source={base_model}"
+            )
             patch.setenv("XDG_CACHE_HOME", str(second / "user cache"))
-            yield Elsewhere(uri, trial["mlflow_run_id"], trial["key"], second, said, store, base_model)
+            yield Elsewhere(uri, trial["mlflow_run_id"], trial["key"], second, document, store, base_model)
 
 
 def _again(folder: Path, *arguments: str) -> dict[str, Any]:
@@ -107,19 +111,19 @@ def _again(folder: Path, *arguments: str) -> dict[str, Any]:
 
 @pytest.fixture(autouse=True)
 def same_cache(elsewhere: Elsewhere, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the machine that has run it again."""
+    """The cache of the machine that ran it again."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(elsewhere.folder / "user cache"))
 
 
 def test_a_run_is_repeated_from_the_tracking_server_alone(elsewhere: Elsewhere) -> None:
     """A run id is enough for the same key and bits, and the new run is linked to the old one."""
-    said = elsewhere.said
-    assert said["trials"][0]["key"] == elsewhere.key
-    assert said["verification"]["equal"]
-    assert said["verification"]["checks"][0]["text"] == "adapter: same bits; 10 of 10 answers equal"
-    assert said["rerun_of"]["run_id"] == elsewhere.run_id
-    assert said["trials"][0]["mlflow_run_id"] not in (None, elsewhere.run_id)
-    with Ledger.open_read_only(Path(said["runs"]) / FILE_NAME) as ledger:
+    document = elsewhere.document
+    assert document["trials"][0]["key"] == elsewhere.key
+    assert document["verification"]["equal"]
+    assert document["verification"]["checks"][0]["text"] == "adapter: same bits; 10 of 10 answers equal"
+    assert document["rerun_of"]["run_id"] == elsewhere.run_id
+    assert document["trials"][0]["mlflow_run_id"] not in (None, elsewhere.run_id)
+    with Ledger.open_read_only(Path(document["runs"]) / FILE_NAME) as ledger:
         (sweep,) = ledger.sweeps()
         assert [trial.key for trial in ledger.trials(sweep.id)] == [elsewhere.key]
         facts = Facts.of(sweep.document)

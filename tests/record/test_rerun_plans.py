@@ -52,8 +52,8 @@ def runs(project: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def record(runs: Path) -> Iterator[OpenRecord]:
-    with open_record("numbers", runs=runs) as found:
-        yield found
+    with open_record("numbers", runs=runs) as opened:
+        yield opened
 
 
 def request(runs: Path, **more: Any) -> RerunRequest:
@@ -94,7 +94,7 @@ def test_a_rerun_runs_in_a_folder_of_its_own_and_resumes_there(record: OpenRecor
     assert second.plan.sweep == made.plan.sweep
     assert all(trial.done for trial in second.plan.trials)
     fresh = prepare(record, request(runs, fresh=True))
-    assert fresh.runs == runs / "reruns" / f"{record.sweep.id}-2"
+    assert fresh.plan.runs == runs / "reruns" / f"{record.sweep.id}-2"
     assert fresh.plan.sweep != made.plan.sweep
     assert len(record.ledger.sweeps()) == 1
 
@@ -130,10 +130,12 @@ def test_another_answer_is_named(record: OpenRecord, runs: Path) -> None:
         ScriptedService(answers=lambda _model, text: "?" if text == "103" else str(int(text.split()[-1]) + 1)),
         made.plan,
     )
-    found = verified(record, made)
-    assert not found.is_equal
-    assert "9 of 10 answers equal (the first that is not: row 3: '104' -> '?')" in found.lines[0]
-    assert found.lines[-1].startswith("another verdict: better against base, point 0 advised -> cannot tell against ")
+    verification = verified(record, made)
+    assert not verification.is_equal
+    assert "9 of 10 answers equal (the first that is not: row 3: '104' -> '?')" in verification.lines[0]
+    assert verification.lines[-1].startswith(
+        "another verdict: better against base, point 0 advised -> cannot tell against "
+    )
 
 
 def test_an_example_that_was_changed_in_the_record_is_refused(runs: Path) -> None:
@@ -180,7 +182,7 @@ def test_an_edited_record_is_a_new_experiment(record: OpenRecord, runs: Path) ->
     """It has the record as its parent, runs in the ordinary runs folder, and varies only unedited keys."""
     made = prepare(record, request(runs, edits={"hyperparameters.learning_rate": 0.002}))
     assert made.is_new
-    assert made.runs == runs
+    assert made.plan.runs == runs
     assert made.plan.document["parent"] == {"sweep": record.sweep.id, "run_id": None, "trial": None}
     assert {t.config.hyperparameters.learning_rate for t in made.plan.trials} == {0.002}
     assert not {t.key for t in made.plan.trials} & {t.key for t in record.trials}

@@ -41,7 +41,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
         made.begin()
     run_on(ScriptedService(), made.plan)
-    for folder in (runs, made.runs):
+    for folder in (runs, made.plan.runs):
         trained(folder, HERE, BITS)
     return runs
 
@@ -102,18 +102,13 @@ def test_a_verdict_that_cannot_be_made_is_called_skipped(runs: Path, capsys: pyt
     assert not verification.checks[1].is_compared
 
 
-@pytest.mark.parametrize(
-    ("is_kept", "message"),
-    [
-        (True, "interrupted; run the same command to continue:"),
-        (False, "interrupted; nothing is kept; the same command starts from the beginning:"),
-    ],
-)
-def test_an_interruption_explains_the_same_command(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], is_kept: bool, message: str
-) -> None:
+def test_an_interruption_explains_the_same_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """`verify` trains in a temporary folder, so the same command starts again."""
-    print_interrupted(planned(tmp_path), is_kept=is_kept)
+    plan = planned(tmp_path)
+    print_interrupted(plan, is_kept=True)
+    assert capsys.readouterr().err.splitlines()[1] == "interrupted; run the same command to continue:"
+    print_interrupted(plan, is_kept=False)
+    message = "interrupted; nothing is kept; the same command starts from the beginning:"
     assert capsys.readouterr().err.splitlines()[1] == message
 
 
@@ -123,47 +118,50 @@ def test_other_bits_at_the_same_place_are_a_difference(runs: Path) -> None:
     changed(rerun_of(runs), "snapshot", "step >= 3", mean_loss="mean_loss * 1.001")
     verification = verified(runs)
     assert not verification.is_equal
-    assert (
-        "adapter: other bits (sha256 11111111 -> 22222222); the loss differs first at step 3 (" in verification.lines[0]
-    )
-    assert "at most by 0.00033, within 0.01" in verification.lines[0]
+    (line, _) = verification.lines
+    assert "adapter: other bits (sha256 11111111 -> 22222222); the loss differs first at step 3 (" in line
+    assert "at most by 0.00033, within 0.01" in line
 
 
 @pytest.mark.parametrize(
-    ("place", "named"),
+    ("place", "cause", "factor", "is_close"),
     [
-        ({"instructions": "AVX512"}, "instruction set AVX2 -> AVX512"),
-        ({"threads": 4}, "threads 2 -> 4"),
-        ({"device": "cuda", "instructions": "", "threads": 0}, "device cpu -> cuda"),
-        ({"threads": 4, "form": "packed"}, "threads 2 -> 4, form alone -> packed"),
+        ({"instructions": "AVX512"}, "instruction set AVX2 -> AVX512", 1.001, True),
+        ({"threads": 4}, "threads 2 -> 4", 1.001, True),
+        ({"threads": 4}, "threads 2 -> 4", 1.1, False),
+        ({"device": "cuda", "instructions": "", "threads": 0}, "device cpu -> cuda", 1.001, True),
+        ({"threads": 4, "form": "packed"}, "threads 2 -> 4, form alone -> packed", 1.001, True),
     ],
 )
-@pytest.mark.parametrize(("factor", "is_close"), [(1.001, True), (1.1, False)])
 def test_elsewhere_losses_agree_within_the_tolerance(
-    runs: Path, place: Mapping[str, Any], named: str, factor: float, is_close: bool
+    runs: Path, place: Mapping[str, Any], cause: str, factor: float, is_close: bool
 ) -> None:
     """With another instruction set, device or number of threads only the losses have to agree."""
     trained(rerun_of(runs), replace(HERE, **place), OTHER_BITS)
     changed(rerun_of(runs), "snapshot", mean_loss=f"mean_loss * {factor}")
     verification = verified(runs)
     assert verification.checks[0].is_equal is is_close
-    assert verification.checks[0].line.startswith(named)
+    assert verification.checks[0].line.startswith(cause)
     assert ("not within 0.01" in verification.lines[0]) is not is_close
 
 
+FORM = ({"form": "packed"}, "form alone -> packed")
+PACK = ({"packed_with": ("1" * 64, "2" * 64)}, "packed alone -> with 2 other trials")
+
+
 @pytest.mark.parametrize(
-    ("place", "named"),
+    ("place", "cause", "epochs", "factor", "is_close"),
     [
-        ({"form": "packed"}, "form alone -> packed; adapter: other bits"),
-        ({"packed_with": ("1" * 64, "2" * 64)}, "packed alone -> with 2 other trials; adapter: other bits"),
+        (*FORM, "true", 1.000005, True),
+        (*FORM, "true", 1.0001, False),
+        (*FORM, "epoch > 1", 1.0005, True),
+        (*FORM, "epoch > 1", 1.01, False),
+        (*PACK, "epoch > 1", 1.0005, True),
+        (*PACK, "epoch > 1", 1.01, False),
     ],
 )
-@pytest.mark.parametrize(
-    ("epochs", "factor", "is_close"),
-    [("true", 1.000005, True), ("true", 1.0001, False), ("epoch > 1", 1.0005, True), ("epoch > 1", 1.01, False)],
-)
 def test_another_form_or_pack_on_the_same_machine_has_the_engines_tolerance(
-    runs: Path, place: Mapping[str, Any], named: str, epochs: str, factor: float, is_close: bool
+    runs: Path, place: Mapping[str, Any], cause: str, epochs: str, factor: float, is_close: bool
 ) -> None:
     """Losses have to agree within 1e-5 in the first epoch and within 1e-3 later."""
     for folder in (runs, rerun_of(runs)):
@@ -172,7 +170,7 @@ def test_another_form_or_pack_on_the_same_machine_has_the_engines_tolerance(
     changed(rerun_of(runs), "snapshot", epochs, mean_loss=f"mean_loss * {factor}")
     verification = verified(runs)
     assert verification.checks[0].is_equal is is_close
-    assert verification.checks[0].line.startswith(named)
+    assert verification.checks[0].line.startswith(f"{cause}; adapter: other bits")
     assert ("not within 1e-05 in the first epoch and 0.001" in verification.lines[0]) is not is_close
 
 
@@ -182,9 +180,9 @@ def test_the_same_pack_may_give_other_bits(runs: Path) -> None:
         trained(folder, replace(HERE, packed_with=("1" * 64,)), BITS)
     assert verified(runs).lines[0] == "trial 0: adapter: same bits; 10 of 10 answers equal"
     trained(rerun_of(runs), replace(HERE, packed_with=("1" * 64,)), OTHER_BITS)
-    verification = verified(runs).checks[0]
-    assert verification.is_equal
-    assert verification.line.startswith("trials may have joined the pack at other steps; adapter: other bits")
+    check = verified(runs).checks[0]
+    assert check.is_equal
+    assert check.line.startswith("trials may have joined the pack at other steps; adapter: other bits")
 
 
 def test_another_pack_has_to_give_the_same_answers(runs: Path) -> None:
@@ -193,12 +191,12 @@ def test_another_pack_has_to_give_the_same_answers(runs: Path) -> None:
     assert verified(runs).lines[0] == "trial 0: adapter: same bits; 10 of 10 answers equal"
     with Ledger(rerun_of(runs) / FILE_NAME) as ledger:
         (trial,) = ledger.trials(ledger.sweeps()[0].id)
-        verification = ledger.answers(trial.key, str(trial.validation), trial.asked)
-        assert verification is not None
+        stored = ledger.answers(trial.key, str(trial.validation), trial.asked)
+        assert stored is not None
         with sqlite3.connect(ledger.path) as connection:
             connection.execute("DELETE FROM answers WHERE subject = ?", [trial.key])
         connection.close()
-        ledger.record_answers(trial.key, str(trial.validation), trial.asked, ["another", *verification.texts[1:]])
+        ledger.record_answers(trial.key, str(trial.validation), trial.asked, ["another", *stored.texts[1:]])
     differing = verified(runs).checks[0]
     assert not differing.is_equal
     assert differing.line.startswith("packed alone -> with 1 other trial; adapter: same bits; 9 of 10 answers equal")

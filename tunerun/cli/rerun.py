@@ -79,11 +79,13 @@ def rerun(
             if json_:
                 origin = made.plan.recorded.document
                 checks = {} if verification is None else {"verification": verification.to_json()}
-                print_json({**result.to_json(), **origin, "runs": str(made.runs), "notes": list(made.notes), **checks})
+                print_json(
+                    {**result.to_json(), **origin, "runs": str(made.plan.runs), "notes": list(made.notes), **checks}
+                )
             else:
                 tables.result_table(result)
                 tables.result_sentence(result)
-                tables.say(f"Runs folder: {made.runs}")
+                tables.say(f"Runs folder: {made.plan.runs}")
                 if verification is not None:
                     tables.say(f"Compared with {record.origin}:")
                     print_checks(verification)

@@ -106,11 +106,6 @@ class Rerun:
     notes: tuple[str, ...]
     is_new: bool = False
 
-    @property
-    def runs(self) -> Path:
-        """The folder of its ledger and tuned models."""
-        return self.plan.runs
-
     def without_baselines(self) -> Rerun:
         """Return the same trials without baselines, which are not needed to compare a trial with its record."""
         # Of `verify --trial N` baselines took two thirds of the time.
@@ -120,7 +115,7 @@ class Rerun:
     def begin(self) -> None:
         """Record which rerun the folder belongs to, before anything runs."""
         if not self.is_new:
-            rerun_folder.begin(self.runs, self.plan.recorded.rerun, self.plan.recorded.document)
+            rerun_folder.begin(self.plan.runs, self.plan.recorded.rerun, self.plan.recorded.document)
 
 
 def prepare(record: OpenRecord, request: RerunRequest, progress: Progress | None = None) -> Rerun:

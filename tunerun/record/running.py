@@ -71,7 +71,7 @@ def rerun(
         made.plan.check()
         made.begin()  # after all checks: a rerun that is refused leaves no folder
         result = run(made.plan, progress=progress, command="tunerun.rerun")
-        return RerunResult(result, None if made.is_new else verified(record, made), made.notes, made.runs)
+        return RerunResult(result, None if made.is_new else verified(record, made), made.notes, made.plan.runs)
 
 
 def request_of(
@@ -113,4 +113,4 @@ def verified(record: OpenRecord, made: Rerun) -> Verification:
     """
     with Ledger.open_read_only(made.plan.ledger_path) as ledger:
         sweep = next(each for each in ledger.sweeps(made.plan.name) if each.id == made.plan.sweep)
-        return compare(record, OpenRecord(ledger, sweep, None, str(made.runs)))
+        return compare(record, OpenRecord(ledger, sweep, None, str(made.plan.runs)))

@@ -106,12 +106,12 @@ def test_the_same_sweep_gives_the_same_bytes(bundle: Path, project: Path, tmp_pa
 def test_adapters_can_be_left_out(project: Path, tmp_path: Path) -> None:
     """Without adapters the README says how to train them, and `--json` prints one document."""
     made = bundled(project, "--no-models", "--json", "-o", str(tmp_path / "small.zip"))
-    said = json.loads(made.stdout)
-    assert (said["tuned_models"], said["bytes"]) == (0, (tmp_path / "small.zip").stat().st_size)
-    found = contents(tmp_path / "small.zip")
-    assert not [name for name in found if name.startswith("tuned_models")]
-    assert len(found) == said["files"]
-    assert "- The adapters: `tunerun rerun --run study.zip` trains them again." in found["README.md"].decode()
+    printed = json.loads(made.stdout)
+    assert (printed["tuned_models"], printed["bytes"]) == (0, (tmp_path / "small.zip").stat().st_size)
+    files = contents(tmp_path / "small.zip")
+    assert not [name for name in files if name.startswith("tuned_models")]
+    assert len(files) == printed["files"]
+    assert "- The adapters: `tunerun rerun --run study.zip` trains them again." in files["README.md"].decode()
 
 
 def test_an_adapter_that_is_gone_or_changed_is_not_bundled(project: Path, tmp_path: Path) -> None:
@@ -134,12 +134,12 @@ def test_a_metric_of_the_users_own_scores_as_it_does_here(tmp_path: Path) -> Non
     frozen(tmp_path / "runs", [Trained("1" * 24)], evaluation={"metrics": [own]}).ledger.close()
     made = CliRunner().invoke(app, ["bundle", "support", "--no-models", "-o", "study.zip"], catch_exceptions=False)
     assert made.exit_code == 0, made.output
-    found = contents(tmp_path / "study.zip")
-    assert json.loads(found["results/results.json"])["trials"][0]["metrics"]["eval/same"] == 1
-    assert json.loads(found["record/record.json"])["trials"][0]["config"]["evaluation"]["metrics"] == [
+    files = contents(tmp_path / "study.zip")
+    assert json.loads(files["results/results.json"])["trials"][0]["metrics"]["eval/same"] == 1
+    assert json.loads(files["record/record.json"])["trials"][0]["config"]["evaluation"]["metrics"] == [
         {"name": "same", "python": "metrics.py:score"}
     ]
-    assert not [name for name, data in found.items() if str(tmp_path).encode() in data]
+    assert not [name for name, data in files.items() if str(tmp_path).encode() in data]
 
 
 def test_an_affiliation_needs_its_author(project: Path) -> None:
@@ -266,11 +266,11 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """The validator asks this instead of the network; the addresses that it asked for."""
     from rocrate_validator.utils.http import HttpRequester
 
-    asked: list[str] = []
+    addresses: list[str] = []
 
     class Shipped:
         def get(self, url: str, **_: Any) -> requests.Response:
-            asked.append(url)
+            addresses.append(url)
             answer = requests.Response()
             answer.status_code, answer._content = 200, CONTEXT.read_bytes()
             answer.headers["Content-Type"] = "application/ld+json"
@@ -283,7 +283,7 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         self.session = Shipped()
 
     monkeypatch.setattr(HttpRequester, "__initialize_session__", shipped)
-    yield asked
+    yield addresses
     HttpRequester.reset()
 
 
