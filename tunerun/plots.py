@@ -115,6 +115,7 @@ def sweep_figure(title: str, curves: Sequence[TrialCurve], best: str | None = No
         last = epoch_means(curve.snapshots)[-1]
         return curve.name != best, last if math.isfinite(last) else math.inf
 
+    # A legend of hundreds would hide the plot; a curve that ends in NaN is named last.
     named = sorted(curves, key=rank)[:MAX_IN_LEGEND]
     colours: list[Any] = [f"C{position}" for position in range(len(named))]
     if len(named) > 10:  # matplotlib's default colours begin again after ten
@@ -186,6 +187,7 @@ def interval_plot(title: str, axis: str, intervals: Sequence[Interval]) -> bytes
 def interval_figure(title: str, axis: str, intervals: Sequence[Interval]) -> Any:
     """Draw values with their intervals as a matplotlib figure; `interval_plot` is its PNG."""
     figure, axes = _canvas(title, HEIGHT_INCHES * max(1.0, len(intervals) / MOST_LINES_OF_HEIGHT))
+    # Zero is always in the plot: the line that an interval has to clear.
     ends = [end for each in intervals for end in (each.low, each.value, each.high, 0.0) if math.isfinite(end)]
     margin = 0.05 * (max(ends) - min(ends) or 1.0)
     left, right = min(ends) - margin, max(ends) + margin
@@ -211,6 +213,7 @@ def _canvas(title: str, height_inches: float = HEIGHT_INCHES) -> tuple[Any, Any]
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    # Without pyplot, which keeps every figure of the process alive and is not safe in threads.
     figure = Figure(figsize=(WIDTH_INCHES, height_inches), dpi=DOTS_PER_INCH, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()

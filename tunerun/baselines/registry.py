@@ -50,6 +50,7 @@ def restored(kind: str, subject: str, document: Mapping[str, Any]) -> Baseline |
     Args:
         document: from `Baseline.document`.
     """
+    # Ledgers of old versions have baselines without a document; their answers are read, but cannot be asked for again.
     module = _KINDS.get(kind)
     return None if module is None or not document else module.restored(subject, document)
 

@@ -252,6 +252,7 @@ class Verdict:
         sentence: the verdict in words; notes: what a reader should know beside it, one sentence each.
     """
 
+    # `trials` is indexed by place: with several sweeps their own numbers repeat.
     sweeps: tuple[SweepRecord, ...]
     trials: tuple[TrialResult, ...]
     points: tuple[PointResult, ...]

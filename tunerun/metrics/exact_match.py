@@ -24,4 +24,5 @@ class ExactMatch(RowMetric):
 
     def score(self, expected: str, answer: str) -> float:
         """Return 1.0 if the normalised texts are equal, else 0.0."""
+        # As a text: `5` and `5.0` differ here; `numeric` compares values.
         return float(normalised(expected, self.ignore) == normalised(answer, self.ignore))

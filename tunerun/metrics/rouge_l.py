@@ -30,6 +30,7 @@ class RougeL(RowMetric):
         from rouge_score.rouge_scorer import RougeScorer
         from rouge_score.tokenizers import DefaultTokenizer
 
+        # A row's own score, and not a count: ROUGE-L of a corpus is the mean over its texts.
         scorer = RougeScorer(["rougeL"], tokenizer=DefaultTokenizer(self.stemmer))
         scores = [scorer.score(*pair)["rougeL"].fmeasure for pair in zip(expected, answers, strict=True)]
         return np.array(scores, dtype=np.float64).reshape(-1, 1)

@@ -104,6 +104,7 @@ def build(verdict: Verdict, sources: ReportSources) -> Document:
         sources: from `reading.read_sources`, of the same verdict.
     """
     intervals, curves, axes = interval_plots(verdict), curve_lines(verdict, sources), axis_plots(verdict, sources)
+    # Two sweeps of one experiment have one title.
     names = dict.fromkeys(sweep.experiment for sweep in verdict.sweeps)
     decision = verdict.decision
     points, trials = numbers.counted(len(verdict.points), "point"), numbers.counted(len(verdict.trials), "trial")
@@ -161,6 +162,7 @@ def _curve_table(curves: Sequence[CurveLine]) -> WordTable | None:
         return None
     rows = []
     for line in curves:
+        # `min` of (epoch, loss) by the loss: the earliest of equal epochs, as in the advice.
         losses, held_out = [y for _, y in line.training], line.validation
         best = min(held_out, key=lambda place: place[1], default=None)
         rows.append(
@@ -193,6 +195,7 @@ def _axis_table(plots: Sequence[AxisPlot]) -> WordTable | None:
 def _points_table(verdict: Verdict) -> WordTable:
     keys = list(dict.fromkeys(key for point in verdict.points for key in point.overrides))
     names = short_names(keys)
+    # Trials are numbered in each sweep, so with several sweeps a number alone does not say which is meant.
     has_sweeps = len(verdict.sweeps) > 1
     rows = tuple(
         (

@@ -83,7 +83,8 @@ def visible(text: str) -> str:
 
 @cache
 def _environment() -> Environment:
-    # `Markup` is our own HTML; only plain strings come from outside.
+    # `Markup` is our own HTML; only plain strings come from outside. StrictUndefined makes a field that the template
+    # misspells an error instead of an empty place.
     def shown(value: Any) -> Any:
         return visible(value) if type(value) is str else value
 

@@ -160,6 +160,7 @@ def _differences(verdict: Verdict, measure: Measure, baseline: str) -> IntervalP
         )
 
     pairs = [(p, d) for p in verdict.points for d in p.against if d.baseline == baseline]
+    # The best first: the page draws the first thirty marks until the reader asks for all.
     pairs.sort(key=lambda pair: _merit(pair[1].value, measure), reverse=True)
     marks = tuple(
         PlotMark(
@@ -279,6 +280,7 @@ def _axis_plot(verdict: Verdict, sources: ReportSources, key: str, name: str, me
         )
         for group, members in groups.items()
     )
+    # Zero has no logarithm, so such an axis stays linear whatever its ratio.
     spread = list(where.values())
     is_log = not categories and bool(spread) and min(spread) > 0 and max(spread) >= LOG_RATIO * min(spread)
     axis = "training examples" if key == _ALL_EXAMPLES else name
@@ -303,6 +305,7 @@ def _numeric_places(
     places = {}
     for point in points:
         setting = point.overrides.get(key)
+        # `null` is the whole data set, whose size only the trial's training set says.
         if setting is None and key == _ALL_EXAMPLES:
             setting = sources.training_rows.get(verdict.trials[point.trials[0]].record.key)
         # bool is a kind of int in Python.
@@ -315,6 +318,7 @@ def _numeric_places(
 def curve_lines(verdict: Verdict, sources: ReportSources) -> tuple[CurveLine, ...]:
     """Return the loss curves of all trials that have one."""
     lines = []
+    # One line a trial and not a point: the curves of two seeds have no mean that either of them followed.
     for trial in verdict.trials:
         curve = sources.curves.get(trial.record.key)
         if curve is None or not (curve.training or curve.validation):
@@ -347,7 +351,8 @@ def _merit(value: float, measure: Measure) -> float:
 
 def _drawn(value: float, unit: Unit) -> float:
     """A value as it is drawn: a share as a percentage; an end of an interval that is infinite, as far as anything."""
-    if not math.isfinite(value):  # JSON has no infinity
+    # JSON has no infinity; `report.js` reads anything beyond 1e8 as one.
+    if not math.isfinite(value):
         return math.copysign(1e9, value)
     return _significant(100 * value if unit is Unit.SHARE else value, 6)
 

@@ -83,6 +83,7 @@ MOST_CURVE_POINTS = 100
 
 def thinned(curve: Sequence[tuple[float, float]], most: int = MOST_CURVE_POINTS) -> tuple[tuple[float, float], ...]:
     """Return a curve of at most `most` points: means of equally many neighbours, at the place of the last of each."""
+    # Means and not every nth step: the loss of a single step is noisy.
     size = -(-len(curve) // most)
     groups = [curve[start : start + size] for start in range(0, len(curve), size)] if curve else []
     return tuple((group[-1][0], sum(loss for _, loss in group) / len(group)) for group in groups)
