@@ -59,19 +59,24 @@ def render(document: Document, table: ComparisonTable) -> str:
             "form-action 'none'",
         ]
     )
-    return (
-        _environment()
-        .from_string(_asset("template.html"))
-        .render(
-            report=document,
-            policy=policy,
-            style=Markup(style),  # noqa: S704 - a file of this package
-            scripts=[Markup(script) for script in scripts],  # noqa: S704 - as above
-            licence=Markup(licence),  # noqa: S704 - as above
-            table=Markup(visible(fragment(table))),  # noqa: S704 - its renderer escapes what is not ours
-            legend=" ".join(table.legend),
-            packed=Markup(pack(document.drawn())),  # noqa: S704 - base64
-        )
+
+    # `Markup` is our own HTML; only plain strings come from outside.
+    def shown(value: Any) -> Any:
+        return visible(value) if type(value) is str else value
+
+    # StrictUndefined makes a field that the template misspells an error instead of an empty place.
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, finalize=shown, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.from_string(_asset("template.html")).render(
+        report=document,
+        policy=policy,
+        style=Markup(style),  # noqa: S704 - a file of this package
+        scripts=[Markup(script) for script in scripts],  # noqa: S704 - as above
+        licence=Markup(licence),  # noqa: S704 - as above
+        table=Markup(visible(fragment(table))),  # noqa: S704 - its renderer escapes what is not ours
+        legend=" ".join(table.legend),
+        packed=Markup(pack(document.drawn())),  # noqa: S704 - base64
     )
 
 
@@ -79,16 +84,6 @@ def visible(text: str) -> str:
     """Return a text with invisible characters, and those that turn the direction of others, as codes."""
     # A right-to-left override in an answer would show a label backwards; a lone surrogate cannot be written as UTF-8.
     return _UNSEEN.sub(lambda match: f"[U+{ord(match[0]):04X}]", text)
-
-
-@cache
-def _environment() -> Environment:
-    # `Markup` is our own HTML; only plain strings come from outside. StrictUndefined makes a field that the template
-    # misspells an error instead of an empty place.
-    def shown(value: Any) -> Any:
-        return visible(value) if type(value) is str else value
-
-    return Environment(autoescape=True, undefined=StrictUndefined, finalize=shown, trim_blocks=True, lstrip_blocks=True)
 
 
 @cache

@@ -97,7 +97,11 @@ class _Reader:
         for subject, record in subjects:
             digest = self._held_out(record)
             expected = [example.output for example in self.examples(digest)]
-            texts = self._texts(subject, digest, record.asked)
+            # What it answered in the way that was frozen; else, where another way was compared, in that one.
+            ways = [way for s, h, way in self._answers if (s, h) == (subject, digest) and holds_texts(way)]
+            if digest is None or not ways:
+                continue
+            texts = self._answers[subject, digest, record.asked if record.asked in ways else ways[0]].texts
             if subject in answers or not len(texts) == len(expected) == len(self.rows) > 0:
                 continue
             # Plans of old versions do not name the rows behind a held-out set: then the expected answers say enough.
@@ -110,13 +114,6 @@ class _Reader:
                 right = tuple(label(want) == label(text) for want, text in zip(expected, texts, strict=True))
             answers[subject] = ShownAnswers(texts, right)
         return answers
-
-    def _texts(self, subject: str, held_out: str | None, asked: str) -> tuple[str, ...]:
-        """What a subject answered, in the way that was frozen; else, where another way was compared, in that one."""
-        ways = [way for s, h, way in self._answers if (s, h) == (subject, held_out) and holds_texts(way)]
-        if not ways or held_out is None:
-            return ()
-        return self._answers[subject, held_out, asked if asked in ways else ways[0]].texts
 
     def _records(self, baseline: BaselineResult) -> list[TrialRecord]:
         """The trials that a baseline belongs to."""
