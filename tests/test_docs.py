@@ -9,9 +9,11 @@ from __future__ import annotations
 import ast
 import importlib.util
 import json
+import os
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -294,12 +296,36 @@ def test_the_metrics_that_a_page_writes_work(tmp_path: Path) -> None:
     names["test_it_keeps_the_contract"]()
 
 
-def test_the_section_of_a_backend_that_a_page_writes_works() -> None:
-    """The section of docs/write-a-backend.md is a config section with its defaults."""
-    section, _ = (text for page, text in blocks("python") if page == "docs/write-a-backend.md")
-    names: dict[str, Any] = {"__name__": "page"}
-    exec(compile(section, "page", "exec", dont_inherit=True), names)  # noqa: S102 - as in a file of its own
-    assert names["MySection"](kind="mine", base_url="https://example.org").max_in_flight == 10
+@pytest.mark.process
+def test_the_backend_that_a_page_writes_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The package of docs/write-a-backend.md is found by its entry point, plans, and keeps the contract."""
+    pages = {
+        language: [t for page, t in blocks(language) if page == "docs/write-a-backend.md"]
+        for language in ("python", "toml", "yaml")
+    }
+    (module, test), (project,), (choice,) = pages["python"], pages["toml"], pages["yaml"]
+    ((group, entries),) = tomllib.loads(project)["project"]["entry-points"].items()
+    lines = "".join(f"{name} = {value}\n" for name, value in entries.items())
+    files = {
+        "site/my_backend.py": module,
+        "site/my_backend-1.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: my-backend\nVersion: 1.0\n",
+        "site/my_backend-1.0.dist-info/entry_points.txt": f"[{group}]\n{lines}",
+        "test_my_backend.py": test,
+        "conf/backend/mine.yaml": choice,
+        "rows.csv": "text_input,output\n" + "".join(f"say {n},{n}\n" for n in range(40)),
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "site"), str(REPOSITORY)]))
+    for arguments in (
+        ["pytest", "-q", "-p", "no:cacheprovider", "test_my_backend.py"],
+        ["tunerun", "run", "name=first", "backend=mine", "dataset.path=rows.csv", "tracking=none"],
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_the_functions_of_the_architecture_are_where_it_says() -> None:

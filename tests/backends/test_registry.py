@@ -66,3 +66,22 @@ def test_checking_a_config_imports_no_client() -> None:
     code = "import sys, tunerun.schema as s; s.json_schema(); print('httpx' in sys.modules)"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout == "False\n"
+
+
+@pytest.mark.process
+def test_another_packages_backend_that_cannot_be_imported_is_named(tmp_path: Path) -> None:
+    """The error names the kind, the module and what to do; a package cannot replace a kind of tunerun."""
+    info = tmp_path / "sun-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: sun\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[tunerun.backends]\nsun = sun_missing\nlocal = sun_missing\n")
+    code = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
+        "from tunerun.backends.registry import is_hosted\n"
+        "print(is_hosted('local'))\n"
+        "is_hosted('sun')\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ran.stdout == "False\n"
+    assert "ConfigError: the backend sun of another package (sun_missing) cannot be imported" in ran.stderr
+    assert "repair or uninstall it" in ran.stderr

@@ -1,7 +1,8 @@
 """The kinds of backend, each a module of its own.
 
-A new kind is a package with the names of `BackendModule`, `conf/backend/KIND.yaml`, and a line here. Code outside
-`backends` reads `Capabilities`; it never compares a kind with a name.
+A new kind of this package is a package with the names of `BackendModule`, `conf/backend/KIND.yaml`, and a line here.
+Another package's is an entry point of the group `tunerun.backends` that names such a module; a name of this package
+cannot be taken by one. Code outside `backends` reads `Capabilities`; it never compares a kind with a name.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from functools import cache
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any, Protocol, Union, cast
 
@@ -21,7 +23,9 @@ from tunerun.errors import ConfigError
 from tunerun.interpolation import resolved_section
 from tunerun.section import Section
 
-_MODULES = {"local": "tunerun.backends.local", "gemini": "tunerun.backends.gemini", "openai": "tunerun.backends.openai"}
+GROUP = "tunerun.backends"
+
+_OWN = {"local": "tunerun.backends.local", "gemini": "tunerun.backends.gemini", "openai": "tunerun.backends.openai"}
 """Imported when a config is first checked; what is expensive is imported by the function that needs it."""
 
 
@@ -68,12 +72,12 @@ class BackendModule(Protocol):
 
 def sections() -> tuple[type[BackendSection], ...]:
     """The config section of every kind."""
-    return tuple(_module(kind).SECTION for kind in _MODULES)
+    return tuple(_module(kind).SECTION for kind in _modules())
 
 
 def is_hosted(kind: str) -> bool:
     """Whether a kind that a record names trains at a service; True for a kind that this version does not have."""
-    return kind not in _MODULES or _module(kind).IS_HOSTED
+    return kind not in _modules() or _module(kind).IS_HOSTED
 
 
 def capabilities_of(section: BackendSection) -> Capabilities:
@@ -116,7 +120,7 @@ def stored_section(values: Mapping[str, Any], number_format: str = "") -> Backen
             if not wrong & values.keys():
                 raise ConfigError(
                     f"backend.kind: the trial was frozen with {values.get('kind')!r}, which this tunerun does not "
-                    f"have; it has {', '.join(_MODULES)}"
+                    f"have; it has {', '.join(_modules())}"
                 ) from error
             values = {key: value for key, value in values.items() if key not in wrong}
 
@@ -126,5 +130,19 @@ def _section() -> TypeAdapter[BackendSection]:
     return TypeAdapter(BackendSection)
 
 
+@cache
+def _modules() -> Mapping[str, str]:
+    """Return the name of each kind's module."""
+    return {**_OWN, **{entry.name: entry.value for entry in entry_points(group=GROUP) if entry.name not in _OWN}}
+
+
 def _module(kind: str) -> BackendModule:
-    return cast(BackendModule, importlib.import_module(_MODULES[kind]))
+    name = _modules()[kind]
+    try:
+        return cast(BackendModule, importlib.import_module(name))
+    except ImportError as error:
+        if kind in _OWN:
+            raise
+        raise ConfigError(
+            f"the backend {kind} of another package ({name}) cannot be imported: {error}; repair or uninstall it"
+        ) from error

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from threading import Lock
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from tunerun.backends.base import NO_CURSORS, Backend, Capabilities
-from tunerun.errors import BackendError
+from tunerun.errors import BackendError, InputError
 from tunerun.examples import Conversation, Example, Input, as_conversation, behind_examples
 from tunerun.generation import GenerateOptions
 from tunerun.job import (
@@ -31,14 +32,6 @@ AnswersConversation = Callable[[BaseModelRef | TunedModel, Conversation], str]
 AnswersAfter = Callable[[BaseModelRef | TunedModel, str, tuple[Example, ...]], str]
 
 
-def _succeeds(_request: TuningRequest) -> Failure | None:
-    return None
-
-
-def _echoes(_model: BaseModelRef | TunedModel, text: str) -> str:
-    return text
-
-
 @dataclass
 class ScriptedService:
     """The state of a simulated service: its jobs by key. It outlives the backends that use it.
@@ -50,18 +43,21 @@ class ScriptedService:
         answers_conversation: returns the answer to a conversation with a system message or earlier turns, including
             examples; None: only the last message counts.
         steps_per_poll: how many steps a job advances with each poll.
+        missing_models: names of the base models that the service does not have.
         submitted: the keys of all started jobs, in order.
         generated: number of inputs answered.
     """
 
-    outcome: Outcome = _succeeds
-    answers: Answers = _echoes
+    outcome: Outcome = lambda _request: None
+    answers: Answers = lambda _model, text: text
     answers_after: AnswersAfter | None = None
     answers_conversation: AnswersConversation | None = None
     steps_per_poll: int = 1_000_000
+    missing_models: Collection[str] = ()
     submitted: list[str] = field(default_factory=list)
     generated: int = 0
     jobs: dict[str, _Job] = field(default_factory=dict)
+    lock: Lock = field(default_factory=Lock)
 
 
 @dataclass
@@ -79,22 +75,30 @@ class _Job:
     def steps(self) -> int:
         return self.steps_per_epoch * self.request.hyperparameters.epoch_count
 
-    def epoch_losses(self) -> Iterator[EpochLoss]:
-        for epoch in range(1, self.steps_taken // self.steps_per_epoch + 1):
-            yield EpochLoss(epoch, 1 / (epoch * self.steps_per_epoch))
+    @property
+    def is_kept(self) -> bool:
+        """Whether the key's next submit returns this job, rather than starting another one."""
+        return self.failure is None and not self.is_cancelled
 
 
 class ScriptedBackend:
-    """A backend on a `ScriptedService`; a job's losses at step n are 1/n, at the time n seconds after 1970."""
+    """A backend on a `ScriptedService`; a job's losses at step n are 1/n, at the time n seconds after 1970.
 
-    def __init__(self, service: ScriptedService, max_in_flight: int = 4) -> None:
+    Args:
+        service: has the jobs. Backends that share it find each other's jobs.
+        max_in_flight: most jobs that run at the same time.
+        kind: as in `backend.kind`.
+    """
+
+    def __init__(self, service: ScriptedService, max_in_flight: int = 4, kind: str = "scripted") -> None:
         self._service = service
         self._max_in_flight = max_in_flight
+        self._kind = kind
 
     def capabilities(self) -> Capabilities:
         """Return the capabilities of a hosted service without limits."""
         return Capabilities(
-            kind="scripted",
+            kind=self._kind,
             address="",
             max_input_characters=None,
             max_output_characters=None,
@@ -113,28 +117,31 @@ class ScriptedBackend:
         )
 
     def prepare(self, models: Sequence[BaseModelRef]) -> None:
-        """Accept every base model."""
+        """Refuse the base models that the service does not have."""
+        missing = [model.name for model in models if model.name in self._service.missing_models]
+        if missing:
+            raise InputError([f"{name}: the service does not have this base model" for name in missing])
 
     def submit(self, request: TuningRequest) -> JobRef:
         """Start a job, unless one with the same key exists that has not failed."""
-        job = self._service.jobs.get(request.key)
-        if job is None or job.failure is not None or job.is_cancelled:
-            self._service.submitted.append(request.key)
-            self._service.jobs[request.key] = _Job(request)
-        return JobRef("scripted", request.key)
+        with self._service.lock:
+            job = self._service.jobs.get(request.key)
+            if job is None or not job.is_kept:
+                self._service.submitted.append(request.key)
+                self._service.jobs[request.key] = _Job(request)
+        return JobRef(self._kind, request.key)
 
     def find(self, key: str, tuned_model_id: str) -> JobRef | None:  # noqa: ARG002 - known by its key alone
         """Return the job of a key, unless it failed or was cancelled."""
         job = self._service.jobs.get(key)
-        is_kept = job is not None and job.failure is None and not job.is_cancelled
-        return JobRef("scripted", key) if is_kept else None
+        return JobRef(self._kind, key) if job is not None and job.is_kept else None
 
     def poll(self, refs: Sequence[JobRef], after: Mapping[JobRef, int] = NO_CURSORS) -> Mapping[JobRef, JobStatus]:
         """Advance each job by some steps, and return its new status."""
         return {ref: self._status(ref).after(after.get(ref, 0)) for ref in refs}
 
     def _status(self, ref: JobRef) -> JobStatus:
-        job = self._service.jobs.get(ref.id)
+        job = self._service.jobs.get(ref.id) if ref.backend == self._kind else None
         if job is None:
             return JobStatus(JobState.FAILED, failure=Failure(FailureKind.LOST, "the service does not know the job"))
         job.steps_taken = min(job.steps, job.steps_taken + self._service.steps_per_poll)
@@ -142,20 +149,24 @@ class ScriptedBackend:
             Snapshot(step, (step - 1) // job.steps_per_epoch + 1, 1 / step, float(step))
             for step in range(1, job.steps_taken + 1)
         )
-        losses = tuple(job.epoch_losses()) if job.request.validation else ()
+        status = JobStatus(JobState.RUNNING, snapshots)
+        if job.request.validation:
+            ends = range(job.steps_per_epoch, job.steps_taken + 1, job.steps_per_epoch)
+            status = replace(status, validation=tuple(EpochLoss(n, 1 / step) for n, step in enumerate(ends, start=1)))
         if job.is_cancelled:
-            return JobStatus(JobState.CANCELLED, snapshots, validation=losses)
+            return replace(status, state=JobState.CANCELLED)
         if job.steps_taken < job.steps:
-            return JobStatus(JobState.RUNNING, snapshots, validation=losses)
+            return status
+
         job.failure = self._service.outcome(job.request)
         if job.failure is not None:
-            return JobStatus(JobState.FAILED, snapshots, failure=job.failure, validation=losses)
+            return replace(status, state=JobState.FAILED, failure=job.failure)
         name = f"tunedModels/{job.request.tuned_model_id}"
         metrics = {"train/seconds": float(job.steps)}
         if job.request.validation:
             metrics |= {"validation/loss": 1 / job.steps, "validation/base_loss": 2.0}
         tuned = TunedModel(name, job.request.model, name)
-        return JobStatus(JobState.SUCCEEDED, snapshots, metrics, tuned, validation=losses)
+        return replace(status, state=JobState.SUCCEEDED, metrics=metrics, tuned_model=tuned)
 
     def cancel(self, ref: JobRef) -> None:
         """Cancel a running job."""
@@ -170,20 +181,24 @@ class ScriptedBackend:
         options: GenerateOptions,  # noqa: ARG002
         examples: Sequence[Example] = (),
     ) -> list[str]:
-        """Answer by the script; an error of the script becomes a BackendError, as of a service."""
-        self._service.generated += len(inputs)
+        """Answer by the script; a LookupError of the script becomes a BackendError, as of a service."""
+        if isinstance(model, BaseModelRef):
+            self.prepare([model])
+        service, answers = self._service, []
+        service.generated += len(inputs)
         try:
-            return [self._answer(model, asked, examples) for asked in inputs]
+            for each in inputs:
+                text = as_conversation(each).text_input
+                if not isinstance(each, str) and service.answers_conversation is not None:
+                    whole = as_conversation(behind_examples(each, examples))
+                    answers.append(service.answers_conversation(model, whole))
+                elif examples and service.answers_after is not None:
+                    answers.append(service.answers_after(model, text, tuple(examples)))
+                else:
+                    answers.append(service.answers(model, text))
         except LookupError as error:
             raise BackendError(f"the service has no answer: {error}") from error
-
-    def _answer(self, model: BaseModelRef | TunedModel, asked: Input, examples: Sequence[Example]) -> str:
-        service, text = self._service, as_conversation(asked).text_input
-        if not isinstance(asked, str) and service.answers_conversation is not None:
-            return service.answers_conversation(model, as_conversation(behind_examples(asked, examples)))
-        if examples and service.answers_after is not None:
-            return service.answers_after(model, text, tuple(examples))
-        return service.answers(model, text)
+        return answers
 
     def losses(
         self,
