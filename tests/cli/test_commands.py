@@ -84,7 +84,7 @@ def test_init_writes_a_project_that_plans(tmp_path: Path) -> None:
     os.chdir("..")
     finished = tunerun("init", "mine")
     assert finished.returncode == 2
-    assert "exists already; choose another directory" in finished.stderr
+    assert "exists already; choose another folder" in finished.stderr
 
 
 ROW = '{"text_input": "1", "output": "2"}\n'

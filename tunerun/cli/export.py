@@ -52,6 +52,7 @@ def export(
     from tunerun.engine.process import ENVIRONMENT
     from tunerun.export.exporting import best_trial, named_trial
     from tunerun.export.exporting import export as write
+    from tunerun.export.formats import format_of
     from tunerun.record import open_record
 
     if best and target is None:  # export --best SWEEP DIR: the only argument is the folder
@@ -60,6 +61,7 @@ def export(
         raise InputError("give either a tuned model's name or --best SWEEP")
     if not to:
         raise InputError("--to is missing; give merged (transformers), adapter (PEFT) or gguf (llama.cpp)")
+    format_of(to)
     if target is None:
         raise InputError("the folder to write is missing: tunerun export tunedModels/NAME --to merged DIR")
     # Both are read when torch and tqdm are imported, which happens in this process.

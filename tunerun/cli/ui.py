@@ -29,9 +29,12 @@ def ui(
     tracker = open_tracker(tracking, Path(paths.runs))
     if tracker is None:
         raise InputError("tracking: none; there is nothing to look at, choose tracking=mlflow and run `tunerun sync`")
-    if (Path(paths.runs) / FILE_NAME).exists():
+    ledger = Path(paths.runs) / FILE_NAME
+    if ledger.exists():
         # Before the server starts: close runs that an interruption left open, and rebuild a lost or damaged store.
         tracker.sync()
         if text := tracker.problem or tracker.notice:
             note(text)
+    else:
+        note(f"{ledger}: no ledger, so there is nothing to show yet; nothing has run, or paths.runs is another folder")
     raise typer.Exit(serve_ui(tracker.uri, port))

@@ -9,23 +9,27 @@ from pathlib import Path
 from tunerun.errors import InputError
 
 
-def write_project(directory: Path) -> list[Path]:
-    """Write a conf directory, examples and an experiment into a directory, and return the files.
+def write_project(folder: Path) -> list[Path]:
+    """Write a conf directory, examples and an experiment into a folder, and return the files.
+
+    Args:
+        folder: is created if it does not exist.
 
     Raises:
-        InputError: a file of that name exists already, or the directory cannot be written; nothing was written.
+        InputError: a file of that name exists already, or the folder cannot be written; nothing was written.
     """
     sources = dict(_sources(files(__package__) / "project", Path()))
-    present = [directory / path for path in sources if (directory / path).exists()]
+    # Before anything is written: a refused command leaves nothing behind.
+    present = [folder / path for path in sources if (folder / path).exists()]
     if present:
-        raise InputError([f"{path}: exists already; choose another directory" for path in present])
+        raise InputError([f"{path}: exists already; choose another folder" for path in present])
     try:
         for path, source in sources.items():
-            (directory / path).parent.mkdir(parents=True, exist_ok=True)
-            (directory / path).write_bytes(source.read_bytes())
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_bytes(source.read_bytes())
     except OSError as error:
-        raise InputError(f"{directory}: {error.strerror}; choose a directory that can be written") from error
-    return [directory / path for path in sources]
+        raise InputError(f"{folder}: {error.strerror}; choose a folder that can be written") from error
+    return [folder / path for path in sources]
 
 
 def _sources(folder: Traversable, prefix: Path) -> list[tuple[Path, Traversable]]:
