@@ -22,7 +22,13 @@ MISSING: Any = object()
 
 
 def get(config: Any, key: Key, default: Any = None) -> Any:
-    """Return the value of a key; the default if some part of it does not exist."""
+    """Return the value of a key.
+
+    Args:
+        config: nested mappings, lists and sections.
+        key: dotted, or its parts.
+        default: returned if some part of the key does not exist.
+    """
     node = config
     for part in key.split(".") if isinstance(key, str) else key:
         if isinstance(node, Mapping):
@@ -30,7 +36,7 @@ def get(config: Any, key: Key, default: Any = None) -> Any:
         elif isinstance(node, list | tuple):
             is_index = str(part).isdigit() and int(part) < len(node)
             node = node[int(part)] if is_index else MISSING
-        elif isinstance(node, Section):
+        elif isinstance(node, Section):  # an experiment as it was validated; a stored config is mappings
             node = getattr(node, str(part), MISSING)
         else:
             return default

@@ -22,9 +22,10 @@ def _different_names(names: tuple[str, ...] | None) -> tuple[str, ...] | None:
 
 
 class HyperparametersSection(Section):
-    """How to tune, with the names and defaults of the Gemini API.
+    """How to tune.
 
-    Source of the names and defaults: the Gemini API's model tuning guide (as last served, 2025-04-28).
+    epoch_count, batch_size, learning_rate and learning_rate_multiplier are those of the Gemini API, with the defaults
+    of its model tuning guide (as last served 2025-04-28); the others are the embedded engine's.
     """
 
     epoch_count: int = Field(
@@ -103,6 +104,7 @@ class HyperparametersSection(Section):
     @model_validator(mode="after")
     def _one_learning_rate(self) -> Self:
         if self.learning_rate is not None and self.learning_rate_multiplier is not None:
+            # learning_rate has a default, so setting the multiplier alone leads here too.
             raise ValueError(
                 "learning_rate and learning_rate_multiplier exclude each other; "
                 "add hyperparameters.learning_rate=null to use the multiplier"

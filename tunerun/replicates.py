@@ -24,6 +24,7 @@ def point_numbers(overrides: Iterable[Mapping[str, Scalar]]) -> list[int]:
     Args:
         overrides: of each trial, in the sweep's order.
     """
+    # As JSON, because 1 == 1.0 == True in Python, and a point is what was written.
     numbers: dict[str, int] = {}
     texts = (json.dumps(without_seed(each), sort_keys=True) for each in overrides)
     return [numbers.setdefault(text, len(numbers)) for text in texts]

@@ -24,6 +24,7 @@ def read_stored(kind: type[_Stored], values: Mapping[str, Any], **more: Any) -> 
     Raises:
         TypeError: a field without a default is missing.
     """
+    # A newer version may have written more, an older one less: neither must stop a ledger from being read.
     names = {field.name for field in fields(kind)}  # type: ignore[arg-type]
     return kind(**{name: value for name, value in values.items() if name in names} | more)
 

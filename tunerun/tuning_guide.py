@@ -1,4 +1,4 @@
-"""The limits and the advice of the Gemini API's model tuning guide.
+"""The limits and the advice of the Gemini API's model tuning guide, which were for Gemini 1.5 Flash.
 
 Google's own service has not offered a tunable model since May 2025; other services that speak its API apply them.
 """
@@ -7,7 +7,7 @@ GUIDE = "Gemini API model tuning guide, as last served 2025-04-28"
 """The guide, as messages name it."""
 
 FEWEST_EXAMPLES = 20
-"""Start with at least 20 examples."""
+"""The guide: start with at least 20 examples."""
 
 ADVISED_EXAMPLES = (100, 500)
 """Between 100 and 500 examples are advised."""

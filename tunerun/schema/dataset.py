@@ -78,7 +78,8 @@ class DatasetSection(Section):
     cluster_by: str | None = Field(
         None,
         description="Column that groups dependent rows, such as a customer id: rows with the same value count as one "
-        "unit in every test and stay on one side of a split; null: only equal inputs and near duplicates are grouped.",
+        "unit in every test and stay on one side of a split, as rows with equal inputs always do; null: those alone, "
+        "and near duplicates count as one unit.",
     )
 
     @model_validator(mode="after")

@@ -153,6 +153,7 @@ class Evaluation(Section):
     @field_validator("decide_by")
     @classmethod
     def _is_measured(cls, value: str | None, info: ValidationInfo) -> str | None:
+        # Metrics that are wrong themselves are absent from `info.data`, and their error is enough.
         names = _names(info.data.get("metrics", []))
         if value is not None and "metrics" in info.data and value not in names:
             raise ValueError(f"must be one of evaluation.metrics: {', '.join(names) or 'there are none'}")

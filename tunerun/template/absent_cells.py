@@ -23,7 +23,7 @@ class AbsentCellError(TemplateError):
 
     def __init__(self, problem: str, column: str, is_null: bool, part: str) -> None:
         super().__init__(problem)
-        self.args = (problem, column, is_null, part)
+        self.args = (problem, column, is_null, part)  # what unpickling passes to this method
         self.column = column
         self.is_null = is_null
         self.part = part
@@ -62,7 +62,7 @@ class Absent(Undefined):
     __pow__ = __rpow__ = __pos__ = __neg__ = __int__ = __index__ = __float__ = __lt__ = __le__ = __gt__ = __ge__ = _fail
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") and name.endswith("__"):
+        if name.startswith("__") and name.endswith("__"):  # what Python itself looks up, as `copy` and `hasattr` do
             raise AttributeError(name)
         return self[name]
 
@@ -74,6 +74,7 @@ class Absent(Undefined):
         return False
 
     def __eq__(self, other: object) -> bool:
+        # A missing column is not null: `{% if x == none %}` asks for a cell that is there and empty.
         return isinstance(other, Absent) or (self.is_null and other is None)
 
     def __ne__(self, other: object) -> bool:

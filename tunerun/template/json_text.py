@@ -12,8 +12,6 @@ from tunerun.template.absent_cells import Absent, is_null
 def to_json(value: Any, indent: int | None = None) -> str:
     """Return a value as JSON.
 
-    `json.dumps` would write a number that keeps its spelling (a float with a `str` of its own) in Python's.
-
     Args:
         value: a cell: text, a number, a boolean, null, a list or an object; a date is written in its ISO form.
         indent: spaces for each level; None: one line.
@@ -22,6 +20,7 @@ def to_json(value: Any, indent: int | None = None) -> str:
         TypeError: the value cannot be written as JSON.
         ValueError: it is infinite.
     """
+    # Not `json.dumps`: it writes every float as `float.__repr__` does, so that 1.10 in the file would become 1.1.
     return "".join(_pieces(value, indent, 0))
 
 

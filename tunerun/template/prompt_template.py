@@ -84,6 +84,7 @@ class PromptTemplate:
 
     def __init__(self, template: TemplateParts) -> None:
         self.template = template
+        # One environment for all parts: it counts the work of one rendering at a time.
         environment = BoundedEnvironment()
         self._parts: dict[str, _Part] = {}
         problems: list[str] = []
@@ -240,6 +241,7 @@ class _Part:
 
     @classmethod
     def of(cls, environment: BoundedEnvironment, name: str, text: str) -> _Part:
+        """Compile an expression; raises as `PromptTemplate`."""
         key = f"template.{name}"
         try:
             tree = environment.parse(text)
@@ -247,6 +249,7 @@ class _Part:
             texts, segments = _texts(tree) & columns, _segments(tree)
             part = cls(name, columns, uses_row, _printed(tree), texts, segments, environment.compiled(tree, text))
         except jinja2.TemplateSyntaxError as error:
+            # The commonest error: {{ customer name }} for a column of that name.
             spaced = _SPACED_NAME.search(text)
             advice = "this is not valid Jinja2"
             if spaced:
@@ -264,9 +267,10 @@ class _Part:
         return part
 
     def render(self, row: Row) -> str:
+        """Return the text for a row; raises as `PromptTemplate.render_input`."""
         cells = CellsOfRow(row)
         try:
-            return self.function({_ROW: cells, **cells})
+            return self.function({_ROW: cells, **cells})  # a column called `row` hides the row
         except PrintedError as error:
             what = f"prints {error.column!r}, which is null"
             if not error.is_null:
