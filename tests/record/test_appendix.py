@@ -135,7 +135,7 @@ def test_hyperparameters_seeds_and_the_choice_are_all_there(whole: Appendix) -> 
 def test_error_bars_have_the_test_its_correction_and_the_variation(whole: Appendix, tmp_path: Path) -> None:
     """The text says whether the tests cover the variation of seeds or of rows alone."""
     several = text(section(whole, "Error bars and tests"))
-    assert "rows and seeds as chance" in several
+    assert "both rows and seeds as random" in several
     assert "corrected by Holm's method for 2 comparisons" in several
     points = [{RATE: 0.001}, {RATE: 0.002}]
     one = text(section(described(tmp_path / "one", Recorded(points=points)), "Error bars and tests"))

@@ -249,7 +249,7 @@ def _examples(record: OpenRecord, trials: Sequence[TrialRecord]) -> dict[int, Lo
     sets: dict[str, ExampleSet] = {}
     problems = []
     # When the record was opened, its files were compared with its own list, which may have been changed together with
-    # them. The digest of a set is in the trials' keys as well.
+    # them. The digest by which a trial names a set is of the examples themselves.
     for digest in dict.fromkeys(d for t in trials for d in (t.training, *t.held_out.values())):
         stored = record.ledger.example_set(digest)
         own = digest_of_examples(stored.examples)

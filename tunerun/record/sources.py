@@ -80,7 +80,7 @@ def open_record(
 
     Raises:
         NotFoundError: nothing has this name; the message says where it was looked for.
-        InputError: the file is not a bundle, is damaged, or contains what a bundle never does.
+        InputError: the file is not a bundle, is damaged, or contains an entry that no bundle has.
         TrackingError: MLflow did not answer.
         RecordError: the record in MLflow is damaged.
     """
@@ -100,8 +100,8 @@ def open_record(
                 return
     problem = (
         f"{reference}: no sweep, experiment, tuned model or MLflow run of this name in {path}; "
-        "`tunerun status` shows the sweeps; the folder of your runs is --runs, and "
-        "paths.runs=FOLDER where a command takes overrides"
+        "`tunerun status` shows the sweeps; give the folder of your runs with --runs, or with paths.runs=FOLDER where "
+        "a command takes overrides"
     )
     if tracking is None or tracking.kind == "none":
         raise NotFoundError(problem)

@@ -128,10 +128,10 @@ def test_a_name_that_leads_elsewhere_is_refused(tmp_path: Path, name: str) -> No
         ([entry("record/a", stat.S_IFCHR | 0o666)], "'record/a' is a link or a device, not a file"),
         ([entry("record/a", stat.S_IFIFO | 0o666)], "'record/a' is a link or a device, not a file"),
         ([entry("record/a", method=zipfile.ZIP_LZMA)], "'record/a' is compressed in a way that bundles do not use"),
-        ([entry("record/a"), entry("RECORD/A")], "in a folder of which there is a file of that name, or another"),
-        ([entry("record/a"), entry("record/A")], "is there twice, or differs from another name in capitals alone"),
-        ([entry("record/a"), entry("record/a/b")], "in a folder of which there is a file of that name"),
-        ([entry("record/a/b"), entry("record/a")], "is there twice, or differs"),
+        ([entry("record/a"), entry("RECORD/A")], "in a folder that has the name of a file, or of another folder"),
+        ([entry("record/a"), entry("record/A")], "occurs twice, or differs from another name in capitals alone"),
+        ([entry("record/a"), entry("record/a/b")], "in a folder that has the name of a file"),
+        ([entry("record/a/b"), entry("record/a")], "occurs twice, or differs"),
     ],
 )
 def test_an_entry_that_is_not_a_plain_file_of_its_own_is_refused(
@@ -144,9 +144,9 @@ def test_an_entry_that_is_not_a_plain_file_of_its_own_is_refused(
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
-def test_a_name_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+def test_a_name_that_occurs_twice_is_refused(tmp_path: Path) -> None:
     """The bundle is refused, because either entry could be the intended one."""
-    with pytest.raises(InputError, match="'record/a' is there twice"):
+    with pytest.raises(InputError, match="'record/a' occurs twice"):
         unpacked(hostile(tmp_path / "h.zip", "record/a", "record/a"), tmp_path / "out")
 
 

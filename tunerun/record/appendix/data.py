@@ -63,7 +63,7 @@ def data(material: Material) -> Topic:
     more = f" {len(sets) - _MOST_SETS} more sets are in the record." if len(sets) > _MOST_SETS else ""
     note = (
         "Examples after the template and the limit on rows; trials with other ones have other sets. Inputs, outputs: "
-        f"how many are different. Digests are SHA-256, their first {_DIGEST_DIGITS} of 64 digits.{more}"
+        f"the number of different ones. Digests are SHA-256, their first {_DIGEST_DIGITS} of 64 digits.{more}"
     )
     heads = ("set", "rows", "inputs", "outputs", "clusters", "SHA-256")
     table = AppendixTable(heads, tuple(sets[:_MOST_SETS]), numbers=(1, 2, 3, 4), note=note)
@@ -149,9 +149,9 @@ def leaks(material: Material) -> Topic:
         summary += f" The plan gave {counted(len(material.findings), 'warning')}, listed there."
     blocks: list[Block] = [Paragraph(summary)]
     if material.findings:
-        blocks += [Paragraph("The plan warned of:"), Bullets(material.findings)]
+        blocks += [Paragraph("Warnings of the plan:"), Bullets(material.findings)]
     else:
-        blocks.append(Paragraph("The plan warned of nothing."))
+        blocks.append(Paragraph("The plan gave no warning."))
     return Topic("Duplicates, leaks and warnings", summary, tuple(blocks))
 
 

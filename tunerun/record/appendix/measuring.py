@@ -82,7 +82,7 @@ def uncertainty(material: Material) -> Topic:
     if seeds > 1:
         over_seeds = (
             f"Seeds vary, too: up to {seeds} for each point; a seed decides the order of training rows, the adapter's "
-            "first weights and sampling."
+            "initial weights and sampling."
         )
     confidence = 100 * (1 - decision.alpha)
     rows = counted(decision.rows, "held-out row")
@@ -113,18 +113,18 @@ def _test(material: Material) -> Iterator[str]:
     is_binary = any(each.wins is not None for point in material.verdict.points for each in point.against)
     if _most_seeds(material) > 1:
         yield (
-            "Differences to baselines are tested with rows and seeds as chance (a t test on two variances; the "
+            "Differences from baselines are tested with both rows and seeds as random (a t test on two variances; the "
             f"variance between seeds is pooled over the points), two-sided, corrected by Holm's method for {family}."
         )
         return
     if is_binary and decision.family == 1:
-        yield "The difference to the baseline is tested by McNemar's test (mid-p), two-sided; there is one comparison."
+        yield "The difference from the baseline is tested by McNemar's test (mid-p), two-sided; one comparison is made."
     else:
         flips = (
             "swaps of two models' answers to a row" if material.metrics[0].is_corpus else "sign flips of paired rows"
         )
         yield (
-            f"Differences to baselines are tested by joint {flips} (step-down maxT, Westfall and Young 1993), "
+            f"Differences from baselines are tested by joint {flips} (step-down maxT, Westfall and Young 1993), "
             f"two-sided, corrected for {family}; under the null hypothesis the differences of rows "
             "are assumed to be symmetric."
         )

@@ -47,9 +47,11 @@ _COMPRESSED_ALREADY = (".gz", ".png", ".safetensors", ".zip")
 MAX_FILES = 100_000
 MAX_DIRECTORY_BYTES = 32 << 20
 """Of the zip's own list of files, which is read into memory: 100,000 entries with long names take 20 MB."""
+
 # Windows takes 260 characters for a whole path by default, of which the folder needs some.
 _MAX_NAME_CHARACTERS = 240
 _MAX_MANIFEST_BYTES = 32 << 20
+
 _SMALL_BYTES = 1 << 30
 _MAX_RATIO = 100
 """A bundle unpacks to 1 GiB at most, or to 100 times its own size: very repetitive text reaches 20 to 50 times."""
@@ -152,6 +154,10 @@ class Archive:
     def read(self, name: str, limit_bytes: int) -> bytes:
         """Return the content of a small file.
 
+        Args:
+            name: of the file.
+            limit_bytes: its size at most; the whole of it is held in memory.
+
         Raises:
             InputError: it is missing, larger than the limit, or damaged.
         """
@@ -230,7 +236,7 @@ class Archive:
         for entry in entries:
             if fault := _fault(entry) or _collision(entry, files, folders):
                 name = entry.filename if len(entry.filename) <= 80 else f"{entry.filename[:77]}..."
-                # `repr`: a hostile name may hold characters that a terminal obeys.
+                # `repr`: a hostile name may have characters that control a terminal.
                 raise InputError(f"{self.path}: {name!r} {fault}; nothing was unpacked")
             yield entry
 
@@ -259,7 +265,7 @@ def opened_archive(
         max_directory_bytes: accepted size of the zip's own list of files.
 
     Raises:
-        InputError: it is not a zip, is damaged, or contains what a bundle never does; says what.
+        InputError: it is not a zip, is damaged, or contains an entry that no bundle has; the message names it.
     """
     with (
         _translated(path),
@@ -287,8 +293,11 @@ class CheckedFiles:
 def check_files(path: Path) -> CheckedFiles:
     """Compare every file of a bundle with its manifest, without unpacking it.
 
+    Args:
+        path: of the bundle.
+
     Raises:
-        InputError: it is not a bundle, or contains what a bundle never does.
+        InputError: it is not a bundle, or contains an entry that no bundle has.
     """
     problems: list[str] = []
     size = 0
@@ -367,10 +376,10 @@ def _collision(entry: zipfile.ZipInfo, files: set[str], folders: dict[str, str])
     for depth in range(1, len(parts) + entry.is_dir()):
         folder = "/".join(parts[:depth])
         if folders.setdefault(folder.casefold(), folder) != folder or folder.casefold() in files:
-            return "is in a folder of which there is a file of that name, or another folder in other capitals"
+            return "is in a folder that has the name of a file, or of another folder in other capitals"
     if not entry.is_dir():
         if name.casefold() in files or name.casefold() in folders:
-            return "is there twice, or differs from another name in capitals alone"
+            return "occurs twice, or differs from another name in capitals alone"
         files.add(name.casefold())
     return None
 

@@ -27,11 +27,14 @@ def opened_bundle(path: Path) -> Iterator[Ledger]:
 
     Files that the manifest does not list are not unpacked.
 
+    Args:
+        path: of the bundle.
+
     Yields:
         The ledger, open for reading until the context ends.
 
     Raises:
-        InputError: it is not a bundle, is damaged or has changed, or contains what a bundle never does.
+        InputError: it is not a bundle, is damaged or has changed, or contains an entry that no bundle has.
     """
     with temporary_folder("bundle") as folder:
         with opened_archive(path) as archive:
