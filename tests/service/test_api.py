@@ -424,7 +424,8 @@ def test_unknown_paths_are_not_found(client: Client, running: RunningService) ->
     """They are refused in the API's envelope; no path leaves the state folder."""
     client.refused(404, "GET", "/corpora")
     client.refused(404, "GET", "/tunedModels/%2e%2e%2fkeys.json")
-    assert client.call("PUT", "/tunedModels/x").status_code == 405
+    refused = client.call("PUT", "/tunedModels/x")
+    assert (refused.status_code, refused.headers["allow"]) == (405, "GET, PATCH, DELETE")
     plain = httpx.get(f"{running.address}/static/../../keys.json", trust_env=False, timeout=60)
     assert plain.status_code == 404
     assert httpx.get(f"{running.address}/healthz", trust_env=False, timeout=60).text == "ok\n"

@@ -14,6 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Match
 
 from tunerun import __version__
 from tunerun.backends.local import LocalBackend
@@ -49,6 +50,8 @@ KEYS_FILE = "keys.json"
 
 STEP_TIMEOUT_S = 30.0
 """How long a shutdown waits for running steps."""
+
+_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
 log = logging.getLogger("tunerun.service")
 
@@ -184,8 +187,16 @@ class Service:
 def _refuse(request: Request, error: Exception) -> JSONResponse:
     """Return the response for an error of a route, in the envelope of its wire."""
     status, body, headers = refusal(request.scope, _translated(request, error))
-    if isinstance(error, HTTPException) and error.status_code == Code.UNIMPLEMENTED.http_status:
-        headers = {**headers, **(error.headers or {})}  # `allow`, as RFC 9110 requires with 405
+    if status == Code.UNIMPLEMENTED.http_status:
+        # "A list of the target resource's currently supported methods" (RFC 9110, 15.5.6); starlette's error has only
+        # those of the first route with this path.
+        routes = request.app.router.routes
+        allowed = [
+            method
+            for method in _METHODS
+            if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in routes)
+        ]
+        headers = {**headers, "allow": ", ".join(allowed)}
     return JSONResponse(body, status, headers)
 
 
@@ -208,7 +219,8 @@ def _translated(request: Request, error: Exception) -> ServiceError:
             if error.status_code == 404 or (error.status_code == 405 and ":" in path):
                 return ServiceError(Code.NOT_FOUND, f"{request.method} {path}: there is no such method")
             if error.status_code == 405:
-                return ServiceError(Code.UNIMPLEMENTED, str(error.detail))
+                words = f"{request.method} {path}: there is no such method; the header Allow names those of this path"
+                return ServiceError(Code.UNIMPLEMENTED, words)
             return ServiceError(Code.INVALID_ARGUMENT, "the body is not JSON in UTF-8")
         case _:
             identifier = request.state.request_id
