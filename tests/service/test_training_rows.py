@@ -25,6 +25,6 @@ def test_pages_of_examples() -> None:
     """Every example is on one page; without examples there is one page."""
     examples = [Example(str(number), "") for number in range(2 * PER_PAGE + 1)]
     pages = [page_of(examples, number) for number in (1, 2, 3)]
-    assert [one for page in pages for one in page.shown] == examples
+    assert [one for page in pages for one in page.rows] == examples
     assert [page.first for page in pages] == [1, PER_PAGE + 1, 2 * PER_PAGE + 1]
     assert (page_of([], 5).page, page_of([], 5).last_page) == (1, 1)

@@ -209,7 +209,7 @@ def _translated(request: Request, error: Exception) -> ServiceError:
         case ClientDisconnect():  # while its body was read; the status only appears in the log
             return ServiceError(Code.CANCELLED, "the client is gone")
         case RequestValidationError():
-            problems = {_path(problem["loc"]): _words(problem) for problem in error.errors()}
+            problems = dict(map(_problem, error.errors()))
             first, text = next(iter(problems.items()))
             fields = dict(list(problems.items())[:MAX_PROBLEMS])
             return ServiceError(Code.INVALID_ARGUMENT, f"{first}: {text}", fields=fields)
@@ -228,17 +228,15 @@ def _translated(request: Request, error: Exception) -> ServiceError:
             return ServiceError(Code.INTERNAL, f"an error of the service; its log has it under {identifier}")
 
 
-def _path(place: Sequence[int | str]) -> str:
-    """Return the path of a field in a body, such as `contents[0].parts`, from pydantic's."""
+def _problem(problem: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the path of a field in a body, such as `contents[0].parts`, and what pydantic says of it."""
+    place = problem["loc"]
     parts = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place[1:])
-    return parts.lstrip(".") or str(place[0])
-
-
-def _words(problem: Mapping[str, Any]) -> str:
+    path = parts.lstrip(".") or str(place[0])
     match problem["type"]:
         case "extra_forbidden":
-            return f'Unknown name "{problem["loc"][-1]}": Cannot find field.'
+            return path, f'Unknown name "{place[-1]}": Cannot find field.'
         case "json_invalid":
-            return f"is not JSON: {problem.get('ctx', {}).get('error', 'it cannot be read')}"
+            return path, f"is not JSON: {problem.get('ctx', {}).get('error', 'it cannot be read')}"
         case _:
-            return str(problem["msg"])
+            return path, str(problem["msg"])

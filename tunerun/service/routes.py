@@ -18,7 +18,7 @@ from starlette.routing import Match
 from starlette.types import Receive
 
 from tunerun.service.core.credentials import Key
-from tunerun.service.core.problems import ServiceError
+from tunerun.service.core.problems import Code, ServiceError
 from tunerun.service.wires import Scope, Wire
 
 MAX_IGNORED = 20
@@ -49,6 +49,23 @@ def caller_of(request: Request) -> Key:
 
 
 Caller = Annotated[Key, Depends(caller_of)]
+
+
+def caller_that_tunes(refusal: str, reason: str | None = None) -> Callable[[Request], Key]:
+    """Return a dependency that is the caller's key, if it allows tuning.
+
+    Args:
+        refusal: the message for any other key, in the words of the wire.
+        reason: as in `ServiceError`.
+    """
+
+    def caller(request: Request) -> Key:
+        key = caller_of(request)
+        if not key.may_tune:
+            raise ServiceError(Code.PERMISSION_DENIED, refusal, reason=reason)
+        return key
+
+    return caller
 
 
 class _JsonRequest(Request):

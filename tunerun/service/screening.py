@@ -43,13 +43,13 @@ class Hosts:
     """
 
     def __init__(self, names: Iterable[str] = ()) -> None:
-        given = list(names)
-        wrong = [name for name in given if not (_is_address(name) or _NAME.fullmatch(name.lower()))]
+        allowed = list(names)
+        wrong = [name for name in allowed if not (_is_address(name) or _NAME.fullmatch(name.lower()))]
         if wrong:
             raise ConfigError(
                 [f"--allowed-host {name}: give a host's name without a scheme and a port" for name in wrong]
             )
-        self._names = {LOCALHOST, *(name.lower() for name in given)}
+        self._names = {LOCALHOST, *(name.lower() for name in allowed)}
 
     def check(self, header: bytes | None) -> None:
         """Refuse a Host header with another name; HTTP/1.0, which browsers do not speak, may omit it.
@@ -59,10 +59,10 @@ class Hosts:
         """
         if header is None:
             return
-        found = _HOST.fullmatch(header.decode("latin-1").lower())
-        if found is None:
+        match = _HOST.fullmatch(header.decode("latin-1").lower())
+        if match is None:
             raise ServiceError(Code.INVALID_ARGUMENT, "Host: is malformed; send the name or the address of the service")
-        name = found["v6"] or found["name"].removesuffix(".")  # a fully qualified name may end in a dot
+        name = match["v6"] or match["name"].removesuffix(".")  # a fully qualified name may end in a dot
         if name not in self._names and not _is_address(name):
             raise ServiceError(
                 Code.INVALID_ARGUMENT,

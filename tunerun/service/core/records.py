@@ -28,7 +28,7 @@ class Role(StrEnum):
         return _RANKS.index(self) <= _RANKS.index(other)
 
 
-_RANKS = list(Role)
+_RANKS = list(Role)  # in the order of the class: the highest first
 
 
 class Grantee(StrEnum):

@@ -125,4 +125,4 @@ _HYPERPARAMETER = re.compile(r"(?<![\w.])hyperparameters\.([a-z_]+)")
 
 def in_words_of_the_api(message: str) -> str:
     """Replace the keys of an experiment that a message of the engine names by the API's names of the fields."""
-    return _HYPERPARAMETER.sub(lambda found: f"{_TASK}hyperparameters.{to_camel(found[1])}", message)
+    return _HYPERPARAMETER.sub(lambda match: f"{_TASK}hyperparameters.{to_camel(match[1])}", message)

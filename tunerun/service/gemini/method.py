@@ -9,24 +9,13 @@ from typing import Annotated, Any
 from fastapi import Depends, Query, Request, Response
 
 from tunerun.service.core.credentials import Key
-from tunerun.service.core.problems import Code, ServiceError
 from tunerun.service.gemini.dialect import GEMINI
 from tunerun.service.gemini.json_body import read_json
-from tunerun.service.routes import WireRoute, answer_json, caller_of
+from tunerun.service.routes import WireRoute, answer_json, caller_that_tunes
 
+_SCOPE_MISSING = "Request had insufficient authentication scopes."  # Google's own words and reason
 
-def _tuning_caller(request: Request) -> Key:
-    key = caller_of(request)
-    if not key.may_tune:
-        raise ServiceError(
-            Code.PERMISSION_DENIED,
-            "Request had insufficient authentication scopes.",
-            reason="ACCESS_TOKEN_SCOPE_INSUFFICIENT",
-        )
-    return key
-
-
-TuningCaller = Annotated[Key, Depends(_tuning_caller)]
+TuningCaller = Annotated[Key, Depends(caller_that_tunes(_SCOPE_MISSING, "ACCESS_TOKEN_SCOPE_INSUFFICIENT"))]
 """The caller, with a key that allows the methods of tuned models."""
 
 Mask = Annotated[str, Query(alias="updateMask")]

@@ -114,6 +114,7 @@ def _examples(data: wire.Dataset | None, where: str) -> tuple[Example, ...]:
             elif len(text) > most:
                 words = f"has {len(text):,} characters, the limit is {most:,}"
                 problems.append((f"{where}[{number}].{name}", words))
+    # The texts alone: how a client writes its JSON does not count.
     size = sum(len(f"{example.text_input}{example.output}".encode()) for example in examples)
     if size > MOST_TRAINING_BYTES:
         problems.append((where, f"{size:,} bytes of examples, the limit is {MOST_TRAINING_BYTES:,}"))
@@ -165,7 +166,7 @@ def read_change(body: wire.GeminiTunedModel, mask: str) -> dict[str, Any]:
     """
     names = [re.sub(r"([A-Z])", lambda m: f"_{m[1].lower()}", name.strip()) for name in mask.split(",") if name.strip()]
     for name in names:
-        if name not in _CHANGEABLE:
+        if name not in _CHANGEABLE:  # all others are "output only" or "immutable" in the API
             changeable = ", ".join(to_camel(n) for n in _CHANGEABLE)
             raise invalid("updateMask", f"{name} cannot be changed; {changeable} can")
     chosen = names or [name for name in _CHANGEABLE if getattr(body, name) is not None]

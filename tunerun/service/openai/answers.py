@@ -123,7 +123,17 @@ class CompletionAnswerer:
         """
 
         def prepared() -> PromptsOfRequest:
-            model = self._model(caller, name)
+            named = self._models.find(caller, name)
+            if named.row is not None:
+                try:
+                    model = replace(self._served.tuned(caller, named.row.id, named.step), name=name)
+                except ServiceError as error:
+                    raise OpenAiError(error.code, error.message, param="model") from error
+            elif named.offered is not None:
+                model = ServedModel(name, named.offered, None, Serving())
+            else:
+                raise no_such_model(name)
+
             prompts = [model.prepared(prompt, field) for prompt in read(model)]
             total, limit = 0, model.offered.context_tokens
             # The answers to one prompt differ only in their seeds, so its tokens are counted once.
@@ -140,17 +150,6 @@ class CompletionAnswerer:
 
         # In a thread, since rendering a template may take up to a second, which would block all other requests.
         return await run_in_threadpool(prepared)
-
-    def _model(self, caller: Key, name: str) -> ServedModel:
-        named = self._models.find(caller, name)
-        if named.row is None:
-            if named.offered is None:
-                raise no_such_model(name)
-            return ServedModel(name, named.offered, None, Serving())
-        try:
-            return replace(self._served.tuned(caller, named.row.id, named.step), name=name)
-        except ServiceError as error:
-            raise OpenAiError(error.code, error.message, param="model") from error
 
     async def complete(
         self, batch: PromptsOfRequest, request: Request, body: Callable[[PromptsOfRequest, Sequence[Answer]], Json]

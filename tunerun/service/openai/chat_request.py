@@ -50,8 +50,8 @@ class JsonSchema(LenientObject):
 
     name: str | None = None
     description: Ignored = None
-    schema_: dict[str, Any] | None = Field(None, alias="schema")
-    strict: Ignored = None
+    schema_: dict[str, Any] | None = Field(None, alias="schema")  # `schema` is a method of pydantic's
+    strict: Ignored = None  # every schema is enforced, token by token
 
 
 class ResponseFormat(LenientObject):
@@ -118,6 +118,7 @@ def read_prompts(body: ChatCompletion, model: ServedModel) -> list[Prompt]:
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
     options = replace(options, logprobs=logprobs, json_schema=_json_schema(body.response_format))
 
+    # The answers differ in their seeds alone, so their prompt is counted and rendered once.
     prompt = replace(_conversation(body.messages, model.template), adapter=model.adapter)
     return [replace(prompt, options=replace(options, seed=options.seed + number)) for number in range(body.n)]
 
@@ -151,6 +152,7 @@ def _conversation(messages: Sequence[ChatMessage], template: ColumnTemplate | No
     contents = [_text(message, number) for number, message in enumerate(messages)]
     check_texts({f"messages[{number}].content": text for number, text in enumerate(contents)})
 
+    # One system message, then pairs of turns, as in training rows.
     first = next((number for number, one in enumerate(messages) if one.role not in _SYSTEM), len(messages))
     system = "\n".join(text for text in contents[:first] if text)
     turns: list[str] = []

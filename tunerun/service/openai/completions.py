@@ -71,7 +71,7 @@ def _texts(body: Completion) -> list[str]:
     texts = [body.prompt] if isinstance(body.prompt, str) else body.prompt
     if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
         raise wrong("prompt", "must be a text or a list of texts; tokens are not supported")
-    if len(texts) * max(body.n, 1) > MAX_CHOICES:
+    if len(texts) * max(body.n, 1) > MAX_CHOICES:  # `n` itself is checked with the other options
         raise wrong("prompt", f"{len(texts)} prompts with n={body.n}; the limit is {MAX_CHOICES} answers per request")
     check_texts({f"prompt[{number}]": text for number, text in enumerate(texts)})
     return texts
@@ -84,12 +84,13 @@ def _prompts(body: Completion, texts: Sequence[str], model: ServedModel) -> list
         raise not_offered("echo")
     if body.suffix:
         raise not_offered("suffix")
-    if body.best_of is not None and body.best_of != body.n:
+    if body.best_of is not None and body.best_of != body.n:  # equal to `n`, it chooses nothing
         raise not_offered("best_of", "omit it, or set it to n")
     if body.logprobs is not None and not 0 <= body.logprobs <= MAX_LOGPROBS:
         raise wrong("logprobs", f"must be from 0 to {MAX_LOGPROBS}, not {body.logprobs}")
 
     options = replace(body.options(model.defaults), logprobs=body.logprobs)
+    # Answer i has seed + i, as in chat, so that each can be made again by a request for one answer.
     options_by_seed = [replace(options, seed=options.seed + number) for number in range(body.n)]
     prompts = []
     for number, text in enumerate(texts):
@@ -129,7 +130,7 @@ class _TextChunks:
         self._batch = batch
         self._has_usage = body.stream_options.include_usage
         self._same = _head(batch) | ({"usage": None} if self._has_usage else {})
-        self._characters = [0] * len(batch.prompts)
+        self._characters = [0] * len(batch.prompts)  # sent so far: `text_offset` counts from the start of the answer
 
     def begin(self) -> Sequence[Json]:
         """Return no chunk: the stream starts with text."""

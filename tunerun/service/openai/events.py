@@ -73,6 +73,7 @@ class JobEvent:
             "level": self.level,
             "message": self.message,
             "type": "message" if self.metrics is None else "metrics",
+            # Losses that were not measured at a step are absent rather than null, as at OpenAI.
             "data": {} if self.metrics is None else dict(self.metrics),
         }
 
@@ -135,6 +136,7 @@ def _training(row: TunedModelRow, epochs: Sequence[EpochRow], curve: Sequence[Sn
             yield JobEvent(EventPosition(_TRAINING, step, _CHECKPOINT), epoch.created_at, text)
 
         losses = losses_of(snapshot, epoch)
+        # OpenAI's wording, from which scripts read `Step a/b`.
         text = f"Step {step}/{row.total_steps}: training loss={snapshot.mean_loss:.2f}"
         if "full_valid_loss" in losses:
             held_out, whole = losses["valid_loss"], losses["full_valid_loss"]

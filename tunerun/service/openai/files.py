@@ -82,36 +82,37 @@ class FilesApi:
         Raises:
             ServiceError: the form or the file is invalid.
         """
+
+        def kept(form: UploadForm, draft: Draft) -> Json:
+            if form.file_name is None:
+                raise wrong("file", "the form has no file; send one")
+            purpose = form.fields.get("purpose", "")
+            if purpose not in PURPOSES:
+                raise wrong("purpose", f"{purpose[:60]!r} is not one of {', '.join(PURPOSES)}; give one of these")
+            life_s = None
+            anchor, seconds = (form.fields.get(f"expires_after[{name}]") for name in ("anchor", "seconds"))
+            if not (anchor is None and seconds is None):
+                if anchor != "created_at":
+                    raise wrong("expires_after.anchor", f"must be 'created_at', not {(anchor or '')[:60]!r}")
+                text = (seconds or "").strip()
+                if not text.isascii() or not text.isdigit() or not LEAST_LIFE_S <= int(text[:10]) <= MOST_LIFE_S:
+                    words = f"must be a whole number from {LEAST_LIFE_S:,} to {MOST_LIFE_S:,}, not {text[:20]!r}"
+                    raise wrong("expires_after.seconds", words)
+                life_s = int(text)
+
+            # Any name: openai-python sends bytes without one as `upload`, so no ending is required.
+            name = file_name(form.file_name)
+            draft.flush()  # so that the checks below read all of it
+            if not form.size:
+                raise wrong("file", f"{name} is empty; send a file with content")
+            if purpose == FINE_TUNE:
+                training_rows.check(draft.path, name)
+            return _stored_json(self._stored.keep(draft, caller.owner, name, purpose, life_s))
+
         with self._stored.draft() as draft:
             form = await read_form(request, "file", draft)
             async with self._checking:
-                return await run_in_threadpool(self._keep, caller, form, draft)
-
-    def _keep(self, caller: Key, form: UploadForm, draft: Draft) -> Json:
-        if form.file_name is None:
-            raise wrong("file", "the form has no file; send one")
-        purpose = form.fields.get("purpose", "")
-        if purpose not in PURPOSES:
-            raise wrong("purpose", f"{purpose[:60]!r} is not one of {', '.join(PURPOSES)}; give one of these")
-        life_s = None
-        anchor, seconds = (form.fields.get(f"expires_after[{name}]") for name in ("anchor", "seconds"))
-        if not (anchor is None and seconds is None):
-            if anchor != "created_at":
-                raise wrong("expires_after.anchor", f"must be 'created_at', not {(anchor or '')[:60]!r}")
-            text = (seconds or "").strip()
-            if not text.isascii() or not text.isdigit() or not LEAST_LIFE_S <= int(text[:10]) <= MOST_LIFE_S:
-                words = f"must be a whole number from {LEAST_LIFE_S:,} to {MOST_LIFE_S:,}, not {text[:20]!r}"
-                raise wrong("expires_after.seconds", words)
-            life_s = int(text)
-
-        # Any name: openai-python sends bytes without one as `upload`, so no ending is required.
-        name = file_name(form.file_name)
-        draft.flush()  # so that the checks below read all of it
-        if not form.size:
-            raise wrong("file", f"{name} is empty; send a file with content")
-        if purpose == FINE_TUNE:
-            training_rows.check(draft.path, name)
-        return _stored_json(self._stored.keep(draft, caller.owner, name, purpose, life_s))
+                return await run_in_threadpool(kept, form, draft)
 
     def page(self, caller: Key, purpose: str | None, after: str, size: int, *, newest_first: bool) -> Json:
         """Return a page of the caller's files.

@@ -79,6 +79,7 @@ async def read_form(request: Request, file_field: str, sink: Sink, max_file_byte
     # Twenty digits are enough: int() refuses thousands of them with a ValueError.
     if length.isdigit() and int(length[:20]) > max_bytes:
         raise reader.too_large()
+    # Counted as it arrives: Node's `createReadStream` is sent in chunks, without a length (openai 7.57).
     size = 0
     try:
         parser = MultipartParser(boundary, reader.callbacks())
@@ -87,7 +88,7 @@ async def read_form(request: Request, file_field: str, sink: Sink, max_file_byte
             if size > max_bytes:
                 raise reader.too_large()
             parser.write(chunk)
-            if len(reader.arrived) >= _WRITE_BYTES:
+            if len(reader.arrived) >= _WRITE_BYTES:  # in a thread: a slow disk would hold up every other request
                 await run_in_threadpool(sink.write, reader.take())
         parser.finalize()
     except ClientDisconnect as error:
@@ -95,6 +96,7 @@ async def read_form(request: Request, file_field: str, sink: Sink, max_file_byte
     except FormParserError as error:
         raise invalid(file_field, "the form is malformed or cut off; send it again") from error
     await run_in_threadpool(sink.write, reader.take())
+    # python-multipart does not report a missing end (0.0.34): the last rows of a cut-off file would be lost silently.
     if not reader.has_ended:
         raise invalid(file_field, "the form is cut off before its last boundary; send it again")
     return reader.form

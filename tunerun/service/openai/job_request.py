@@ -21,6 +21,7 @@ SUPERVISED = "supervised"
 
 
 def _number_or_auto(value: Any) -> Any:
+    # By hand, since pydantic reports an error for each member of a union; bool is an int in Python.
     if value == AUTO or (isinstance(value, int | float) and not isinstance(value, bool)):
         return value
     raise ValueError("must be a number or 'auto'")

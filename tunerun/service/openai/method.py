@@ -16,10 +16,10 @@ from fastapi import Depends, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from tunerun.service.core.credentials import Key
-from tunerun.service.core.problems import Code, Json, ServiceError
+from tunerun.service.core.problems import Json
 from tunerun.service.json_errors import refusing_bad_json, unique
 from tunerun.service.openai.problems import OpenAiError, wrong
-from tunerun.service.routes import WireRoute, answer_json, caller_of, note_ignored
+from tunerun.service.routes import WireRoute, answer_json, caller_that_tunes, note_ignored
 
 IGNORED_HEADER = "x-tunerun-ignored"
 
@@ -53,17 +53,17 @@ def read_json(content: bytes) -> Any:
     """
     if not content.strip():
         return {}
+
+    def refuse(name: str) -> None:  # NaN, Infinity and -Infinity, which Python's parser takes
+        raise ValueError(f"{name} is not a number in JSON")
+
     with refusing_bad_json():
         text = content.decode("utf-8-sig")
-        value = json.loads(text, object_pairs_hook=unique, parse_constant=_refuse_constant)
+        value = json.loads(text, object_pairs_hook=unique, parse_constant=refuse)
         if _SURROGATE_ESCAPE.search(text):
             # An unpaired surrogate would be a server error later, where the text is looked up or stored.
             json.dumps(value, ensure_ascii=False).encode()
         return value
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a number in JSON")
 
 
 class UploadRoute(WireRoute):
@@ -93,15 +93,9 @@ class JsonRoute(WireRoute):
         return lenient
 
 
-def _tuning_caller(request: Request) -> Key:
-    key = caller_of(request)
-    if not key.may_tune:
-        words = "this key has no access to files and fine-tuning; the operator can add a key with the scope tuning"
-        raise ServiceError(Code.PERMISSION_DENIED, words)
-    return key
+_SCOPE_MISSING = "this key has no access to files and fine-tuning; the operator can add a key with the scope tuning"
 
-
-TuningCaller = Annotated[Key, Depends(_tuning_caller)]
+TuningCaller = Annotated[Key, Depends(caller_that_tunes(_SCOPE_MISSING))]
 """The caller, with a key that allows files and fine-tuning."""
 
 MAX_PAGE = 10_000

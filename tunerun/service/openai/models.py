@@ -118,6 +118,7 @@ class Models:
         named = self.find(caller, name)
         if named.row is None:
             return base_model(name)
+        # A cancelled job's model can be called, but is not offered: OpenAI has none of such a job.
         if named.row.state is not ModelState.ACTIVE and named.step is None:
             raise no_such_model(name)
         return tuned_model(named.row) | {"id": name}

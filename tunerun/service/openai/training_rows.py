@@ -47,7 +47,7 @@ def check(path: Path, name: str) -> int:
     count = 0
     for part in _parts(path, name, findings):
         count += len(part)
-        if len(findings) >= MAX_PROBLEMS:
+        if len(findings) >= MAX_PROBLEMS:  # more would not be reported, and 512 MB take minutes
             break
     if findings:
         lines = findings.lines(MAX_PROBLEMS)[:MAX_PROBLEMS]

@@ -52,6 +52,7 @@ class OpenAiWire:
         path = scope["path"]
         if _PATH.fullmatch(path):
             return True
+        # Google's clients send x-goog-api-key or x-goog-api-client, or the key in the query.
         headers = {name for name, _ in scope["headers"]}
         parameters = {pair.partition(b"=")[0] for pair in scope["query_string"].split(b"&")}
         is_googles = any(name.startswith(b"x-goog-") for name in headers) or not _GOOGLE_ONLY.isdisjoint(parameters)

@@ -59,6 +59,7 @@ class TuningForm(BaseModel):
 
     def with_columns_of(self, table: Table) -> TuningForm:
         """Return the form with the column names as the file has them: browsers change the line breaks in them."""
+        # HTML forms send every line break as CR LF.
         names = {"\n".join(name.splitlines()): name for name in table.columns}
         sent = {name: "\n".join(getattr(self, name).splitlines()) for name in ("input_column", "output_column")}
         return self.model_copy(update={name: names.get(text, text) for name, text in sent.items()})

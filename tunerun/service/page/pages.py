@@ -129,7 +129,7 @@ def _model_routes(methods: Methods, views: ViewModels) -> APIRouter:
 
     @router.get("/progress")
     def show_progress(caller: Caller) -> Response:
-        return JSONResponse({shown.row.id: shown.as_json() for shown in views.creating(caller)})
+        return JSONResponse({view.row.id: view.as_json() for view in views.creating(caller)})
 
     @router.get("/library/{identifier}")
     def show_model(identifier: str, caller: Caller, request: Request) -> Response:
@@ -149,9 +149,9 @@ def _model_routes(methods: Methods, views: ViewModels) -> APIRouter:
         except ServiceError as error:
             if not error.fields:
                 raise
-            shown, status = views.one(caller, identifier), error.code.http_status
+            view, status = views.one(caller, identifier), error.code.http_status
             edited = {**texts, "problem": error.message}
-            return prompt_forms.model_page(request, caller, shown, status=status, edited=edited)
+            return prompt_forms.model_page(request, caller, view, status=status, edited=edited)
         return redirect(f"/library/{identifier}")
 
     @router.post("/library/{identifier}/cancel")
@@ -192,7 +192,7 @@ def _example_routes(methods: Methods, views: ViewModels) -> APIRouter:
         return page(
             "examples.html",
             owner=caller.owner,
-            shown=views.one(caller, identifier),
+            view=views.one(caller, identifier),
             examples=page_of(examples, number),
             findings=findings,
             most_checked=MOST_CHECKED,
@@ -205,8 +205,8 @@ def _library_page(
     views: ViewModels, caller: Key, before: int = 0, status: int = 200, problems: tuple[str, ...] = ()
 ) -> Response:
     models, older = views.page(caller, before)
-    shown = {"owner": caller.owner, "models": models, "before": before, "older": older}
-    return page("library.html", status, **shown, problems=problems, max_bytes=MAX_FILE_BYTES)
+    values = {"owner": caller.owner, "models": models, "before": before, "older": older}
+    return page("library.html", status, **values, problems=problems, max_bytes=MAX_FILE_BYTES)
 
 
 # Files, and jobs that start from them

@@ -19,7 +19,7 @@ from tunerun.service.gemini import wire
 from tunerun.service.gemini.api import Methods
 from tunerun.service.page.rendering import PageRoute, page
 from tunerun.service.page.snippets import snippets
-from tunerun.service.page.view_models import MAX_SOURCES, ShownModel, ViewModels
+from tunerun.service.page.view_models import MAX_SOURCES, ModelView, ViewModels
 from tunerun.service.routes import Caller
 
 MOST_TEMPERATURE = 2.0
@@ -27,7 +27,7 @@ MOST_TEMPERATURE = 2.0
 
 
 @dataclass(frozen=True)
-class ShownAnswer:
+class AnswerView:
     """A model's answer.
 
     Attributes:
@@ -54,7 +54,7 @@ class PromptForm:
 
     cells: tuple[str, ...]
     temperature: str = ""
-    answers: tuple[ShownAnswer, ...] = ()
+    answers: tuple[AnswerView, ...] = ()
     problem: str | None = None
 
     @classmethod
@@ -73,7 +73,7 @@ class PromptForm:
         """
         if not any(self.cells):
             raise ServiceError(Code.INVALID_ARGUMENT, "The prompt is empty; type one.")
-        if len(self.cells) != max(1, len(columns)):
+        if len(self.cells) != max(1, len(columns)):  # the template changed since the page was loaded
             words = "The form cannot be read. Load the page again, and send it again."
             raise ServiceError(Code.INVALID_ARGUMENT, words)
         row = dict(zip(columns, self.cells, strict=True)) if columns else {}
@@ -97,8 +97,8 @@ class PromptForm:
 def model_page(
     request: Request,
     caller: Key,
-    shown: ShownModel,
-    tried: PromptForm | None = None,
+    view: ModelView,
+    submitted: PromptForm | None = None,
     status: int = 200,
     edited: Mapping[str, str] | None = None,
 ) -> Response:
@@ -107,14 +107,14 @@ def model_page(
     Args:
         request: the request, whose address programs on the page call.
         caller: the visitor.
-        shown: the tuned model.
-        tried: a submitted prompt; None: none was.
+        view: the tuned model.
+        submitted: a submitted prompt; None: none was.
         status: the HTTP status.
         edited: the submitted name and description, and the problem with them; None: they were not edited.
     """
     address = str(request.base_url).rstrip("/")
-    programs = snippets(address, shown.openai_name, f"tunedModels/{shown.row.id}")
-    values: dict[str, Any] = {"owner": caller.owner, "shown": shown, "tried": tried, "edited": edited}
+    programs = snippets(address, view.openai_name, f"tunedModels/{view.row.id}")
+    values: dict[str, Any] = {"owner": caller.owner, "view": view, "submitted": submitted, "edited": edited}
     return page("model.html", status, **values, snippets=programs)
 
 
@@ -135,22 +135,23 @@ def routes(methods: Methods, views: ViewModels) -> APIRouter:
         text: Annotated[list[str] | None, Form()] = None,
         temperature: Annotated[str, Form()] = "",
     ) -> Response:
-        shown = await run_in_threadpool(views.one, caller, identifier)
-        tried = PromptForm.of(text, temperature)
+        view = await run_in_threadpool(views.one, caller, identifier)
+        submitted = PromptForm.of(text, temperature)
 
         def tuned_and_base() -> tuple[ServedModel, ServedModel]:
             tuned = methods.models.tuned(caller, identifier)
-            base = methods.models.base(shown.row.base_model)
+            base = methods.models.base(view.row.base_model)
+            # The same limit and the same template, so that the two answers differ by the tuning alone.
             limits = replace(base.defaults, max_output_tokens=tuned.defaults.max_output_tokens)
             return tuned, replace(base, defaults=limits, template=tuned.template)
 
         try:
             models = await run_in_threadpool(tuned_and_base)
-            answers = await _answers(methods, models, tried.request(shown.columns), request)
+            answers = await _answers(methods, models, submitted.request(view.columns), request)
         except ServiceError as error:
-            failed = replace(tried, problem=error.message)
-            return model_page(request, caller, shown, failed, error.code.http_status)
-        return model_page(request, caller, shown, replace(tried, answers=answers))
+            failed = replace(submitted, problem=error.message)
+            return model_page(request, caller, view, failed, error.code.http_status)
+        return model_page(request, caller, view, replace(submitted, answers=answers))
 
     @router.get("/compare")
     def compare(caller: Caller, one: Annotated[str, Query()] = "", other: Annotated[str, Query()] = "") -> Response:
@@ -165,16 +166,16 @@ def routes(methods: Methods, views: ViewModels) -> APIRouter:
         text: Annotated[list[str] | None, Form()] = None,
         temperature: Annotated[str, Form()] = "",
     ) -> Response:
-        tried, chosen, status = PromptForm.of(text, temperature), (one, other), 200
+        submitted, chosen, status = PromptForm.of(text, temperature), (one, other), 200
         try:
-            prompt = tried.request(())
+            prompt = submitted.request(())
             if not all(chosen):
                 raise ServiceError(Code.INVALID_ARGUMENT, "Choose two tuned models.")
             models = [await run_in_threadpool(methods.models.tuned, caller, each) for each in chosen]
-            tried = replace(tried, answers=await _answers(methods, models, prompt, request))
+            submitted = replace(submitted, answers=await _answers(methods, models, prompt, request))
         except ServiceError as error:
-            tried, status = replace(tried, problem=error.message), error.code.http_status
-        return await run_in_threadpool(_compare_page, methods, views, caller, chosen, tried, status)
+            submitted, status = replace(submitted, problem=error.message), error.code.http_status
+        return await run_in_threadpool(_compare_page, methods, views, caller, chosen, submitted, status)
 
     return router
 
@@ -184,20 +185,21 @@ def _compare_page(
     views: ViewModels,
     caller: Key,
     chosen: Sequence[str],
-    tried: PromptForm | None = None,
+    submitted: PromptForm | None = None,
     status: int = 200,
 ) -> Response:
     """Return the page that compares two tuned models, or where they are chosen."""
-    shown = [views.one(caller, each) for each in chosen if each] if status != Code.NOT_FOUND.http_status else []
-    rows = [*methods.library.active(caller)[:MAX_SOURCES], *(each.row for each in shown)]
+    # A model that was not found, perhaps deleted since the form was loaded, must not fail this page again.
+    compared = [views.one(caller, each) for each in chosen if each] if status != Code.NOT_FOUND.http_status else []
+    rows = [*methods.library.active(caller)[:MAX_SOURCES], *(each.row for each in compared)]
     offered = {row.id: row.display_name.strip() or row.id for row in rows}
-    values: dict[str, Any] = {"owner": caller.owner, "offered": offered, "chosen": chosen, "shown": shown}
-    return page("compare.html", status, **values, tried=tried)
+    values: dict[str, Any] = {"owner": caller.owner, "offered": offered, "chosen": chosen, "compared": compared}
+    return page("compare.html", status, **values, submitted=submitted)
 
 
 async def _answers(
     methods: Methods, models: Sequence[ServedModel], prompt: wire.GenerateContent, request: Request
-) -> tuple[ShownAnswer, ...]:
+) -> tuple[AnswerView, ...]:
     """Return the answers of models to the same prompt, as the Gemini API gives them."""
     bodies = await asyncio.gather(*(methods.generated(model, prompt, request) for model in models))
     answers = []
@@ -205,5 +207,5 @@ async def _answers(
         candidate = body["candidates"][0]
         is_cut = candidate["finishReason"] == "MAX_TOKENS"
         text = candidate["content"]["parts"][0]["text"]
-        answers.append(ShownAnswer(model.name, text, model.defaults.max_output_tokens if is_cut else None))
+        answers.append(AnswerView(model.name, text, model.defaults.max_output_tokens if is_cut else None))
     return tuple(answers)

@@ -28,12 +28,12 @@ class ExamplePage:
     """A page of examples.
 
     Attributes:
-        shown: the examples of the page.
+        rows: the examples of the page.
         total: number of examples on all pages.
         page: its number, from 1.
     """
 
-    shown: Sequence[Example]
+    rows: Sequence[Example]
     total: int
     page: int
 
@@ -72,7 +72,8 @@ class CheckedExamples:
             return None
         if key not in self._found:
             while len(self._found) >= MOST_KEPT:
-                self._found.pop(next(iter(self._found)), None)
+                self._found.pop(next(iter(self._found)), None)  # None: another thread was first
+            # Written as a training file and checked as one, so that the page and `tunerun data check` agree.
             rows = RowBuilder("")  # without a file, places are written as `row 3`
             kind = "openai" if any(example.is_conversation for example in examples) else "gemini"
             for number, example in enumerate(examples, start=1):

@@ -27,7 +27,7 @@ MAX_SOURCES = 200
 
 
 @dataclass(frozen=True)
-class ShownModel:
+class ModelView:
     """A tuned model on the page.
 
     Attributes:
@@ -142,7 +142,7 @@ class ViewModels:
     def __init__(self, library: Library) -> None:
         self._library = library
 
-    def page(self, caller: Key, before: int = 0) -> tuple[list[ShownModel], int | None]:
+    def page(self, caller: Key, before: int = 0) -> tuple[list[ModelView], int | None]:
         """Return a page of the tuned models that the caller may see, the newest first.
 
         Args:
@@ -155,28 +155,28 @@ class ViewModels:
         newest = self._library.newest(caller, MAX_CARDS + 1, before)
         rows = newest[:MAX_CARDS]
         following = rows[-1].number if len(newest) > MAX_CARDS else None
-        return self._shown(rows, self._library.roles(caller, rows)), following
+        return self._views(rows, self._library.roles(caller, rows)), following
 
-    def one(self, caller: Key, identifier: str) -> ShownModel:
+    def one(self, caller: Key, identifier: str) -> ModelView:
         """Return the view model of one tuned model.
 
         Raises:
             ServiceError: no tuned model has that id, or the caller may not see it.
         """
         row = self._library.get(caller, identifier)
-        return self._shown([row], self._library.roles(caller, [row]))[0]
+        return self._views([row], self._library.roles(caller, [row]))[0]
 
-    def creating(self, caller: Key) -> list[ShownModel]:
+    def creating(self, caller: Key) -> list[ModelView]:
         """Return the caller's tuned models whose jobs have not ended, without roles."""
-        return self._shown(self._library.creating(caller), {})
+        return self._views(self._library.creating(caller), {})
 
-    def _shown(self, rows: Sequence[TunedModelRow], roles: Mapping[str, Set[Role]]) -> list[ShownModel]:
+    def _views(self, rows: Sequence[TunedModelRow], roles: Mapping[str, Set[Role]]) -> list[ModelView]:
         curves, sweep_models = self._library.curves(rows), self._library.sweep_models
-        shown = []
+        views = []
         for row in rows:
             curve = curves[row.key]
-            if len(curve) > MAX_POINTS:
+            if len(curve) > MAX_POINTS:  # evenly spaced, from the first step to the last
                 last = len(curve) - 1
                 curve = [curve[round(number * last / (MAX_POINTS - 1))] for number in range(MAX_POINTS)]
-            shown.append(ShownModel(row, curve, frozenset(roles.get(row.id, ())), sweep_models.get(row.id)))
-        return shown
+            views.append(ModelView(row, curve, frozenset(roles.get(row.id, ())), sweep_models.get(row.id)))
+        return views
