@@ -67,6 +67,7 @@ def expand(
     # As in Hydra, the last override of a key wins: a value after values pins the key, values after a value sweep it.
     last = {override.key_or_group: override for override in command_line}
     swept = {key: override for key, override in last.items() if override.is_sweep_override()}
+    # In YAML an axis may be written nested, `hyperparameters: {epoch_count: [1, 2]}`.
     flat = dotted_keys.leaves(axes)
     problems = list(_hidden_pins([*flat, *swept], command_line))
     written: list[Axis] = []
@@ -145,6 +146,7 @@ def _text(key: str, value: Any, *, grammar: bool = False) -> str:
         case str() if grammar:
             return value
         case str():
+            # A text of a YAML list is one value; quotes keep its commas and braces out of the grammar.
             quoted = value.replace("\\", "\\\\").replace("'", "\\'")
             return f"'{quoted}'"
         case None:
@@ -208,6 +210,7 @@ def _dimensions(axes: Sequence[Axis]) -> list[list[Axis]]:
 
 def _parsed(loader: Loader, axis: Axis) -> list[Override]:
     values = [loader.parse(text) for text in axis.values]
+    # A point's values are compared, listed in tables and stored by key, so they are plain.
     if any(isinstance(value.value(), dict | list) for value in values):
         raise ConfigError(f"{axis.key}: a value must be text, a number, true, false or null; sweep a group instead")
     return values

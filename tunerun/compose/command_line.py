@@ -56,6 +56,7 @@ def _wrong_choices(loader: Loader, override: Override) -> list[str]:
         where = "only `plan` and `run` take several, one after another" if key == EXPERIMENT else "run once for each"
         return [f"{line}: each choice of {key} is a sweep of its own; {where}; name one"]
     chosen = loader.elements(override, MAX_POINTS) if sweeps else [override.get_value_element_as_str()]
+    # Hydra leaves a group out for `null`; then its section would silently have the schema's defaults.
     if "null" in chosen:
         instead = f"omit {key}" if key in GLOBAL_GROUPS else f"write ~{key} for the defaults of its keys"
         return [f"{line}: null is not a choice of {key}; {instead}, or choose one of {', '.join(options)}"]

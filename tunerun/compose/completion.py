@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 
 from tunerun.compose.explanation import explanation
 from tunerun.compose.loader import Loader
@@ -20,33 +19,29 @@ def completions_of(loader: Loader, text: str) -> list[str]:
     After `key=`, or after a comma of a sweep, the choices of a group or a key; else groups and the keys of the next
     level. A single matching key is returned with its values, so that the shell does not add a space after it.
     """
-    found = _PREFIX.match(text)
-    assert found is not None  # noqa: S101 - it matches the empty text
-    prefix = found[0]
+    match = _PREFIX.match(text)
+    assert match is not None  # noqa: S101 - it matches the empty text
+    prefix = match[0]
     key, equals, value = text[len(prefix) :].partition("=")
     if equals:
         before, comma, last = value.rpartition(",")
         return [f"{prefix}{key}={before}{comma}{choice}" for choice in _choices(loader, key) if choice.startswith(last)]
-    keys = sorted(set(_keys(loader, key)))
+    *above, last = key.split(".")
+    groups = loader.groups() if not above else []
+    names = [name for name in fields_at(Experiment, above) if above or name not in WORKED_OUT]
+    keys: list[str] = []
+    for name in sorted({name for name in (*names, *groups) if name.startswith(last)}):
+        dotted = ".".join([*above, name])
+        has_keys = bool(fields_at(Experiment, dotted.split(".")))
+        # A group may be chosen, and a key of its section be set.
+        keys += [f"{dotted}."] if has_keys else []
+        keys += [f"{dotted}="] if name in groups or not has_keys else []
+    keys.sort()
     if prefix == "~":
         return [f"~{each.rstrip('=')}" for each in keys]
     if len(keys) == 1 and keys[0].endswith("="):
         keys += [f"{keys[0]}{choice}" for choice in _choices(loader, keys[0].rstrip("="))]
     return [f"{prefix}{each}" for each in keys]
-
-
-def _keys(loader: Loader, begun: str) -> Iterator[str]:
-    *above, last = begun.split(".")
-    groups = loader.groups() if not above else []
-    names = [name for name in fields_at(Experiment, above) if above or name not in WORKED_OUT]
-    for name in [*names, *groups]:
-        if name.startswith(last):
-            dotted = ".".join([*above, name])
-            has_keys = bool(fields_at(Experiment, dotted.split(".")))
-            if name in groups or not has_keys:
-                yield f"{dotted}="
-            if has_keys:
-                yield f"{dotted}."
 
 
 def _choices(loader: Loader, key: str) -> list[str]:

@@ -147,6 +147,7 @@ class Composition:
         """Return a point, from shared sections if possible; None: it has problems, which were added."""
         chosen = tuple(o for o in point if self.loader.is_structural(o))
         key = tuple(str(o.input_line) for o in chosen)
+        # Points with the same group choices start from one composed config.
         if key not in self._shared:
             base = (*self.plain, *chosen)
             try:

@@ -35,6 +35,7 @@ class Reading:
     variables: set[str] = field(default_factory=set)
 
 
+# Resolvers are global functions without state, so what a resolution reads is kept beside them, for each thread.
 _reading: ContextVar[Reading | None] = ContextVar("reading", default=None)
 
 
@@ -117,6 +118,7 @@ def _env(key: str, default: Any = _NO_DEFAULT) -> str | None:
 
 def _decode(expr: str | None, _parent_: Container, _node_: Node) -> Any:
     current = _reading.get()
+    # What a text of `oc.env` decodes to is not known, so the interpolation as a whole is the text.
     if current is not None and current.gives_text and isinstance(expr, str) and "${oc." in expr:
         return f"${{oc.decode:{expr}}}"
     return oc.decode(expr, _parent_, _node_)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tunerun.errors import ConfigError, did_you_mean
@@ -29,15 +29,35 @@ def check_exclusions(
         ConfigError: a key that is not swept, a value that no axis has, or values that no point has together.
     """
     values = {key: list(dict.fromkeys(_typed(point[key]) for point in points)) for key in points[0]}
-    allowed = {key: {*in_use, *map(_typed, unused.get(key, ()))} for key, in_use in values.items()}
-    problems = [line for number, entry in enumerate(entries) for line in _problems(number, entry, values, allowed)]
-    if not problems:
-        problems = [
-            f"sweep.exclude.{number}: excludes nothing: no point has all of its values; remove it, or correct a value"
-            for number, entry in enumerate(entries)
-            if all(_typed(value) in values[key] for key, value in entry.items())
-            and not any(is_excluded(point, [entry]) for point in points)
-        ]
+    problems = []
+    for number, entry in enumerate(entries):
+        if not entry:
+            problems.append(f"sweep.exclude.{number}: is empty; name swept keys with a value each, or remove the entry")
+        for key, value in entry.items():
+            place = f"sweep.exclude.{number}.{key}"
+            if key not in values:
+                names = sorted(values)
+                hint = did_you_mean(key, names) or f"name one of {', '.join(names) or '(nothing is swept)'}"
+                problems.append(f"{place}: is not swept; {hint}")
+            elif isinstance(value, list | Mapping):
+                problems.append(f"{place}: must be one value; write an entry for each combination")
+            elif _typed(value) not in {*values[key], *map(_typed, unused.get(key, ()))}:
+                written = [_written(of_axis) for _, of_axis in values[key]]
+                more = f" and {len(written) - _MAX_SHOWN} more" if len(written) > _MAX_SHOWN else ""
+                # Quotes in YAML make text of a number, which then equals no value of the axis.
+                if isinstance(value, str) and value in written:
+                    reason = f"is text, and the axis has the number or word {value}; write it without quotes"
+                else:
+                    axis = ", ".join(written[:_MAX_SHOWN])
+                    reason = f"no point has the value {_written(value)}; the axis has {axis}{more}"
+                problems.append(f"{place}: {reason}")
+    # Each value may exist where no point has all of them together, as with zipped axes.
+    problems = problems or [
+        f"sweep.exclude.{number}: excludes nothing: no point has all of its values; remove it, or correct a value"
+        for number, entry in enumerate(entries)
+        if all(_typed(value) in values[key] for key, value in entry.items())
+        and not any(is_excluded(point, [entry]) for point in points)
+    ]
     if problems:
         raise ConfigError(problems)
 
@@ -45,30 +65,6 @@ def check_exclusions(
 def is_excluded(values: Mapping[str, Scalar], entries: Sequence[Mapping[str, Any]]) -> bool:
     """Whether a point has all values of one of the entries."""
     return any(all(_typed(values[key]) == _typed(value) for key, value in entry.items()) for entry in entries)
-
-
-def _problems(
-    number: int, entry: Mapping[str, Any], values: Mapping[str, list[Any]], allowed: Mapping[str, set[Any]]
-) -> Iterator[str]:
-    if not entry:
-        yield f"sweep.exclude.{number}: is empty; name swept keys with a value each, or remove the entry"
-    for key, value in entry.items():
-        place = f"sweep.exclude.{number}.{key}"
-        if key not in values:
-            names = sorted(values)
-            hint = did_you_mean(key, names) or f"name one of {', '.join(names) or '(nothing is swept)'}"
-            yield f"{place}: is not swept; {hint}"
-        elif isinstance(value, list | Mapping):
-            yield f"{place}: must be one value; write an entry for each combination"
-        elif _typed(value) not in allowed[key]:
-            written = [_written(of_axis) for _, of_axis in values[key]]
-            more = f" and {len(written) - _MAX_SHOWN} more" if len(written) > _MAX_SHOWN else ""
-            # Quotes in YAML make text of a number, which then equals no value of the axis.
-            if isinstance(value, str) and value in written:
-                yield f"{place}: is text, and the axis has the number or word {value}; write it without quotes"
-            else:
-                axis = ", ".join(written[:_MAX_SHOWN])
-                yield f"{place}: no point has the value {_written(value)}; the axis has {axis}{more}"
 
 
 def _typed(value: Any) -> tuple[str, Any]:

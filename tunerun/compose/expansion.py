@@ -33,6 +33,7 @@ def check_expansion(raw: Mapping[str, Any]) -> None:
 
     def size(location: Location) -> int:
         if location not in sizes:
+            # Each location is counted once, so that this takes linear time where resolving would take exponential time.
             sizes[location] = 1  # for a cycle, which OmegaConf refuses itself
             node = dotted_keys.get(raw, location)
             if isinstance(node, Mapping | list):

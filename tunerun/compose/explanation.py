@@ -44,17 +44,18 @@ def explanation(loader: Loader, overrides: Sequence[Override], key: str) -> dict
     location = key.split(".")
     raw = with_marks(*loader.point_and_marks(overrides))
     is_set, is_group = dotted_keys.has(raw, location), loader.is_group(key)
-    found = list(fields_of(location))
-    if not found and not is_set and not is_group:
+    key_fields = list(fields_of(location))
+    if not key_fields and not is_set and not is_group:
+        # The first part that does not exist is what was misspelt; the suggestion is for that part.
         depths = range(len(location))
         depth = next(
             n for n in depths if not dotted_keys.has(raw, location[: n + 1]) and not [*fields_of(location[: n + 1])]
         )
         above, part = location[:depth], location[depth]
-        known = [name for name in fields_at(Experiment, above) if above or name not in WORKED_OUT]
-        known += [group for group in loader.groups() if not above and group not in known]
-        raise ConfigError(f"{key}: no such key; {did_you_mean(part, known) or 'known keys: ' + ', '.join(known)}")
-    fields = [each.field for each in found]
+        names = [name for name in fields_at(Experiment, above) if above or name not in WORKED_OUT]
+        names += [group for group in loader.groups() if not above and group not in names]
+        raise ConfigError(f"{key}: no such key; {did_you_mean(part, names) or 'known keys: ' + ', '.join(names)}")
+    fields = [each.field for each in key_fields]
     listed = [each for field in fields for each in field.metadata if isinstance(each, Choices)]
     summaries = {name: summary for choices in listed for name, summary in choices.summaries().items()}
     otherwise = "A key of a mapping whose keys are free."
@@ -71,7 +72,7 @@ def explanation(loader: Loader, overrides: Sequence[Override], key: str) -> dict
         "summaries": summaries,
         "unit": _first([unit_of(location[-1], field) for field in fields]),
         "default": _first([default_of(field) for field in fields]),
-        "only_with": " or ".join(dict.fromkeys(each.only_with for each in found if each.only_with)) or None,
+        "only_with": " or ".join(dict.fromkeys(each.only_with for each in key_fields if each.only_with)) or None,
     }
 
 

@@ -58,7 +58,7 @@ def parse(parser_: OverridesParser, text: str) -> Override:
         raise ConfigError(
             f"{key}: {len(text):,} characters; at most {MAX_CHARACTERS:,} are allowed; put it into a YAML"
         )
-    depth, items = _extent(text)
+    depth, items = _extent(text)  # before parsing, which would take too long or exhaust the stack
     if depth > MAX_DEPTH:
         raise ConfigError(f"{key}: brackets are nested {depth} deep; at most {MAX_DEPTH} are allowed")
     if items > MAX_ITEMS:
@@ -67,6 +67,7 @@ def parse(parser_: OverridesParser, text: str) -> Override:
         parsed = parser_.parse_overrides([text])[0]
         if not parsed.key_or_group:
             raise HydraException("it has no key")
+        # Hydra takes `[choice(1,2)]` as one value, and the config would hold its object for a sweep.
         if _holds_a_sweep(parsed_value(parsed)):
             raise ConfigError(f"{key}: choice(..), range(..) and the like cannot be inside another value")
         return parsed
@@ -129,6 +130,7 @@ def _range(start: int | float, stop: int | float | None = None, step: int | floa
     count = max(0, math.ceil((end - begin) / by))
     if count > MAX_POINTS:
         raise _RefusedError(f"more than {MAX_POINTS:,} values; shorten the axis")
+    # As in Python and Hydra, a range of whole numbers has whole numbers.
     is_whole = all(isinstance(bound, int) for bound in (first, last, step))
     values = [begin + by * position for position in range(count)]
     return ChoiceSweep(list=[int(value) if is_whole else float(value) for value in values])

@@ -95,11 +95,13 @@ class Loader:
 
     def __enter__(self) -> Self:
         _HYDRA.acquire()
+        # Hydra refuses to be initialised twice; a program that calls tunerun may have used it.
         GlobalHydra.instance().clear()
         version.setbase("1.3")
         Plugins.instance()  # registers the kinds of config source that a search path may have
         register(source.ConfSource)
         source.ConfSource.files.clear()
+        # The first and the last place are those of Hydra's own search path; the user's are in between.
         own = [("tunerun", f"{source.SCHEME}://{directory}") for directory in self.directories]
         self._loader = open_hydra([("hydra", "pkg://hydra.conf"), *own, ("schema", "structured://")])
         return self
@@ -133,6 +135,7 @@ class Loader:
 
     def is_group(self, key: str) -> bool:
         """Whether a key names a config group."""
+        # Looked up for each override of each point, and Hydra looks into every directory.
         if key not in self._groups:
             self._groups[key] = self._loader.repository.group_exists(key)
         return self._groups[key]
@@ -150,6 +153,7 @@ class Loader:
             listed = self._loader.compute_defaults_list(CONFIG_NAME, [], RunMode.RUN)
         except HydraException:
             return {}  # the problem is in the primary config itself
+        # `known_choices` has Hydra's own groups too, such as hydra/launcher.
         named = [group for group in listed.overrides.known_choices if not group.startswith("hydra/")]
         return {group: self.options(group) for group in named if self.is_group(group)}
 
@@ -194,7 +198,7 @@ class Loader:
             ConfigError: Hydra cannot compose it.
         """
         template = self._template(overrides)
-        config = copy.deepcopy(template.config)
+        config = copy.deepcopy(template.config)  # overrides are applied in place
         values: list[Override] = []
         for override in overrides:
             if self.is_structural(override):
@@ -252,6 +256,7 @@ class Loader:
         if structural in self._templates:
             return self._templates[structural]
         if self._content is None:
+            # Once for each loader: a load sees the files of one moment.
             self._content = source.content_of(self.directories)
         key = (structural, self._content)
         template = _COMPOSED.get(key) if self._content else None
@@ -260,7 +265,10 @@ class Loader:
             read = source.ConfSource.files
             before = dict(read)
             read.clear()
-            config = self._compose(structural)
+            try:
+                config = compose(CONFIG_NAME, overrides=list(structural))
+            except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
+                raise ConfigError(failures.reasons(self, structural, error)) from error
             template = _Template(config, cast(Raw, OmegaConf.to_container(config, resolve=False)), dict(read))
             read.clear()
             read |= before
@@ -275,12 +283,6 @@ class Loader:
     def _structural(self, overrides: Sequence[Override]) -> tuple[str, ...]:
         return tuple(str(o.input_line) for o in overrides if self.is_structural(o))
 
-    def _compose(self, overrides: tuple[str, ...]) -> DictConfig:
-        try:
-            return compose(CONFIG_NAME, overrides=list(overrides))
-        except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
-            raise ConfigError(failures.reasons(self, overrides, error)) from error
-
     # Provenance
 
     def origin(self, overrides: Sequence[Override], location: Sequence[str | int]) -> Origin:
@@ -291,6 +293,7 @@ class Loader:
                 return Origin("command line")
             # The last file in the defaults list that sets a key wins.
             for default in reversed(self._defaults_of(overrides)):
+                # The package is the key below which a file's own keys are merged.
                 prefix = default.package.split(".") if default.package else []
                 file = self._file_of(default.config_path) if keys[: len(prefix)] == prefix else None
                 if file is None:

@@ -27,8 +27,6 @@ _WORDS = re.compile(r"\w+")
 _COMPUTED = re.compile(r"\$\{[^}]*\$\{|\$\{[.\s]*\}")
 """An interpolation inside another one, or relative without a name: the text does not show which keys it reads."""
 
-Assigned = tuple[tuple[str, Any], ...]
-
 
 class SharedSections:
     """Makes the configs of points with the same group choices, from one composed config.
@@ -43,10 +41,11 @@ class SharedSections:
         self._raw = raw
         self._marks = dict(marks)
         texts = [text for _, text in dotted_keys.texts(unresolved) if "${" in text]
+        # A relative interpolation names the last part of a key alone, so single words are compared, not whole keys.
         self._read = {word for text in texts for word in _WORDS.findall(text)}
         self._all_read = any(_COMPUTED.search(text) for text in texts)
         self._is_known = raw.keys() <= TrialConfig.model_fields.keys()
-        self._sections: dict[tuple[str, Assigned], Any] = {}
+        self._sections: dict[tuple[str, tuple[Any, ...]], Section | None] = {}
         self._is_free: dict[str, bool] = {}
 
     def config(self, values: Sequence[Override]) -> tuple[TrialConfig, dict[str, str]] | None:
@@ -61,10 +60,18 @@ class SharedSections:
             assigned.setdefault(key.partition(".")[0], []).append((key, value))
         sections = {}
         for name in TrialConfig.model_fields:
-            section = self._section(name, tuple(assigned.get(name, ())))
+            own = assigned.get(name, [])
+            # The type is part of the key: 1, 1.0 and True are equal in Python, but different values in a config.
+            of_values = (name, tuple((key, type(value), value) for key, value in own))
+            if of_values not in self._sections:
+                raw = {name: deepcopy(self._raw[name])} if name in self._raw else {}
+                for key, value in own:
+                    dotted_keys.put(raw, key, value)
+                self._sections[of_values], _ = validate(_alone(name), raw)
+            section = self._sections[of_values]
             if section is None:
                 return None
-            sections[name] = section[0]
+            sections[name] = getattr(section, name)
         config = TrialConfig.model_construct(**sections)
         if not self._marks:
             return config, {}
@@ -83,22 +90,10 @@ class SharedSections:
                 is_known = name in fields_at(TrialConfig, above) and not fields_at(TrialConfig, [*above, name])
                 is_leaf = is_known and isinstance(dotted_keys.get(self._raw, above), dict)
             self._is_free[key] = is_leaf and not is_read
+        # Hydra merges a dictionary and resolves an interpolation; both are left to it.
         if override.type is not OverrideType.CHANGE or isinstance(value, dict | list):
             return False
         return self._is_free[key] and not (isinstance(value, str) and ("${" in value or value == "???"))
-
-    def _section(self, name: str, assigned: Assigned) -> tuple[Any] | None:
-        """Return a section in a 1-tuple, since a section may be None; None: it is not valid."""
-        # The type is part of the key: 1, 1.0 and True are equal in Python, but different values in a config.
-        known = (name, tuple((key, (type(value), value)) for key, value in assigned))
-        if known not in self._sections:
-            raw = {name: deepcopy(self._raw[name])} if name in self._raw else {}
-            for key, value in assigned:
-                dotted_keys.put(raw, key, value)
-            validated, problems = validate(_alone(name), raw)
-            self._sections[known] = None if validated is None or problems else (getattr(validated, name),)
-        section: tuple[Any] | None = self._sections[known]
-        return section
 
 
 @cache

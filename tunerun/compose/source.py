@@ -36,7 +36,10 @@ MAX_FOLDERS = 200
 
 _CHARACTERS_A_VALUE = 50
 _REQUIRED = ("dataset", "model", "backend")
+"""Groups in the defaults of every `config.yaml` that is meant for tunerun."""
+
 _YAML = "tag:yaml.org,2002:"
+# Tags of plain values alone: !!timestamp and !!binary, for example, have no form in JSON.
 _TAGS = {"!", *(_YAML + kind for kind in ("str", "int", "float", "bool", "null", "map", "seq"))}
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -102,10 +105,10 @@ def missing_groups(directory: Path) -> list[str]:
 def content_of(directories: Sequence[Path]) -> tuple[tuple[str, bytes], ...]:
     """Return what composing depends on: every YAML of the directories with the digest of its bytes.
 
-    Empty where that is not all of it, as a defaults list may name a choice by an interpolation of the environment, or
-    where looking would cost more than composing, as in a directory that holds more than config.
+    Empty where that is not all of it, or where looking would cost more than composing, as in a directory that holds
+    more than config.
     """
-    found: list[tuple[str, bytes]] = []
+    digests: list[tuple[str, bytes]] = []
     folders = 0
     for directory in directories:
         for folder, _, names in os.walk(directory, followlinks=True):
@@ -117,10 +120,11 @@ def content_of(directories: Sequence[Path]) -> tuple[tuple[str, bytes], ...]:
                     content = file.read_bytes()
                 except OSError:
                     return ()  # composing says what is wrong
+                # A resolver such as oc.env reads what the digests do not cover.
                 if len(content) > MAX_BYTES or b"oc." in content:
                     return ()
-                found.append((str(file), hashlib.sha256(content).digest()))
-    return tuple(found)
+                digests.append((str(file), hashlib.sha256(content).digest()))
+    return tuple(digests)
 
 
 def undoes_experiments(directory: Path) -> bool:
@@ -145,6 +149,7 @@ def read_yaml(file: Path) -> str:
     """
     try:
         content = file.read_bytes()
+        # A byte order mark would hide the header, `# @package _global_`, from Hydra.
         text = content.decode("utf-8-sig") if len(content) <= MAX_BYTES else ""
     except UnicodeDecodeError as error:
         raise ConfigError(f"{shown(file)}: is not UTF-8 at byte {error.start}; save it as UTF-8") from error
@@ -169,7 +174,13 @@ def _no_yaml(file: Path, error: yaml.YAMLError) -> str:
 
 
 def _check_bounds(text: str, file: Path) -> None:
-    """Count the values that a YAML expands to from its events; aliases of aliases are not expanded for that."""
+    """Refuse a YAML that expands to too many values, or has tags that are not read.
+
+    Raises:
+        ConfigError: names the file and the line.
+    """
+    # Counted from the parser's events, in which an alias is one event: nine levels of ten aliases are less than a
+    # kilobyte of YAML and a billion values.
     sizes = [0]
     names: list[str | None] = []
     anchors: dict[str, int] = {}

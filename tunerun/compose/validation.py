@@ -66,6 +66,7 @@ def validate(
     except ValidationError as error:
         for detail in error.errors(include_url=False):
             location = _without_tags(raw, detail["loc"])
+            # Pydantic locates a wrong `kind` at the section; the reader has to change the key.
             if detail["type"] in ("union_tag_invalid", "union_tag_not_found"):
                 location = (*location, str(detail["ctx"]["discriminator"]).strip("'"))
             if location not in missing:
@@ -76,34 +77,34 @@ def validate(
 
 def _without_tags(raw: Mapping[str, Any], location: Location) -> Location:
     """Remove the tag of a union's member that pydantic puts into a location (`backend.gemini.base_url`)."""
-    found: list[str | int] = []
+    without: list[str | int] = []
     node: Any = raw
     for position, part in enumerate(location):
         is_tag = isinstance(node, Mapping) and part not in node and node.get("kind") == part
         if is_tag and position < len(location) - 1:
             continue
-        found.append(part)
+        without.append(part)
         node = node.get(part) if isinstance(node, Mapping) else None
-    return tuple(found)
+    return tuple(without)
 
 
 def missing_keys(raw: Mapping[str, Any], prefix: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
     """Return the keys of a plain config whose value is still `???`."""
-    found = []
+    missing = []
     for key, value in raw.items():
         if isinstance(value, Mapping):
-            found.extend(missing_keys(value, (*prefix, key)))
+            missing.extend(missing_keys(value, (*prefix, key)))
         elif value == "???":
-            found.append((*prefix, key))
-    return found
+            missing.append((*prefix, key))
+    return missing
 
 
 def _message(model: type[BaseModel], detail: Mapping[str, Any], groups: Sequence[str]) -> str:
     kind, context, value = detail["type"], detail.get("ctx", {}), detail.get("input")
     if kind == "extra_forbidden":
         above = detail["loc"][:-1]
-        known = fields_at(model, above) if above else sorted({*fields_at(model, ()), *groups})
-        hint = did_you_mean(str(detail["loc"][-1]), known) or f"known keys: {', '.join(known)}"
+        keys = fields_at(model, above) if above else sorted({*fields_at(model, ()), *groups})
+        hint = did_you_mean(str(detail["loc"][-1]), keys) or f"known keys: {', '.join(keys)}"
         return f"unknown key {detail['loc'][-1]!r}; {hint}"
     if kind in ("missing", "union_tag_not_found"):
         return "is missing; give it a value"
@@ -115,6 +116,7 @@ def _message(model: type[BaseModel], detail: Mapping[str, Any], groups: Sequence
     if kind == "value_error":
         return str(context["error"])
     text = _KINDS.get(kind) or _PATTERNS.get(context.get("pattern", ""))
+    # A limit of a float field is 0.0, and was written as 0.
     limits = {name: f"{limit:g}" if isinstance(limit, float) else limit for name, limit in context.items()}
     message = text.format(**limits) if text else detail["msg"]
     # Numbers are shown; text is not, since it may be a key that was pasted into the wrong place.
