@@ -98,10 +98,25 @@ def outcome(material: Material) -> Topic:
 
 def splits(material: Material) -> Topic:
     """Where the held-out rows come from, and how they were drawn."""
-    sentences = [_held_out(material, name) for name in ("validation", "test")]
-    fractions = [f for name in ("validation", "test") for f in material.config_values(f"dataset.{name}.fraction") if f]
+    held_out = []
+    is_drawn = False
+    for name in ("validation", "test"):
+        size = material.sizes(name)
+        files = [PurePath(path).name for path in material.config_values(f"dataset.{name}.path") if path]
+        shares = [f"{100 * share:g} %" for share in material.config_values(f"dataset.{name}.fraction") if share]
+        is_drawn |= bool(shares)
+        if not size:
+            held_out.append(f"No {name} set.")
+        elif files:
+            held_out.append(f"The {name} set is a file of its own, {words(files)} ({size}).")
+        elif shares:
+            held_out.append(f"The {name} set is a random share of the file, {words(shares)} ({size}).")
+        else:
+            held_out.append(f"The {name} set has {size}; how it was split off is {NOT_RECORDED}.")
+
+    sentences = []
     limits = material.config_values("dataset.limit")
-    if fractions or any(limit is not None for limit in limits):
+    if is_drawn or any(limit is not None for limit in limits):
         seeds = material.config_values("dataset.split_seed")
         sentences.append(
             f"Splits and limits are drawn with the seed {words(seeds)}, the same for every trial of a point."
@@ -111,21 +126,7 @@ def splits(material: Material) -> Topic:
     for key, what in (("stratify_by", "stratified by"), ("cluster_by", "kept together by")):
         values = [value for value in material.config_values(f"dataset.{key}") if value is not None]
         sentences.append(f"Rows are {what} the column {words(values)}." if values else f"dataset.{key}: none.")
-    return Topic("Splits", " ".join(sentences[:2]), (Paragraph(" ".join(sentences)),))
-
-
-def _held_out(material: Material, name: str) -> str:
-    size = material.sizes(name)
-    if not size:
-        return f"No {name} set."
-    paths = [path for path in material.config_values(f"dataset.{name}.path") if path]
-    fractions = [fraction for fraction in material.config_values(f"dataset.{name}.fraction") if fraction]
-    if paths:
-        return f"The {name} set is a file of its own, {words([PurePath(path).name for path in paths])} ({size})."
-    if fractions:
-        shares = words([f"{100 * fraction:g} %" for fraction in fractions])
-        return f"The {name} set is a random share of the file, {shares} ({size})."
-    return f"The {name} set has {size}; how it was split off is {NOT_RECORDED}."
+    return Topic("Splits", " ".join(held_out), (Paragraph(" ".join([*held_out, *sentences])),))
 
 
 def leaks(material: Material) -> Topic:

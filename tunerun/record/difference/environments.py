@@ -26,7 +26,7 @@ def base_model_section(a: OpenRecord, b: OpenRecord, pairs: Sequence[TrialPair])
         (SideBySide("identity", pair.a.ingredients.get("model"), pair.b.ingredients.get("model"), "in the key"), pair)
         for pair in pairs
     )
-    # From the keys' ingredients, which every record has; the facts of an earlier version are empty.
+    # From the keys' ingredients, which were recorded before facts were.
     values = collected(((value, pair.name) for value, pair in identities if value.a != value.b), len(pairs))
     models_a, models_b = ({model.name: model for model in each.facts.base_models} for each in (a, b))
     if not models_a or not models_b:
