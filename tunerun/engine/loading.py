@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from tunerun.engine import packages
+from tunerun.engine import packages, private_names
 from tunerun.engine.chat_format import ChatFormat
 from tunerun.engine.failures import is_out_of_memory
 from tunerun.engine.model_shape import layer_count
@@ -149,19 +149,18 @@ def _in_one_sentence(what: str, load: Callable[[], Any], size: str = "float32 (4
 
 def _load(folder: Path, gguf_file: str | None, **how: Any) -> Any:
     from transformers import AutoModelForCausalLM, __version__
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     if gguf_file is None:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         kind = config.get("model_type")
-        if kind not in CONFIG_MAPPING and config.get("auto_map"):
+        is_known = private_names.knows_architecture(kind)
+        if not is_known and config.get("auto_map"):
             raise _RefusedError("it needs Python code of its own (auto_map in config.json), which tunerun never runs")
-        if kind not in CONFIG_MAPPING:
+        if not is_known:
             raise _RefusedError(f"its architecture {kind!r} is not known to the installed transformers {__version__}")
-        if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        if not private_names.is_causal_language_model(kind):
             raise _RefusedError(f"its architecture {kind!r} is not a causal language model")
 
     network, info = AutoModelForCausalLM.from_pretrained(

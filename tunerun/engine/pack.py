@@ -120,6 +120,7 @@ class Pack:
             requests = [request for request in self._waiting if _served_with(request) == served]
             self._waiting = [request for request in self._waiting if request not in requests]
             self._observer.began(requests)
+            # Not `_isolated`: the run does not exist yet. Encoding its examples or reading its saved state may fail.
             try:
                 self._runs.append(TrainingRun(requests, self._base, self._observer, self._states))
             except Exception as error:  # noqa: BLE001 - isolates a trial; the failure carries the traceback

@@ -24,6 +24,7 @@ def require(*packages: str, extra: str = "local", what: str = "the embedded engi
     Raises:
         MissingPackageError: some are not installed; the message names them all and the command that installs them.
     """
+    # Looked up rather than imported: that would take seconds, in a process that leaves the work to the engine's own.
     missing = [package for package in packages if find_spec(package) is None]
     if missing:
         raise MissingPackageError(

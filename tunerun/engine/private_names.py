@@ -26,6 +26,28 @@ def is_eager(config: Any) -> bool:
     return bool(config._attn_implementation == "eager")
 
 
+def knows_architecture(model_type: str) -> bool:
+    """Whether transformers has code for an architecture, by the `model_type` of its config.json.
+
+    transformers 5.23, models/auto/configuration_auto.py. `AutoConfig` would raise an error of its own for an unknown
+    one, with advice that does not hold here.
+    """
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    return model_type in CONFIG_MAPPING
+
+
+def is_causal_language_model(model_type: str) -> bool:
+    """Whether an architecture that transformers knows has a causal language model.
+
+    transformers 5.23, models/auto/modeling_auto.py. Encoders are among them, which `AutoModelForCausalLM` loads without
+    an error; whether a loaded network is causal has to be tested.
+    """
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    return model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+
 def forget_quantisation(network: Any) -> None:
     """Make a network that was loaded from a GGUF file savable (transformers 5.23, modeling_utils.py).
 

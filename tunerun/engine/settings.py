@@ -43,6 +43,8 @@ class EngineSettings:
     @classmethod
     def from_json(cls, text: str) -> Self:
         """Read what `to_json` wrote."""
+        # Strictly: both ends are one version. An engine's process runs the code that starts it, and a node of a cluster
+        # with another version refuses to work (`workers.node`).
         return cls(**json.loads(text))
 
 

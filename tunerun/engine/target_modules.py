@@ -71,7 +71,7 @@ def of_tensors(tensors: Mapping[str, tuple[str, list[int]]]) -> tuple[str, ...]:
         name.removesuffix(".weight")
         for name, (_, shape) in tensors.items()
         if name.endswith(".weight")
-        and len(shape) == 2
+        and len(shape) == 2  # a norm's weight has one dimension, a convolution's three
         and OTHER_SENSES.isdisjoint(name.split("."))
         and not _NOT_ADAPTED.match(name.split(".")[-2])
     )
@@ -87,6 +87,7 @@ def of_gguf(architecture: object, tensors: Iterable[str]) -> tuple[str, ...] | N
     Returns:
         The names of the linear layers; None: the architecture, or one of its tensors, is not in `_OF_GGUF`.
     """
+    # None rather than a guess: `plan` would refuse right names, while the engine checks the loaded model anyway.
     if architecture not in _GGUF_ARCHITECTURES:
         return None
     weights = [match.groups() for name in tensors if (match := _GGUF_LAYER.match(name))]
