@@ -18,6 +18,7 @@ from tests import commands
 from tests.commands import Done
 from tests.engine import tiny_model
 from tests.experiments import overrides
+from tests.interrupts import interruptible
 from tunerun.job import JobState
 from tunerun.ledger import Ledger
 from tunerun.planning import ledger_path
@@ -135,7 +136,8 @@ def test_an_interrupted_run_says_how_to_resume(
     tmp_path: Path, experiment: list[str], started: Any, signal_number: signal.Signals
 ) -> None:
     """Ctrl-C and SIGTERM end with exit code 130 and the command that resumes; no engine is left behind."""
-    process = started(*experiment)
+    with interruptible():
+        process = started(*experiment)
     wait_for(tmp_path, "trial 0 ", process)
     process.send_signal(signal_number)
     assert process.wait(timeout=DEADLINE_S) == 130

@@ -11,6 +11,7 @@ import pytest
 import stamina
 
 from tests.experiments import overrides, planned, write_rows
+from tests.interrupts import interruptible
 from tests.judges.server import JudgeService, Reply, fair, shown
 from tests.ledger.test_formats import printed
 from tests.test_runner import right_when_tuned, run_on
@@ -286,7 +287,7 @@ def test_a_judge_that_is_the_base_model_is_warned_of(
 
 
 def test_an_interrupted_judging_continues(tmp_path: Path, service: ScriptedService, server: JudgeService) -> None:
-    """After Ctrl-C nothing that came is asked again, and the same command asks for the rest."""
+    """After Ctrl-C no recorded judgement is requested again, and the same command requests the rest."""
     ran(tmp_path, service, "evaluation.metrics=[exact_match]")
 
     def script(body: dict[str, Any]) -> Reply:
@@ -296,7 +297,7 @@ def test_an_interrupted_judging_continues(tmp_path: Path, service: ScriptedServi
 
     server.script = script
     one_by_one = judged(server, "max_in_flight: 1")
-    with pytest.raises(KeyboardInterrupt):
+    with interruptible(), pytest.raises(KeyboardInterrupt):
         ran(tmp_path, service, one_by_one)
     assert len(server.asked) == 15
     result = ran(tmp_path, service, one_by_one)
