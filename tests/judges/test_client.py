@@ -44,11 +44,11 @@ def test_a_judge_is_asked_for_json_without_chance(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("MY_KEY", "sk-secret-of-mine")
     with JudgeService() as service, client(service, key_variable="MY_KEY", price=PRICE) as judge:
         assert judge.rate(JUDGED) == Rating(5.0, "compared", COST)
-    (body,) = service.asked
+    (body,) = service.bodies
     assert (body["model"], body["temperature"], body["seed"], body["max_tokens"]) == ("m", 0, 0, 512)
     assert body["response_format"]["json_schema"]["schema"]["properties"]["score"]["enum"] == [1, 2, 3, 4, 5]
-    assert service.headers[0]["path"] == "/v1/chat/completions"
-    assert service.headers[0]["authorization"] == "Bearer sk-secret-of-mine"
+    assert service.requests[0].path == "/v1/chat/completions"
+    assert service.requests[0].key == "sk-secret-of-mine"
 
 
 def test_a_missing_key_names_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,7 +60,7 @@ def test_a_missing_key_names_its_variable(monkeypatch: pytest.MonkeyPatch) -> No
         pytest.raises(AccessError, match=r"evaluation\.metrics\.judge\.key_variable: the environment variable OPE"),
     ):
         judge.rate(JUDGED)
-    assert not service.asked
+    assert not service.bodies
 
 
 @pytest.mark.parametrize("field", ["response_format", "temperature", "seed", "max_tokens"])
@@ -73,9 +73,9 @@ def test_what_a_service_refuses_is_left_out(field: str) -> None:
 
     with JudgeService(script) as service, client(service) as judge:
         assert [judge.rate(JUDGED).score for _ in range(2)] == [5.0, 5.0]
-    assert len(service.asked) == 3
-    assert field not in service.asked[-1]
-    assert ("max_completion_tokens" in service.asked[-1]) == (field == "max_tokens")
+    assert len(service.bodies) == 3
+    assert field not in service.bodies[-1]
+    assert ("max_completion_tokens" in service.bodies[-1]) == (field == "max_tokens")
 
 
 def test_an_unreadable_reply_is_asked_for_once_more() -> None:
@@ -84,8 +84,8 @@ def test_an_unreadable_reply_is_asked_for_once_more() -> None:
     with JudgeService(lambda _: (200, next(replies))) as service, client(service, price=PRICE) as judge:
         assert judge.rate(JUDGED) == Rating(4.0, "fine", 2 * COST)
         assert judge.rate(JUDGED) == Rating(None, "really five", 2 * COST)
-    assert [len(body["messages"]) for body in service.asked] == [2, 4, 2, 4]
-    assert service.asked[1]["messages"][2] == {"role": "assistant", "content": "I would say five."}
+    assert [len(body["messages"]) for body in service.bodies] == [2, 4, 2, 4]
+    assert service.bodies[1]["messages"][2] == {"role": "assistant", "content": "I would say five."}
 
 
 def test_a_prompt_that_is_refused_alone_has_no_score() -> None:
@@ -100,7 +100,7 @@ def test_a_prompt_that_is_refused_alone_has_no_score() -> None:
         pytest.raises(StatusError, match=r"the service answered 400 .*: no such thing"),
     ):
         judge.rate(JUDGED)
-    assert len(service.asked) == 2, "once more without the schema"
+    assert len(service.bodies) == 2, "once more without the schema"
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_a_judge_that_fails_says_why(
         pytest.raises(error, match=message),
     ):
         judge.rate(JUDGED)
-    assert len(service.asked) == (4 if error is UnavailableError else 1)
+    assert len(service.bodies) == (4 if error is UnavailableError else 1)
 
 
 def test_parts_of_a_message_are_one_text() -> None:

@@ -27,7 +27,7 @@ def test_a_run_is_judged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     with JudgeService() as server:
         metrics = f"evaluation.metrics=[{{name: judge, base_url: '{server.base_url}', model: m, rubric: r, key_variable: null}}]"
         first = printed(capsys, "run", *options, metrics)
-        calls = len(server.asked)
+        calls = len(server.bodies)
     assert 0 < calls <= 20
     assert "eval/judge" in first["trials"][0]["metrics"]
     assert "eval/judge" in first["baselines"][0]["metrics"]

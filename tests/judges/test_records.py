@@ -64,7 +64,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 @pytest.mark.slow
 def test_a_run_judges_no_test_set_and_its_opening_does(lab: Lab) -> None:
     """The judge sees the rows for the end when they are opened."""
-    inputs = {body["messages"][1]["content"].split(">\n")[1].split("\n")[0] for body in lab.server.asked}
+    inputs = {body["messages"][1]["content"].split(">\n")[1].split("\n")[0] for body in lab.server.bodies}
     assert "101" in inputs
     assert "201" not in inputs
 
@@ -117,9 +117,9 @@ def test_a_record_from_elsewhere_does_not_name_the_judge(lab: Lab, tmp_path: Pat
         made = prepare(record, request(lab, tmp_path)).plan
         assert [planned.calls for planned in made.judges] == [0]
         assert made.document["judges"] == record.sweep.document["judges"]
-        calls = len(lab.server.asked)
+        calls = len(lab.server.bodies)
         result = run_on(lab.service, made, progress=None)
-    assert len(lab.server.asked) == calls
+    assert len(lab.server.bodies) == calls
     assert result.verdict.points[0].estimates["eval/judge"].value == 5.0
 
 

@@ -78,10 +78,10 @@ def test_every_answer_is_judged_once(tmp_path: Path, service: ScriptedService, s
     result = ran(tmp_path, service, judged(server), "hyperparameters.epoch_count=1,2")
     assert values(result) == {"tuned": 5.0, "base": 1.0, "base+4": 1.0, "base+4 text": 1.0}
     assert [trial.metrics["eval/judge"] for trial in result.verdict.trials] == [5.0, 5.0]
-    assert len(server.asked) == CALLS
+    assert len(server.bodies) == CALLS
     generated = service.generated
     again = ran(tmp_path, service, judged(server), "hyperparameters.epoch_count=1,2")
-    assert (len(server.asked), service.generated) == (CALLS, generated)
+    assert (len(server.bodies), service.generated) == (CALLS, generated)
     assert again.verdict == result.verdict
 
 
@@ -103,9 +103,9 @@ def test_a_new_judge_on_an_old_sweep_asks_no_tuned_model(
     arguments = ["compare", *overrides(tmp_path), judged(server)]
     first = printed(capsys, *arguments)
     assert first["trials"][0]["metrics"]["eval/judge"] == 5.0
-    assert (len(server.asked), service.generated) == (CALLS, generated)
+    assert (len(server.bodies), service.generated) == (CALLS, generated)
     assert printed(capsys, *arguments)["trials"] == first["trials"]
-    assert len(server.asked) == CALLS
+    assert len(server.bodies) == CALLS
 
 
 def test_unreadable_judgements_are_left_out_of_every_model(
@@ -122,7 +122,7 @@ def test_unreadable_judgements_are_left_out_of_every_model(
     assert values(result)["tuned"] == 5.0
     assert result.verdict.decision.rows == ROWS - 1
     assert any("judge: 1 held-out row of 10 left out for every model" in note for note in result.verdict.notes)
-    assert len(server.asked) == CALLS + 1, "once more for that answer"
+    assert len(server.bodies) == CALLS + 1, "once more for that answer"
 
 
 def test_a_judge_that_is_down_leaves_the_other_metrics(
@@ -131,7 +131,7 @@ def test_a_judge_that_is_down_leaves_the_other_metrics(
     """Its scores are kept, the verdict says what is missing, and the next run asks for the rest."""
 
     def script(body: dict[str, Any]) -> Reply:
-        return (503, "away") if len(server.asked) > 14 else fair(body)
+        return (503, "away") if len(server.bodies) > 14 else fair(body)
 
     server.script = script
     one_by_one = judged(server, "max_in_flight: 1")
@@ -141,11 +141,11 @@ def test_a_judge_that_is_down_leaves_the_other_metrics(
     (said,) = (note for note in result.verdict.notes if "scores of" in note)
     assert said.startswith("judge: the judge's scores of ")
     assert said.endswith("are missing; run the same command again, or tunerun compare.")
-    assert len(server.asked) == 14 + 2
+    assert len(server.bodies) == 14 + 2
     server.script = fair
     again = ran(tmp_path, service, one_by_one)
     assert values(again)["tuned"] == 5.0
-    assert len(server.asked) == 16 + CALLS - 14
+    assert len(server.bodies) == 16 + CALLS - 14
 
 
 def test_a_preference_counts_only_in_both_orders(
@@ -158,11 +158,11 @@ def test_a_preference_counts_only_in_both_orders(
         tmp_path / "biased", _script(server, lambda _: (200, '{"better": "A"}'), service), *_preference(server)
     )
     assert values(biased, "eval/judge_preference") == {"tuned": 0.5, "base": 0.5, "base+4": 0.5, "base+4 text": 0.5}
-    assert len(server.asked) == 4 * ROWS, "equal answers are a tie without a call"
+    assert len(server.bodies) == 4 * ROWS, "equal answers are a tie without a call"
     fairly = ran(tmp_path / "fair", _script(server, fair, service), *_preference(server))
     assert values(fairly, "eval/judge_preference") == {"tuned": 1.0, "base": 0.5, "base+4": 0.5, "base+4 text": 0.5}
     assert fairly.verdict.decision.outcome is Outcome.BETTER
-    orders = [(texts["A"], texts["B"]) for texts in map(shown, server.asked[-2:])]
+    orders = [(texts["A"], texts["B"]) for texts in map(shown, server.bodies[-2:])]
     assert orders[0] == orders[1][::-1]
 
 
@@ -190,9 +190,9 @@ def test_agreement_with_people_is_shown(tmp_path: Path, service: ScriptedService
     assert "of 12 answers that people scored it scored 58 % the same and 100 % within 1" in note
     assert "quadratically weighted kappa 0.94 (" in note
     assert "WARNING" not in note
-    assert len(server.asked) == CALLS + 12
+    assert len(server.bodies) == CALLS + 12
     ran(tmp_path, service, judged(server, f"examples: '{file}'"))
-    assert len(server.asked) == CALLS + 12
+    assert len(server.bodies) == CALLS + 12
 
 
 @pytest.mark.parametrize(
@@ -248,7 +248,7 @@ def test_a_budget_that_is_reached_stops_the_judging(
     printed_ = capsys.readouterr()
     assert "budget.max_usd: " in printed_.err
     assert "the judge's scores of" in printed_.out
-    assert 0 < len(server.asked) < CALLS
+    assert 0 < len(server.bodies) < CALLS
 
 
 def test_a_judge_without_a_price_is_no_budget(tmp_path: Path, server: JudgeService) -> None:
@@ -263,7 +263,7 @@ def test_a_restored_record_has_the_judgements(tmp_path: Path, service: ScriptedS
     """A record's verdict is the same with the judge away, and no service is asked."""
     file = write_rows(tmp_path / "labelled.jsonl", LABELLED)  # type: ignore[arg-type]
     result = ran(tmp_path, service, judged(server, f"examples: '{file}'"), "evaluation.decide_by=judge")
-    calls = len(server.asked)
+    calls = len(server.bodies)
     with Ledger(tmp_path / "runs" / "ledger.db") as ledger:
         names = portable_files(ledger, result.verdict.sweep, tmp_path / "record")
     assert str(tmp_path) not in (tmp_path / "record" / "record.json").read_text()
@@ -272,7 +272,7 @@ def test_a_restored_record_has_the_judgements(tmp_path: Path, service: ScriptedS
     with Ledger.open_read_only(tmp_path / "elsewhere" / "ledger.db") as ledger:
         verdict = judge(ledger, ledger.sweeps())
     assert (verdict.sentence, verdict.notes) == (result.verdict.sentence, result.verdict.notes)
-    assert len(server.asked) == calls
+    assert len(server.bodies) == calls
 
 
 def test_a_judge_that_is_the_base_model_is_warned_of(
@@ -291,7 +291,7 @@ def test_an_interrupted_judging_continues(tmp_path: Path, service: ScriptedServi
     ran(tmp_path, service, "evaluation.metrics=[exact_match]")
 
     def script(body: dict[str, Any]) -> Reply:
-        if len(server.asked) == 15:
+        if len(server.bodies) == 15:
             _thread.interrupt_main()
         return fair(body)
 
@@ -299,7 +299,7 @@ def test_an_interrupted_judging_continues(tmp_path: Path, service: ScriptedServi
     one_by_one = judged(server, "max_in_flight: 1")
     with interruptible(), pytest.raises(KeyboardInterrupt):
         ran(tmp_path, service, one_by_one)
-    assert len(server.asked) == 15
+    assert len(server.bodies) == 15
     result = ran(tmp_path, service, one_by_one)
     assert values(result)["tuned"] == 5.0
-    assert CALLS <= len(server.asked) <= CALLS + 1, "only what was under way may be asked twice"
+    assert CALLS <= len(server.bodies) <= CALLS + 1, "only what was under way may be asked twice"
