@@ -1,16 +1,15 @@
 """Rows that belong together: by a column, by their input, or because they are nearly the same."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tunerun.dataset import LoadedDataset, load_examples
+from tests.dataset.files import load, written
+from tunerun.dataset import LoadedDataset
 from tunerun.errors import DatasetError
-from tunerun.schema import DatasetSection, HeldOut, Template
-from tunerun.template import PromptTemplate
+from tunerun.schema import HeldOut
 
 LONG = "My card was charged twice for the same cup of coffee yesterday"
 
@@ -18,23 +17,14 @@ LONG = "My card was charged twice for the same cup of coffee yesterday"
 def _load(
     folder: Path, held_out: Sequence[dict[str, Any]] | None, rows: Sequence[dict[str, Any]], **more: Any
 ) -> LoadedDataset:
-    def write(name: str, lines: Sequence[dict[str, Any]]) -> str:
-        (folder / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
-        return str(folder / name)
-
     if held_out is not None:
-        more["validation"] = HeldOut(path=write("held_out.jsonl", held_out))
-    return load_examples(
-        DatasetSection(path=write("rows.jsonl", rows), **more),
-        PromptTemplate(Template()),
-        max_input_characters=None,
-        max_output_characters=None,
-    )
+        more["validation"] = HeldOut(path=written(folder / "held_out.jsonl", held_out))
+    return load(written(folder / "rows.jsonl", rows), **more)
 
 
 def _rows(inputs: Sequence[str], customers: Sequence[Any] | None = None) -> list[dict[str, Any]]:
-    given = customers or [str(n) for n in range(len(inputs))]
-    return [{"text_input": text, "output": "x", "customer": each} for text, each in zip(inputs, given, strict=True)]
+    owners = customers or [str(n) for n in range(len(inputs))]
+    return [{"text_input": text, "output": "x", "customer": each} for text, each in zip(inputs, owners, strict=True)]
 
 
 TRAINING = _rows(["one", "two"])

@@ -9,12 +9,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tunerun.dataset import LoadedDataset, load_examples
+from tests.dataset.files import load
+from tunerun.dataset import LoadedDataset
 from tunerun.dataset.export import FORMATS, export
 from tunerun.errors import InputError, LimitError
 from tunerun.examples import Example, ExampleSet, Turn
-from tunerun.schema import DatasetSection, Template
-from tunerun.template import PromptTemplate
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=60).filter(lambda text: text.strip())
 EXAMPLES = st.lists(st.builds(Example, TEXT, TEXT), min_size=10, max_size=14)
@@ -35,8 +34,7 @@ def of(training: ExampleSet, validation: ExampleSet | None = None, test: Example
 
 
 def read_back(file: Path) -> tuple[Example, ...]:
-    dataset, template = DatasetSection(path=str(file)), PromptTemplate(Template())
-    return load_examples(dataset, template, max_input_characters=None, max_output_characters=None).training.examples
+    return load(file).training.examples
 
 
 @pytest.mark.thorough

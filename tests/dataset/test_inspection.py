@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.dataset.files import write_json_lines
+from tests.dataset.files import written
 from tunerun.dataset import LoadedDataset, load_examples
 from tunerun.dataset.labels import label_counts, typing_errors
 from tunerun.dataset.near_duplicates import near_duplicates, normalised
@@ -33,9 +33,8 @@ def loaded(
     template: Template | None = None,
     **more: Any,
 ) -> LoadedDataset:
-    file = write_json_lines(folder / "rows.jsonl", rows)
-    validation = None if held_out is None else str(write_json_lines(folder / "held_out.jsonl", held_out))
-    dataset = DatasetSection(path=str(file), validation=HeldOut(path=validation))
+    validation = None if held_out is None else written(folder / "held_out.jsonl", held_out)
+    dataset = DatasetSection(path=written(folder / "rows.jsonl", rows), validation=HeldOut(path=validation))
     return load_examples(
         dataset, PromptTemplate(template or Template()), max_input_characters=None, max_output_characters=None, **more
     )

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tunerun.dataset import LoadedDataset, TokenLimit, load_examples
+from tests.dataset.files import load, written
+from tunerun.dataset import LoadedDataset, TokenLimit
 from tunerun.errors import DatasetError
 from tunerun.examples import Example
-from tunerun.schema import DatasetSection, Template
-from tunerun.template import PromptTemplate
 
 ROWS = [{"text_input": "a " * count, "output": "b"} for count in (3, 40, 5, 20)]
 
@@ -24,14 +22,8 @@ def words(examples: Sequence[Example]) -> list[int]:
 
 
 def loaded(folder: Path, limit: TokenLimit, **dataset: Any) -> LoadedDataset:
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-    return load_examples(
-        DatasetSection(path="rows.jsonl", **dataset),
-        PromptTemplate(Template()),
-        max_input_characters=None,
-        max_output_characters=None,
-        tokens=limit,
-    )
+    written(folder / "rows.jsonl", ROWS)
+    return load("rows.jsonl", tokens=limit, **dataset)
 
 
 def test_long_rows_are_refused_with_places(tmp_path: Path) -> None:

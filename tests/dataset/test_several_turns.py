@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import REPOSITORY
+from tests.dataset.files import load, written
 from tunerun.dataset import LoadedDataset, RowBuilder, TokenLimit, load_examples, with_conversations
 from tunerun.digest import digest
 from tunerun.errors import DatasetError
@@ -40,12 +41,12 @@ def loaded(
     dataset: dict[str, Any] | None = None,
     **template: str,
 ) -> LoadedDataset:
-    for name, each in (("rows.jsonl", rows), ("held.jsonl", held_out or ())):
-        (folder / name).write_text("".join(json.dumps(row) + "\n" for row in each))
+    path = written(folder / "rows.jsonl", rows)
+    held_out_path = written(folder / "held.jsonl", held_out) if held_out else None
     return load_examples(
         DatasetSection(
-            path=str(folder / "rows.jsonl"),
-            validation=HeldOut(path=str(folder / "held.jsonl")) if held_out else HeldOut(),
+            path=path,
+            validation=HeldOut(path=held_out_path),
             **(dataset or {}),
         ),
         PromptTemplate(Template(**template)),
@@ -239,7 +240,5 @@ def test_tokens_of_all_turns(tmp_path: Path) -> None:
 
 def test_drawn_examples_have_their_turns(tmp_path: Path) -> None:
     """An example that is drawn for a prompt keeps its turns, and leaves its system message to the prompt's own."""
-    (tmp_path / "rows.jsonl").write_text(json.dumps(said("a", "b", "c", "d", system="S")) + "\n")
-    dataset, template = DatasetSection(path=str(tmp_path / "rows.jsonl")), PromptTemplate(Template())
-    found = load_examples(dataset, template, max_input_characters=None, max_output_characters=None, draws=1)
-    assert found.drawn == (Example("c", "d", "", (Turn("a", "b"),)),)
+    path = written(tmp_path / "rows.jsonl", [said("a", "b", "c", "d", system="S")])
+    assert load(path, draws=1).drawn == (Example("c", "d", "", (Turn("a", "b"),)),)

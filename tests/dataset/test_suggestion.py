@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from tunerun.dataset import load_examples, read_rows
+from tests.dataset.files import load
+from tunerun.dataset import read_rows
 from tunerun.dataset.suggestion import advice_on_template, suggested_template
 from tunerun.errors import DatasetError
-from tunerun.schema import DatasetSection, Template
+from tunerun.schema import Template
 from tunerun.template import PromptTemplate
 
 
@@ -38,22 +39,6 @@ def test_too_few_columns(columns: list[str]) -> None:
     assert suggested_template(columns) is None
 
 
-def _load(path: Path, **settings: object) -> None:
-    dataset = DatasetSection.model_validate({"path": str(path), **settings})
-    load_examples(dataset, PromptTemplate(Template()), max_input_characters=None, max_output_characters=None)
-
-
-def test_error_shows_the_template(tmp_path: Path) -> None:
-    """Where the template's columns are not there, the error ends with one that fits, as YAML."""
-    path = tmp_path / "a.jsonl"
-    path.write_text('{"question": "1", "answer": "2"}\n')
-    with pytest.raises(DatasetError, match="no row has the column 'output'") as refused:
-        _load(path)
-    assert refused.value.problems[-1] == (
-        f'{path}: for its columns write template: {{text_input: "{{{{ question }}}}", output: "{{{{ answer }}}}"}}'
-    )
-
-
 def test_error_of_a_table_asks_for_its_header(tmp_path: Path) -> None:
     """The error of a table whose first line is a row says how to name its columns; with the names it is read."""
     path = tmp_path / "a.tsv"
@@ -61,8 +46,8 @@ def test_error_of_a_table_asks_for_its_header(tmp_path: Path) -> None:
     with pytest.raises(
         DatasetError, match=r"if its first line is a row .* name its columns in dataset\.columns \(2\)$"
     ):
-        _load(path)
-    _load(path, columns=("output", "text_input"))
+        load(path)
+    load(path, columns=("output", "text_input"))
 
 
 def test_header_with_other_separators(tmp_path: Path) -> None:
@@ -70,7 +55,7 @@ def test_header_with_other_separators(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("text_input;output\na;b\n")
     with pytest.raises(DatasetError, match=r"its only column holds separators; set dataset\.format=semicolon$"):
-        _load(path, format="csv")
+        load(path, format="csv")
 
 
 def test_one_column(tmp_path: Path) -> None:
