@@ -29,7 +29,7 @@ def load(path: Path, draws: int, template: str = "{{ text_input }}", **dataset: 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(texts=ROWS, seed=st.integers(0, 50), draws=st.integers(0, 30))
 def test_no_drawn_row_is_held_out(tmp_path: Path, texts: list[str], seed: int, draws: int) -> None:
-    """What is drawn is training rows with different inputs, none of which is held out in any capitals or spaces."""
+    """Drawn examples are training rows with different inputs, none of which is held out under other case or spaces."""
     rows = write_rows(tmp_path / "rows.jsonl", [{"text_input": t, "output": str(n)} for n, t in enumerate(texts)])
     held = write_rows(tmp_path / "held.jsonl", [{"text_input": t, "output": "x"} for t in ("a", "B", "q")])
     test = write_rows(tmp_path / "test.jsonl", [{"text_input": " C", "output": "x"}])

@@ -32,7 +32,7 @@ def named(name: str, **changes: object) -> Baseline:
 
 
 def asked_of(baseline: Baseline, inputs: Sequence[str], reply: str = "x") -> tuple[list[str], list[tuple[str, int]]]:
-    """The answers, and of each prompt its text and the number of turns before it."""
+    """Return the answers, and of each prompt its text and the number of turns before it."""
     prompts: list[tuple[str, int]] = []
 
     def answer(_model: BaseModelRef | TunedModel, text: str, examples: tuple[Example, ...] = ()) -> str:
@@ -56,12 +56,12 @@ def test_the_table_has_the_base_model_both_forms_and_the_majority() -> None:
 
 
 def test_the_base_models_subject_is_the_one_of_earlier_versions() -> None:
-    """The bare base model's answers in an old ledger are found: its subject hashes what it always did."""
+    """Its subject hashes the same content, so that its answers in an old ledger are reused."""
     assert named("base").subject == digest(IDENTITY)
 
 
 def test_examples_are_turns_or_one_text() -> None:
-    """As turns the examples come before the input; as text each is its input, a line break, its output, a blank."""
+    """As turns they come before the input; as text each is its input, a line break, its output and an empty line."""
     _, prompts = asked_of(named("base"), ["q"])
     assert prompts == [("q", 0)]
     _, prompts = asked_of(named("base+2"), ["q"])
@@ -116,7 +116,7 @@ def test_the_majority_answer_asks_no_model() -> None:
 
 
 def test_the_majority_answer_is_offered_where_an_output_repeats() -> None:
-    """Outputs that are all different have no majority; of equally frequent ones the first in the alphabet is it."""
+    """Outputs that are all different have no majority; of equally frequent ones the first in the alphabet counts."""
     different = tuple(Example(str(n), str(n)) for n in range(9))
     assert "majority" not in [each.name for each in baselines_of(setting(training=different))]
     tied = named("majority", training=LABELS[:4])
@@ -124,7 +124,7 @@ def test_the_majority_answer_is_offered_where_an_output_repeats() -> None:
 
 
 def test_a_subject_follows_from_what_can_change_the_answers() -> None:
-    """Other examples, another form, another base model or held-out set is another subject; the same is the same."""
+    """Other examples, another form, base model or held-out set give another subject; equal ones give the same."""
     assert named("base+2").subject == named("base+2").subject
     assert named("base+2").subject != named("base+2", drawn=LABELS[2:]).subject
     assert named("base+2").subject != named("base+2", identity={**IDENTITY, "validation": "w"}).subject
@@ -133,7 +133,7 @@ def test_a_subject_follows_from_what_can_change_the_answers() -> None:
 
 
 def test_too_few_examples_are_a_problem_of_that_baseline_alone() -> None:
-    """A training set with fewer rows than are asked for leaves that baseline out, and says why."""
+    """A baseline that needs more examples than the training set has is left out, with the reason."""
     made = baselines_of(setting(drawn=LABELS[:3], counts=(0, 2, 8, 9)))
     problems = {each.name: each.problem for each in made}
     assert [name for name, problem in problems.items() if problem] == ["base+8", "base+8 text", "base+9", "base+9 text"]
@@ -142,7 +142,7 @@ def test_too_few_examples_are_a_problem_of_that_baseline_alone() -> None:
 
 
 def test_a_frozen_baseline_is_asked_again_as_it_was() -> None:
-    """The document of each kind makes the same baseline again, with the same answers."""
+    """The document of each kind restores a baseline with the same answers."""
     for baseline in baselines_of(setting()):
         document = json.loads(json.dumps(baseline.document()))
         assert restored(baseline.kind, baseline.subject, document) == baseline

@@ -33,7 +33,7 @@ def names(plan: Plan) -> list[str]:
 
 
 def service() -> ScriptedService:
-    """Tuned models are right; the base model is where it sees examples as turns."""
+    """A service whose tuned models are right, and whose base model is where it sees examples as turns."""
 
     def bare(model: BaseModelRef | TunedModel, text: str) -> str:
         return str(int(text.split()[-1]) + 1) if isinstance(model, TunedModel) else "?"
@@ -106,14 +106,14 @@ def test_a_majority_that_two_templates_share_is_one(tmp_path: Path) -> None:
         ("dataset.validation.path=null", ["base"]),
     ],
 )
-def test_the_config_says_which(tmp_path: Path, more: str, expected: list[str]) -> None:
-    """Only what is named is asked; where no answers are, the base model is there for its validation loss."""
+def test_the_config_says_which_baselines_there_are(tmp_path: Path, more: str, expected: list[str]) -> None:
+    """Without answers to compare, the base model remains for its validation loss."""
     assert names(planned(tmp_path, more)) == expected
 
 
 @pytest.mark.parametrize("examples", ["[0, 0]", "[-1]"])
 def test_numbers_of_examples_are_checked(tmp_path: Path, examples: str) -> None:
-    """A number is given once, and is not negative."""
+    """A number must not be repeated or negative."""
     with pytest.raises(InputError, match=r"evaluation\.baselines\.examples"):
         planned(tmp_path, f"evaluation.baselines.examples={examples}")
 
@@ -166,7 +166,7 @@ def test_a_later_sweep_asks_nothing_again(tmp_path: Path) -> None:
 
 
 def test_more_examples_on_a_finished_sweep_train_nothing_again(tmp_path: Path) -> None:
-    """A further baseline is asked; the trials stay done, and what was asked stays asked."""
+    """A further baseline is asked; finished trials and answered baselines stay as they are."""
     scripted = service()
     run_on(scripted, planned(tmp_path))
     before = (len(scripted.submitted), scripted.generated)
@@ -211,7 +211,7 @@ def test_too_few_training_rows_leave_the_baseline_out(tmp_path: Path) -> None:
     assert [problem is None for problem in problems] == [True, False, False]
 
 
-def test_what_baselines_take_counts_toward_the_budget(tmp_path: Path) -> None:
+def test_tokens_of_baselines_count_toward_the_budget(tmp_path: Path) -> None:
     """The tokens of prompts and answers are part of `budget.max_tokens`, before a run and when it continues."""
     plan = planned(tmp_path)
     training, of_baselines = plan.cost(plan.trials, at_most=True).tokens, sum(b.tokens for b in plan.baselines)
@@ -229,7 +229,7 @@ def test_what_baselines_take_counts_toward_the_budget(tmp_path: Path) -> None:
 
 
 def test_the_plan_shows_its_baselines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The printed plan names the baselines and what they take; its JSON has one entry each."""
+    """The printed plan names the baselines and their tokens; its JSON has one entry each."""
     plan = planned(tmp_path)
     plan_table(plan)
     printed = " ".join(capsys.readouterr().out.split())
@@ -261,7 +261,7 @@ class ACharacterATurn:
 
 
 def test_prompts_that_do_not_fit_leave_their_baseline_out(tmp_path: Path) -> None:
-    """A prompt longer than the base model takes, or a chat format without room for turns, is found by the plan."""
+    """The plan finds prompts longer than the base model takes, and chat formats without room for turns."""
     rows = write_rows(tmp_path / "rows.jsonl", [{"text_input": f"row {n}", "output": "yes"} for n in range(9)])
     held = write_rows(
         tmp_path / "held.jsonl", [{"text_input": "short", "output": "no"}, {"text_input": "x" * 20, "output": "no"}]

@@ -61,12 +61,12 @@ class Frozen:
 
 
 def texts(answers: str | Sequence[str]) -> list[str]:
-    """Answers as texts: of a string of `1` and `0`, right and wrong ones."""
+    """Return answers as texts; a string of `1` and `0` stands for right and wrong ones."""
     return [RIGHT if each == "1" else WRONG for each in answers] if isinstance(answers, str) else list(answers)
 
 
 def held_out(expected: Sequence[str], template: str = "{}", name: str = "validation") -> ExampleSet:
-    """Held-out examples, under a template."""
+    """Make the held-out examples that a template renders."""
     examples = tuple(Example(template.format(f"{name} {n}"), output) for n, output in enumerate(expected))
     return ExampleSet(digest([[e.text_input, e.output] for e in examples]), "rows.jsonl", examples)
 
@@ -153,7 +153,7 @@ def _answer(
 
 
 def _kind(name: str) -> tuple[str, dict[str, Any]]:
-    """The kind and the document of a baseline's name."""
+    """Return the kind and the document of the baseline that has a name."""
     if name.startswith("majority"):
         return "majority", {"model": "", "answer": RIGHT}
     count = name.partition("+")[2].partition(" ")[0]

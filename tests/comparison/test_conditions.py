@@ -26,12 +26,12 @@ def problems(*texts: str, of: Candidate | None = None) -> list[str]:
     ],
 )  # fmt: skip
 def test_conditions_that_hold(text: str) -> None:
-    """Spaces do not count, and a share may be written in per cent."""
+    """White space in a condition is ignored, and a share may be written in per cent."""
     assert problems(text) == []
 
 
-def test_several_have_to_hold_together() -> None:
-    """Each that does not is a line of its own."""
+def test_several_conditions_have_to_hold_together() -> None:
+    """Each condition that does not hold has a line of its own."""
     assert problems("eval/exact_match >= 99 %", "not tied", "test set opened", "better than base") == [
         "eval/exact_match >= 99 %: it is 62 %",
         "not tied: point 0 cannot be distinguished from 1, 2, 3",
@@ -39,8 +39,8 @@ def test_several_have_to_hold_together() -> None:
     ]
 
 
-def test_a_baseline_that_does_not_differ_from_it_is_named_with_the_figures() -> None:
-    """Also one that was never measured."""
+def test_a_baseline_that_is_not_beaten_is_named_with_the_figures() -> None:
+    """The reason names the difference and p; of a baseline that was never measured it says so."""
     point = DEMO.points[0]
     against = (replace(point.against[0], outcome=Outcome.CANNOT_TELL, value=0.04, p=0.7), *point.against[1:])
     unmeasured = replace(DEMO.baselines[2], estimates={}, problem="the service refused it")
@@ -54,7 +54,7 @@ def test_a_baseline_that_does_not_differ_from_it_is_named_with_the_figures() -> 
 
 
 def test_the_test_set_counts_once_it_was_opened_for_the_point() -> None:
-    """Its measures are called `test/...`."""
+    """A measure on the test set is called `test/...`, and exists once the test set was opened for the point."""
     worse = replace(DEMO.trials[0], metrics={"eval/exact_match": 0.5})
     opened = Candidate(DEMO, DEMO.trials[0], replace(DEMO, trials=(worse,)))
     assert problems("test set opened", "test/exact_match >= 50 %", of=opened) == []
@@ -62,8 +62,8 @@ def test_the_test_set_counts_once_it_was_opened_for_the_point() -> None:
     assert problems("test/exact_match > 0.5")[0].startswith("test/exact_match > 0.5: the test set was not opened")
 
 
-def test_a_measure_that_is_not_there_does_not_hold() -> None:
-    """What the trial has is listed."""
+def test_a_condition_on_a_missing_measure_does_not_hold() -> None:
+    """The reason lists the measures that the trial has."""
     [problem] = problems("eval/bleu >= 3")
     assert problem.startswith("eval/bleu >= 3: the trial has no eval/bleu; it has eval/chrf, eval/exact_match, ")
 
@@ -80,13 +80,13 @@ def test_a_measure_that_is_not_there_does_not_hold() -> None:
     ],
 )
 def test_what_is_not_a_condition_is_refused(text: str, message: str) -> None:
-    """With what is allowed."""
+    """The error says which conditions are allowed."""
     with pytest.raises(ConfigError, match=message):
         problems(text)
 
 
-def test_all_that_is_wrong_is_said_at_once() -> None:
-    """One line for each."""
+def test_all_wrong_conditions_are_reported_at_once() -> None:
+    """The error has a line for each text that is not a condition."""
     with pytest.raises(ConfigError) as refused:
         parse(["a", "not tied", "b"])
     assert [problem[:13] for problem in refused.value.problems] == ["--require 'a'", "--require 'b'"]

@@ -15,7 +15,7 @@ class Cost:
 
 
 def test_tokens_then_rank_then_the_length_of_answers() -> None:
-    """Each counts where those before it are equal; answers that are a little longer cost the same."""
+    """A later criterion counts where those before it are equal; answers that are a little longer cost the same."""
     assert is_cheaper(Cost(tokens=99, rank=16), Cost())
     assert is_cheaper(Cost(rank=4, answer_length=90), Cost())
     assert is_cheaper(Cost(answer_length=8), Cost())
@@ -24,7 +24,7 @@ def test_tokens_then_rank_then_the_length_of_answers() -> None:
 
 
 def test_several_may_be_the_cheapest() -> None:
-    """In the order given."""
+    """Points of equal cost are all returned, in the order in which they came."""
     short, same, long, dear = Cost(), Cost(answer_length=10.5), Cost(answer_length=20), Cost(tokens=200)
     assert cheapest([dear, long, same, short]) == [same, short]
     assert cheapest([dear]) == [dear]

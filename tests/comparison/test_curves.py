@@ -34,7 +34,7 @@ def by_epoch(losses: list[float]) -> list[EpochLoss]:
     ],
 )
 def test_a_training_curve_alone(losses: list[float], shape: Shape, after: int | None) -> None:
-    """Short, flat, falling and unstable curves are distinguished where no validation loss is known."""
+    """Short, flat, falling and unstable training curves are distinguished without a validation loss."""
     advice = advise(losses)
     assert (advice.shape, advice.after) == (shape, after)
 
@@ -65,7 +65,7 @@ def test_both_curves(training: list[float], held_out: list[float], shape: Shape,
 
 
 def test_advice_on_overfitting_says_what_to_do() -> None:
-    """Fewer epochs or the best one; where the best one is kept already, that it was."""
+    """It advises fewer epochs or to keep the best one; where the best one was kept, it says so."""
     held_out = by_epoch([1.5, 1.0, 0.9, 1.1, 1.3])
     advice = advise(FALLS, held_out)
     assert advice.summary == "overfitting after 3"
@@ -75,13 +75,13 @@ def test_advice_on_overfitting_says_what_to_do() -> None:
 
 
 def test_a_validation_curve_that_lacks_an_epoch_is_not_read() -> None:
-    """The training curve is read alone then."""
+    """Without a validation loss for every epoch, the training curve is read alone."""
     assert advise(FALLS, by_epoch([1.5, 1.0, 0.9, 1.1])) == advise(FALLS)
 
 
 @given(LOSSES, st.floats(0.1, 10), st.booleans())
 def test_advice_does_not_depend_on_the_unit_of_the_loss(losses: list[float], unit: float, both: bool) -> None:
-    """Curves in other units get the same advice, but where rounding moves them across a threshold."""
+    """Curves in other units get the same advice, except where rounding moves them across a threshold."""
     held_out = by_epoch(losses[::-1]) if both else []
     fall = losses[0] - min(losses)
     margins = [
@@ -106,10 +106,8 @@ def test_a_flat_curve_loses_nothing_by_stopping_there(losses: list[float]) -> No
 
 
 @given(LOSSES, LOSSES)
-def test_overfitting_is_never_said_of_a_curve_that_ends_at_its_lowest(
-    training: list[float], held_out: list[float]
-) -> None:
-    """And its epoch is the best one."""
+def test_a_curve_that_ends_at_its_lowest_is_not_overfitting(training: list[float], held_out: list[float]) -> None:
+    """A curve is overfitting only if it ends above its lowest epoch, which the advice names."""
     count = min(len(training), len(held_out))
     advice = advise(training[:count], by_epoch(held_out[:count]))
     if advice.shape is Shape.OVERFITTING and advice.after is not None:

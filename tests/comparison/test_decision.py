@@ -19,7 +19,7 @@ from tunerun.statistics import critical_value, mid_p, tango, wilson
 
 
 def column(right: str | FloatArray) -> FloatArray:
-    """Scores of rows as `1` and `0`."""
+    """Make scores of rows from `1` and `0`."""
     values = np.array([float(c) for c in right]) if isinstance(right, str) else right
     return values[:, None]
 
@@ -88,8 +88,8 @@ def test_a_point_is_compared_with_the_baseline_that_is_hardest_to_beat() -> None
     assert (decision.outcome, decision.advised, decision.against) == (Outcome.CANNOT_TELL, None, "majority")
 
 
-def test_with_a_template_axis_the_best_of_all_base_lines_counts() -> None:
-    """A tuned model that is better under its own template and worse than the other template's base model."""
+def test_with_a_template_axis_the_best_of_all_baselines_counts() -> None:
+    """A tuned model that beats the base model under its own template, but not under the other, is not advised."""
     comparison = decide(
         RIGHT, [point(0, "1" * 10 + "0" * 14)], [baseline("base-0", "0" * 24), baseline("base-1", "0" * 4 + "1" * 20)]
     )
@@ -99,7 +99,7 @@ def test_with_a_template_axis_the_best_of_all_base_lines_counts() -> None:
 
 
 def test_equal_points_are_tied() -> None:
-    """And the one that costs least is advised, whichever number it has."""
+    """Of equal points the one that costs least is advised, whichever number it has."""
     right = "1" * 15 + "0" * 9
     points = [point(0, right, tokens=300), point(1, right, tokens=100), point(2, right, tokens=200)]
     comparison = decide(RIGHT, points, [baseline("base", "0" * 24)])
@@ -108,7 +108,7 @@ def test_equal_points_are_tied() -> None:
 
 
 def test_of_points_that_cost_the_same_the_better_one_is_advised() -> None:
-    """The measure breaks ties of cost; of equal ones the first counts."""
+    """The measure breaks ties of cost; of points with an equal measure the first is advised."""
     points = [point(0, "1" * 13 + "0" * 11), point(1, "1" * 15 + "0" * 9), point(2, "1" * 15 + "0" * 9)]
     assert decide(RIGHT, points, [baseline("base", "0" * 24)]).decision.advised == 1
 
@@ -139,8 +139,8 @@ def test_a_measure_of_which_less_is_better_keeps_its_own_sign() -> None:
     assert worse.difference == pytest.approx(0.5)
 
 
-def test_equal_is_said_within_what_is_worth_having() -> None:
-    """300 rows with two discordant ones: equal within 5 points; without `worth`, or with 24 rows, there is no such statement."""
+def test_points_are_equal_within_the_smallest_difference_worth_having() -> None:
+    """300 rows, two of them discordant, are equal within 5 points; without `worth`, or at 24 rows, they are not."""
     ours = np.r_[np.ones(150), np.zeros(150)]
     theirs = ours.copy()
     theirs[[0, 299]] = 0, 1
@@ -153,7 +153,7 @@ def test_equal_is_said_within_what_is_worth_having() -> None:
 
 
 def test_fewer_than_five_clusters_decide_nothing() -> None:
-    """However many rows agree, with one seed or with three."""
+    """However many rows agree, four clusters cannot decide anything, with one seed or with three."""
     clusters = [row // 10 for row in range(40)]
     for seeds in (1, 3):
         decision = decide(RIGHT, [point(0, *["1" * 40] * seeds)], [baseline("base", "0" * 40)], clusters).decision
@@ -166,8 +166,8 @@ def test_fewer_than_five_clusters_decide_nothing() -> None:
     assert decide(RIGHT, [point(0, "1" * 40)], [baseline("base", "0" * 40)], five).decision.outcome is Outcome.BETTER
 
 
-def test_seeds_that_move_a_score_take_a_claim_away() -> None:
-    """Three seeds whose mean is 10 points above the base model, of which one is far below it."""
+def test_a_score_that_seeds_move_supports_no_claim() -> None:
+    """Three seeds whose mean is 10 points above the base model are not better where one seed is far below it."""
     rows = np.arange(200) / 200
     base = (rows < 0.5).astype(float)
     steady = [(rows < 0.6).astype(float)] * 3
@@ -181,7 +181,7 @@ def test_seeds_that_move_a_score_take_a_claim_away() -> None:
 
 
 def test_points_may_have_different_numbers_of_seeds() -> None:
-    """One replicate has failed; the variance of the others counts for it too."""
+    """A point with one seed left is tested with the variance between the seeds of the others."""
     generator = np.random.default_rng(4)
     tables = [(generator.random((seeds, 60)) < 0.7).astype(float) for seeds in (3, 3, 2)]
     points = [PointScores(number, table[:, :, None]) for number, table in enumerate(tables)]
@@ -195,20 +195,20 @@ def test_points_may_have_different_numbers_of_seeds() -> None:
 
 
 def test_without_a_baseline_the_cheapest_of_the_tied_set_is_advised() -> None:
-    """Tuning is not mentioned."""
+    """Without a baseline the decision makes no claim about tuning."""
     decision = decide(RIGHT, [point(0, "1" * 24), point(1, "1" * 24, tokens=1), point(2, "0" * 24)], []).decision
     assert (decision.outcome, decision.tied, decision.advised) == (Outcome.NONE, (0, 1), 1)
     assert (decision.against, decision.p, decision.family) == (None, None, 0)
 
 
 def test_answers_that_are_all_wrong_are_noticed() -> None:
-    """No answer of any point or baseline scores: the metric may not fit."""
+    """Where no answer of any point or baseline scores, the decision says so: the metric may not fit."""
     assert decide(RIGHT, [point(0, "0" * 24)], [baseline("base", "0" * 24)]).decision.nothing_right
     assert not demo().decision.nothing_right
 
 
 def test_a_few_rows_that_carry_a_difference_are_noticed() -> None:
-    """Rare large losses, which a flip test takes for a difference."""
+    """A few rows with large losses, which a flip test takes for a difference, are reported."""
     scores = Scores("f1")
     ours = np.r_[np.full(20, 0.51), np.zeros(4)]
     decision = decide(scores, [point(0, ours)], [baseline("base", np.full(24, 0.5))]).decision
@@ -248,7 +248,7 @@ def test_a_corpus_metric_that_is_a_mean_is_tested_as_one() -> None:
 
 
 def test_a_corpus_metric_is_recomputed_on_resamples() -> None:
-    """Rows of different weight: a difference of the whole, with an interval around it that agrees with p."""
+    """Rows of different weight have a difference of the whole, with an interval that agrees with p."""
     weights = [1.0, 2.0, 3.0] * 10
     ours, base = np.ones(30), np.r_[np.zeros(20), np.ones(10)]
     for metric, outcome in ((Ratio(), Outcome.BETTER), (replace(Ratio(), higher_is_better=False), Outcome.WORSE)):
@@ -276,7 +276,7 @@ def test_an_estimate_is_the_mean_over_seeds_with_their_spread() -> None:
 
 
 def test_the_same_scores_give_the_same_decision() -> None:
-    """Chance is seeded, also where flips are drawn."""
+    """Random flips and resamples are seeded."""
     points, baselines = World(rows=60, gains=(0.2, 0.0)).draw(np.random.default_rng(1))
     rules = Rules(flips=500, resamples=50)
     assert decide(RIGHT, points, baselines, rules=rules) == decide(RIGHT, points, baselines, rules=rules)

@@ -60,7 +60,7 @@ def test_a_new_metric_asks_no_model(tmp_path: Path) -> None:
 
 
 def test_the_loss_of_expected_answers_is_a_metric(tmp_path: Path) -> None:
-    """Less is better, and each row has one."""
+    """Of a metric of losses less is better, and each row has one."""
     losses = [0.5 + n / 100 for n in range(24)]
     lab = frozen(
         tmp_path,
@@ -75,7 +75,7 @@ def test_the_loss_of_expected_answers_is_a_metric(tmp_path: Path) -> None:
 
 
 def test_replicates_are_one_point(tmp_path: Path) -> None:
-    """Their mean and spread, how often they agree, and a claim about settings."""
+    """Seeds have a mean, a spread and a consistency, and support a claim about settings."""
     seeds = ["1" * 20 + "0" * 4, "1" * 19 + "0" * 5, "1" * 18 + "0" * 6]
     trials = [Trained(answers, overrides={EPOCHS: 5, "seed": seed}) for seed, answers in enumerate(seeds)]
     lab = frozen(tmp_path, [*trials, Trained(BAD, overrides={EPOCHS: 3, "seed": 0})])
@@ -113,7 +113,7 @@ def test_nothing_has_succeeded(tmp_path: Path, states: list[JobState], sentence:
 
 
 def test_a_sweep_that_is_not_complete_says_so(tmp_path: Path) -> None:
-    """What is there is compared; points without answers are named."""
+    """Points with answers are compared, and those without are named."""
     trials = [Trained(GOOD), Trained(None), Trained(None, JobState.RUNNING), Trained(GOOD, JobState.STOPPED)]
     lab = frozen(tmp_path, trials)
     verdict = judge(lab.ledger, lab.sweep)
@@ -124,7 +124,7 @@ def test_a_sweep_that_is_not_complete_says_so(tmp_path: Path) -> None:
 
 
 def test_baselines_that_are_not_measured(tmp_path: Path) -> None:
-    """One of two is named in the sentence; without any, no point is advised; without a plan for one, the cheapest is."""
+    """One of two is named; if none is measured, no point is advised; if none was planned, the cheapest is."""
     some = frozen(tmp_path / "some", [Trained(GOOD)], {"base": BAD, "base+4": None})
     verdict = judge(some.ledger, some.sweep)
     assert verdict.best == 0
@@ -144,7 +144,7 @@ def test_baselines_that_are_not_measured(tmp_path: Path) -> None:
 
 
 def test_trials_that_are_not_measured(tmp_path: Path) -> None:
-    """All have succeeded, and none was asked."""
+    """Where all trials have succeeded and none has answered, the sentence says how to measure them."""
     lab = frozen(tmp_path, [Trained(None)])
     assert judge(lab.ledger, lab.sweep).sentence == (
         "eval/exact_match is not known for any point yet; run the same command again to measure it."
@@ -152,7 +152,7 @@ def test_trials_that_are_not_measured(tmp_path: Path) -> None:
 
 
 def test_without_a_metric_only_the_loss_is_shown(tmp_path: Path) -> None:
-    """It has no rows, so it decides nothing."""
+    """A mean loss has no rows to test, so it decides nothing."""
     lab = frozen(tmp_path, [Trained(GOOD), Trained(GOOD)], evaluation={"metrics": []})
     verdict = judge(lab.ledger, lab.sweep)
     assert verdict.sentence == (
@@ -165,7 +165,7 @@ def test_without_a_metric_only_the_loss_is_shown(tmp_path: Path) -> None:
 
 
 def test_templates_are_compared_where_their_rows_are_the_same(tmp_path: Path) -> None:
-    """By what the plan says of the rows, else by the answers that are expected."""
+    """The plan says which rows a held-out set has; without it, equal expected answers are taken for equal rows."""
     trials = [Trained(GOOD, template="{}"), Trained(BAD, template="Question: {}")]
     named = frozen(tmp_path / "said", trials, rows=["same", "same"])
     assert judge(named.ledger, named.sweep).sentence.startswith("Use point 0 (5 epochs)")
@@ -187,7 +187,7 @@ def test_clusters_of_the_plan_count_as_one_row_each(tmp_path: Path) -> None:
 
 
 def test_several_sweeps_are_one_family(tmp_path: Path) -> None:
-    """Points are numbered through, what both share is shown once, and the correction is for all of them."""
+    """Points are numbered across sweeps, shared trials are shown once, and the correction is for all comparisons."""
     first = frozen(tmp_path, [Trained(FAIR, tokens=300), Trained(BAD)])
     shared = Trained(FAIR, tokens=300)
     second = frozen(tmp_path, [shared, Trained(GOOD, tokens=99)], sweep_id="support-5e6f7a8b", ledger=first.ledger)
@@ -201,7 +201,7 @@ def test_several_sweeps_are_one_family(tmp_path: Path) -> None:
 
 
 def test_sweeps_over_different_rows_are_refused(tmp_path: Path) -> None:
-    """The reason names the sweeps."""
+    """The error names the sweeps."""
     first = frozen(tmp_path, [Trained(GOOD)])
     second = frozen(tmp_path, [Trained("1" * 30)], sweep_id="other-5e6f7a8b", ledger=first.ledger)
     with pytest.raises(
@@ -211,7 +211,7 @@ def test_sweeps_over_different_rows_are_refused(tmp_path: Path) -> None:
 
 
 def test_the_test_set_is_for_the_point_that_was_named(tmp_path: Path) -> None:
-    """Closed until it is opened; then one point against the baselines; a second opening says so."""
+    """Once opened, it compares the named point with the baselines; a second opening is noted."""
     lab = frozen(tmp_path, [Trained(GOOD, test=FAIR), Trained(FAIR, test=GOOD)])
     assert judge(lab.ledger, lab.sweep, held_out="test").sentence == (
         "The test set has not been opened; tunerun compare --final opens it for the advised point."
@@ -233,8 +233,8 @@ def test_the_test_set_is_for_the_point_that_was_named(tmp_path: Path) -> None:
     )
 
 
-def test_the_share_that_must_differ_and_the_error_rate_are_the_experiments(tmp_path: Path) -> None:
-    """`evaluation.worth` and `evaluation.alpha`, frozen or composed."""
+def test_worth_and_alpha_are_the_experiments(tmp_path: Path) -> None:
+    """`evaluation.worth` and `evaluation.alpha` count, frozen with the sweep or composed later."""
     answers = "1" * 150 + "0" * 150
     base = "0" + "1" * 149 + "0" * 149 + "1"
     lab = frozen(tmp_path, [Trained(answers)], {"base": base}, evaluation={"worth": 0.05, "alpha": 0.1})
@@ -247,7 +247,7 @@ def test_the_share_that_must_differ_and_the_error_rate_are_the_experiments(tmp_p
 
 
 def test_one_trial_is_read_by_itself(tmp_path: Path) -> None:
-    """What the runner shows of a trial that has ended, without the rest of the sweep."""
+    """The result of one trial that has ended is read without the rest of the sweep."""
     lab = frozen(tmp_path, [Trained(GOOD), Trained(None, JobState.FAILED), Trained(None, JobState.PLANNED)])
     verdict = judge(lab.ledger, lab.sweep)
     for record, whole in zip(lab.trials, verdict.trials, strict=True):

@@ -28,7 +28,7 @@ def test_a_point_is_called_by_what_it_sets(overrides: dict[str, Scalar], words: 
     assert label(overrides) == words
 
 
-def test_a_point_can_be_called_shortly() -> None:
-    """The same as key=value, for bars and run lists."""
+def test_a_point_has_a_compact_label() -> None:
+    """It has the form key=value, for progress bars and run lists."""
     assert compact({"hyperparameters.epoch_count": 5, "seed": 2}) == "epoch_count=5 seed=2"
     assert short_names(["a.x", "b.y"]) == {"a.x": "x", "b.y": "y"}

@@ -13,7 +13,7 @@ DRAWS = 25
 
 
 def _allowed(draws: int, share: float) -> int:
-    """More than so many of independent draws happen by chance in less than one of a thousand tests."""
+    """Return a count that independent draws exceed by chance in less than one of a thousand tests."""
     from scipy.stats import binom
 
     return int(binom.isf(0.001, draws, share))

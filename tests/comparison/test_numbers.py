@@ -77,7 +77,7 @@ def test_a_count_has_its_noun() -> None:
 
 
 def test_a_spread_has_the_decimals_of_its_value() -> None:
-    """So that what is beside the value can be compared with it."""
+    """A spread can be compared with the value beside it."""
     assert numbers.spread(0.0204, "0.430") == "0.020"
     assert numbers.spread(2.04, "82") == "2"
     assert numbers.spread(0.0000004, "1.20e-05") == "4e-07"

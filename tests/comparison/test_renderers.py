@@ -263,14 +263,14 @@ def test_a_renderer_that_does_not_exist_is_named_with_those_that_do() -> None:
 
 
 def test_every_renderer_keeps_its_protocol() -> None:
-    """The type checker has seen each module that a name leads to."""
+    """The type checker has checked each module that a name leads to."""
     assert [renderer(name) for name in RENDERERS] == list(TEXTS)
     assert [str(getattr(module, "__name__", "")).rpartition(".")[2] for module in WRITERS] == list(FILE_RENDERERS)
 
 
 @pytest.mark.parametrize("name", RENDERERS)
 def test_every_renderer_takes_every_table(name: str) -> None:
-    """Incomplete, failed and empty comparisons are rendered too, the same each time, with the sentence."""
+    """Incomplete, failed and empty comparisons are rendered, the same each time."""
     for case in CASES:
         text = renderer(name).render(table(case))
         assert text == renderer(name).render(table(case))

@@ -35,7 +35,7 @@ def case(
     worth: float = 0.0,
     unmeasured: Sequence[str] = (),
 ) -> Case:
-    """Decide, and make what a sentence needs; the points' epochs are 5, 10, 15 and so on."""
+    """Decide, and make what a sentence needs; the points have 5, 10, 15 and so on epochs."""
     comparison = decide(metric, points, baselines, clusters, Rules(worth=worth))
     measure = Measure(f"eval/{metric.name}", metric.unit, metric.higher_is_better)
     differences = comparison.differences
@@ -87,7 +87,7 @@ def test_better_with_a_tied_set() -> None:
 
 
 def test_one_point_only() -> None:
-    """There is no tied set to mention, and no correction."""
+    """Its sentence mentions neither a tied set nor a correction."""
     one = [point(0, "1" * 17 + "0" * 7)]
     assert sentence(case(one, [ZERO])) == (
         "Use point 0 (5 epochs): this trained model is better than the base model "
@@ -100,7 +100,7 @@ def test_one_point_only() -> None:
 
 
 def test_all_points_are_tied_and_cost_the_same() -> None:
-    """The first of them is as good as any."""
+    """The first is advised, and the sentence says that all cost the same."""
     same = [point(number, "1" * 17 + "0" * 7) for number in range(8)]
     assert sentence(case(same, [ZERO])).endswith(
         "7 other points cannot be distinguished from it; all of them cost the same."
@@ -111,7 +111,7 @@ def test_all_points_are_tied_and_cost_the_same() -> None:
 
 
 def test_a_cheaper_point_that_is_not_shown_to_be_better_is_passed_over() -> None:
-    """And the sentence does not call the advised one the cheapest of all."""
+    """The sentence does not call the advised point the cheapest of all."""
     dearer = case([point(0, "1" * 4 + "0" * 20, tokens=1), point(1, "1" * 8 + "0" * 16, tokens=2)], [ZERO])
     assert sentence(dearer).endswith(
         "Point 0 cannot be distinguished from it; of those that are better than the base model, 1 is the cheapest."
@@ -119,7 +119,7 @@ def test_a_cheaper_point_that_is_not_shown_to_be_better_is_passed_over() -> None
 
 
 def test_the_others_are_worse() -> None:
-    """One point is the whole tied set."""
+    """Where one point is the whole tied set, the sentence says that the others are worse."""
     good, bad = "1" * 20 + "0" * 4, "0" * 24
     assert sentence(case([point(0, good), point(1, bad)], [ZERO])).endswith(" Point 1 is worse.")
     assert sentence(case([point(0, bad), point(1, good), point(2, bad)], [ZERO])).endswith(
@@ -128,7 +128,7 @@ def test_the_others_are_worse() -> None:
 
 
 def test_a_difference_cannot_be_distinguished_from_chance() -> None:
-    """With the rows that would show such a difference."""
+    """The sentence says about how many rows would show such a difference."""
     undecided = case(
         [point(0, "1" * 6 + "0" * 18), point(1, "1" * 7 + "0" * 17)], [baseline("base+4", "0" * 20 + "1111")]
     )
@@ -145,7 +145,7 @@ def test_a_difference_cannot_be_distinguished_from_chance() -> None:
 
 
 def test_a_baseline_is_better() -> None:
-    """None of the points is advised."""
+    """The sentence advises to use none of the points."""
     few = baseline("base+4", "1" * 20 + "0" * 4)
     worse = case([point(0, "1" * 5 + "0" * 19), point(1, "1" * 4 + "0" * 20)], [ZERO, few])
     assert sentence(worse) == (
@@ -160,7 +160,7 @@ def test_a_baseline_is_better() -> None:
 
 
 def test_the_majority_answer_is_the_hardest_to_beat() -> None:
-    """A three-label set: 44 % against 0 % of the base model, and 33 % of one answer for everything."""
+    """On a three-label set, 44 % is compared with 33 % of one answer for everything, not with 0 % of the base model."""
     tuned = (np.arange(36) % 9 < 4).astype(float)
     labels = (np.arange(36) % 3 == 0).astype(float)
     undecided = case([point(0, tuned)], [baseline("base", "0" * 36), baseline("majority", labels)])
@@ -172,7 +172,7 @@ def test_the_majority_answer_is_the_hardest_to_beat() -> None:
 
 
 def test_equal_within_what_is_worth_having() -> None:
-    """No point is worth its training."""
+    """The sentence says that nothing worth having is gained."""
     ours = np.r_[np.ones(150), np.zeros(150)]
     theirs = ours.copy()
     theirs[[0, 299]] = 0, 1
@@ -185,7 +185,7 @@ def test_equal_within_what_is_worth_having() -> None:
 
 
 def test_no_exact_match_at_all() -> None:
-    """Free text, where no answer is the expected one to the letter."""
+    """For free text, where no answer equals the expected one, the sentence advises another metric."""
     assert sentence(case([point(0, "0" * 24), point(1, "0" * 24)], [ZERO])) == (
         "Nothing can be decided: no answer of any point or baseline scores above 0 by eval/right. If answers are free text, "
         "name another metric, such as chrf or contains, in evaluation.metrics: the stored answers are scored again and "
@@ -194,7 +194,7 @@ def test_no_exact_match_at_all() -> None:
 
 
 def test_too_few_clusters_or_rows() -> None:
-    """Whatever they say, fewer than five decide nothing."""
+    """Fewer than five rows or clusters cannot decide anything, however much they differ."""
     wins = [point(0, "1" * 40)], [baseline("base", "0" * 40)]
     assert sentence(case(*wins, [row // 10 for row in range(40)])) == (
         "The 40 held-out rows form 4 clusters, and fewer than 5 cannot decide anything. Hold out rows of more sources."
@@ -217,7 +217,7 @@ def test_a_few_rows_carry_the_difference() -> None:
 
 
 def test_several_seeds() -> None:
-    """A claim about settings, or the reason why there is none."""
+    """The sentence makes a claim about settings, or says why it cannot."""
     rows = np.arange(200) / 200
     base = baseline("base", (rows < 0.5).astype(float))
     steady = [(rows < 0.6).astype(float)] * 3
@@ -235,7 +235,7 @@ def test_several_seeds() -> None:
 
 
 def test_a_measure_of_which_less_is_better() -> None:
-    """The sign is the measure's own, with its unit."""
+    """The difference has the measure's own sign and unit."""
     losses = np.linspace(1, 3, 24)
     metric = Scores("answer_loss", Unit.NATS, higher_is_better=False)
     of_losses = case([point(0, losses - 0.5 + np.tile([0.1, -0.1], 12))], [baseline("base", losses)], metric=metric)
@@ -246,7 +246,7 @@ def test_a_measure_of_which_less_is_better() -> None:
 
 
 def test_a_baseline_that_is_not_measured() -> None:
-    """Nothing is said about it; without any, nothing is said about tuning."""
+    """The sentence makes no claim about it; if none is measured, it makes no claim about tuning."""
     measured = case([point(0, "1" * 17 + "0" * 7)], [ZERO], unmeasured=["base+4"])
     assert sentence(measured).endswith(
         "p < 0.0001). The base model with 4 examples in the prompt is not measured, so nothing is said about it."
@@ -262,15 +262,15 @@ def test_a_baseline_that_is_not_measured() -> None:
     )
 
 
-def test_the_edge_and_holm_are_named_where_they_say_less() -> None:
-    """A reader who checks by hand finds why."""
+def test_notes_say_where_the_interval_or_holm_says_less() -> None:
+    """A reader who checks the verdict by hand learns why the figures differ."""
     edge = case([point(0, "1" * 5 + "0" * 19), point(1, "0" * 19 + "1" * 5)], [ZERO])
     text = " ".join(notes(edge))
     assert ("Holm" in text) == any(each.holm_p > 0.05 >= each.p for each in edge.points[0].against)
 
 
 def test_nothing_to_compare() -> None:
-    """Each reason has its sentence."""
+    """Each reason not to compare has a sentence of its own."""
     states = [JobState.FAILED, JobState.FAILED, JobState.CANCELLED]
     assert sentences.no_success(states) == (
         "No trial has succeeded (2 FAILED, 1 CANCELLED), so there is nothing to compare."

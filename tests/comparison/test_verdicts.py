@@ -24,7 +24,7 @@ from tunerun.comparison.results import Verdict
     ],
 )
 def test_a_made_verdict_agrees_with_itself(make: Callable[[], Verdict]) -> None:
-    """Points and trials name each other, and a decision names what is there."""
+    """Points and trials refer to each other, and a decision to points and baselines that exist."""
     verdict = make()
     for position, point in enumerate(verdict.points):
         assert point.number == position

@@ -87,7 +87,7 @@ def trial(
     last_step: int | None = None,
     of: SweepRecord | None = None,
 ) -> TrialResult:
-    """What became of a trial: done with a tuned model, or as `state` says."""
+    """A trial that is done and has a tuned model, or is in another state."""
     of = of or sweep()
     frozen = record(number, overrides, seed, of.experiment)
     name = f"tunedModels/{of.experiment.replace('_', '-')}-{frozen.key[:12]}"
@@ -155,7 +155,7 @@ def better_than(difference: Difference, tied: tuple[int, ...] | None = None, **m
 
 
 def baseline(name: str, right: float, trials: Sequence[int], rows: int = 24, chrf: float = 12.0) -> BaselineResult:
-    """A baseline that has so many rows right."""
+    """A baseline with a number of right rows."""
     is_model = not name.startswith("majority")
     estimates = {EXACT.name: share(right, rows), CHRF.name: Estimate(chrf)}
     if name == "base":

@@ -19,7 +19,7 @@ from tunerun.metrics.macro_f1 import MacroF1
 
 @dataclass(frozen=True)
 class Scores:
-    """A metric whose rows are given: 1 is right, 0 is not."""
+    """A metric of right and wrong rows: 1 and 0."""
 
     name: str = "right"
     unit: Unit = Unit.SHARE
@@ -39,7 +39,7 @@ RIGHT = Scores()
 
 @dataclass(frozen=True)
 class World:
-    """How rows are answered.
+    """How models answer rows.
 
     Attributes:
         gains: what each point's accuracy is above the baselines'.
@@ -70,7 +70,7 @@ class World:
         return " ".join(parts)
 
     def draw(self, generator: np.random.Generator) -> tuple[list[PointScores], list[BaselineScores]]:
-        """One sweep's scores."""
+        """Draw the scores of one sweep."""
         common = self._luck(generator)
         points = [
             PointScores(number, self._answers(generator, common, self.accuracy + gain, self.seeds)[:, :, None])
@@ -90,7 +90,7 @@ class World:
         return np.asarray((own + of_clusters[self.clusters]) / np.sqrt(2))
 
     def _answers(self, generator: np.random.Generator, common: FloatArray, accuracy: float, seeds: int) -> FloatArray:
-        """[seeds, rows]; a fifth of what is not shared differs from seed to seed."""
+        """Draw answers, [seeds, rows]; a fifth of what is not shared differs from seed to seed."""
         own = self._luck(generator)
         tables = []
         for _ in range(seeds):
@@ -103,7 +103,7 @@ class World:
 
 @dataclass
 class Tally:
-    """How often the tool said what, over many draws of one world.
+    """How often each claim was made over many draws of one world.
 
     Attributes:
         better: it advised a point as better than the baselines; wrong where no point is.
@@ -134,7 +134,7 @@ class Tally:
 
 
 def simulated(world: World, draws: int, seed: int, flips: int = 1_000, *, by_labels: bool = False) -> Tally:
-    """Let the tool decide so many draws of a world.
+    """Decide about many draws of a world.
 
     Args:
         by_labels: by the macro F1 of three labels, a corpus metric, in the place of the share of right answers.

@@ -14,13 +14,13 @@ Reply = tuple[int, Any]
 
 
 def shown(body: Json) -> dict[str, str]:
-    """What a judge is shown, by its marks: input, expected, and answer or A and B."""
+    """Return the texts between a judge's marks: input, expected, and answer or A and B."""
     user = body["messages"][1]["content"]
     return dict(re.findall(r"<(\w+)-[0-9a-f]{12}>\n(.*?)\n</\1-[0-9a-f]{12}>", user, re.S))
 
 
 def fair(body: Json) -> Reply:
-    """5 for the expected answer and 1 for any other; of two answers the one that is expected, else a tie."""
+    """Score 5 for the expected answer and 1 for any other; of two answers prefer the expected one, else a tie."""
     texts = shown(body)
     if "answer" in texts:
         return 200, json.dumps({"reason": "compared", "score": 5 if texts["answer"] == texts["expected"] else 1})

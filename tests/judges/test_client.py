@@ -29,7 +29,7 @@ COST = 0.002
 
 @pytest.fixture(autouse=True)
 def no_waits() -> Iterator[None]:
-    """stamina's own test mode: as many attempts, no waits."""
+    """Use stamina's test mode: as many attempts, without waits."""
     with stamina.set_testing(True, attempts=4):
         yield
 
@@ -39,8 +39,8 @@ def client(service: JudgeService, **options: Any) -> JudgeClient:
     return JudgeClient(Judge.model_validate(values))
 
 
-def test_a_judge_is_asked_for_json_without_chance(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Temperature 0, a seed, the schema of the scale, and the key of the variable that is named, in its header."""
+def test_a_judge_is_asked_for_json_at_temperature_0(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The call has a seed, the schema of the scale, and the key of the configured variable in its header."""
     monkeypatch.setenv("MY_KEY", "sk-secret-of-mine")
     with JudgeService() as service, client(service, key_variable="MY_KEY", price=PRICE) as judge:
         assert judge.rate(JUDGED) == Rating(5.0, "compared", COST)
@@ -52,7 +52,7 @@ def test_a_judge_is_asked_for_json_without_chance(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_missing_key_names_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The variable and the option that names it; nothing is sent."""
+    """The error names the variable and the option that names it; nothing is sent."""
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with (
         JudgeService() as service,
@@ -89,7 +89,7 @@ def test_an_unreadable_reply_is_asked_for_once_more() -> None:
 
 
 def test_a_prompt_that_is_refused_alone_has_no_score() -> None:
-    """A service that has answered others refuses this answer; before it has answered any, the judge is wrong."""
+    """A refusal by a service that has answered others leaves the row without a score; before that, it is an error."""
     with JudgeService() as service, client(service) as judge:
         judge.rate(JUDGED)
         service.script = lambda _: (400, "The text is too long.")
@@ -120,7 +120,7 @@ def test_a_prompt_that_is_refused_alone_has_no_score() -> None:
 def test_a_judge_that_fails_says_why(
     reply: Reply, error: type[BackendError], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In the service's own words, without the key."""
+    """The error has the service's own words, without the key."""
     monkeypatch.setenv("MY_KEY", "sk-wrong-of-mine")
     with (
         JudgeService(lambda _: reply) as service,

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.process
 
 
 def test_a_run_is_judged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """`run` prints the judge's score beside the other measures, and what its prompt was."""
+    """`run` prints the judge's score beside the other measures, and the version of its prompt."""
     tiny = tiny_model.build(tmp_path / "tiny")
     options = [
         *overrides(tmp_path, "model=huggingface", f"model.name={tiny}", "backend.threads=1", "backend.device=cpu"),

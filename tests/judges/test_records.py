@@ -62,8 +62,8 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 
 
 @pytest.mark.slow
-def test_a_run_judges_no_test_set_and_its_opening_does(lab: Lab) -> None:
-    """The judge sees the rows for the end when they are opened."""
+def test_the_test_set_is_judged_when_it_is_opened(lab: Lab) -> None:
+    """A run sends the judge no row of the test set."""
     inputs = {body["messages"][1]["content"].split(">\n")[1].split("\n")[0] for body in lab.server.bodies}
     assert "101" in inputs
     assert "201" not in inputs
@@ -80,7 +80,7 @@ def test_a_run_judges_no_test_set_and_its_opening_does(lab: Lab) -> None:
 
 
 def test_mlflow_shows_the_scores_of_each_row(lab: Lab) -> None:
-    """The value beside the other metrics, and a column of the table of answers."""
+    """MLflow has the value beside the other metrics, and a column in the table of answers."""
     with lab.record() as record:
         (trial,) = record.trials
         result = answered(record.ledger, FrozenSweep(record.ledger, record.sweep.id), trial.key, trial, "validation")
@@ -96,7 +96,7 @@ def test_mlflow_shows_the_scores_of_each_row(lab: Lab) -> None:
 
 
 def test_the_appendix_names_the_judge(lab: Lab) -> None:
-    """Model, prompt, scale and rubric."""
+    """It names the model, the prompt, the scale and the rubric."""
     with lab.record() as record:
         text = str(appendix_of_metrics(Material(record)))
     assert "judge: the judge is m, prompt 1 (sha256 " in text
@@ -124,7 +124,7 @@ def test_a_record_from_elsewhere_does_not_name_the_judge(lab: Lab, tmp_path: Pat
 
 
 def test_judgements_by_an_earlier_prompt_are_read(lab: Lab) -> None:
-    """A sweep's document says by which judge it was judged; another prompt or rubric is another judge."""
+    """A sweep's document says which judge scored it; another prompt or rubric is another judge."""
     (metric,) = resolve(
         {"metrics": [{"name": "judge", "base_url": "http://localhost/v1", "model": "m", "rubric": "r"}]}
     )

@@ -39,7 +39,7 @@ CALLS = 3 * ROWS
 
 @pytest.fixture(autouse=True)
 def no_waits() -> Iterator[None]:
-    """stamina's own test mode: as many attempts, no waits."""
+    """Use stamina's test mode: as many attempts, without waits."""
     with stamina.set_testing(True, attempts=2):
         yield
 
@@ -56,7 +56,7 @@ def server() -> Iterator[JudgeService]:
 
 
 def judged(server: JudgeService, *more: str, name: str = "judge") -> str:
-    """An override: exact match and a judge."""
+    """Return an override: exact match and a judge."""
     options = ["name: " + name, f"base_url: '{server.base_url}'", "model: m", "rubric: right", "key_variable: null"]
     return f"evaluation.metrics=[exact_match,{{{', '.join([*options, *more])}}}]"
 
@@ -66,7 +66,7 @@ def ran(folder: Path, service: ScriptedService, *more: str) -> SweepResult:
 
 
 def values(result: SweepResult, name: str = "eval/judge") -> dict[str, float]:
-    """What a metric is of the first point and of each baseline."""
+    """Return the value of a metric for the first point and for each baseline."""
     verdict = result.verdict
     estimates = {"tuned": verdict.points[0].estimates.get(name)}
     estimates |= {each.name: each.estimates.get(name) for each in verdict.baselines}
@@ -86,7 +86,7 @@ def test_every_answer_is_judged_once(tmp_path: Path, service: ScriptedService, s
 
 
 def test_a_judge_decides_with_all_statistics(tmp_path: Path, service: ScriptedService, server: JudgeService) -> None:
-    """It is a metric as any other: intervals, tests, the table's column and its verdict; its warning is there."""
+    """Its scores have intervals, tests, a column and a verdict like those of any metric, and a warning."""
     result = ran(tmp_path, service, judged(server), "evaluation.decide_by=judge")
     assert (result.verdict.metric, result.verdict.decision.outcome) == ("eval/judge", Outcome.BETTER)
     text = str(ComparisonTable.of(result.verdict))
@@ -97,7 +97,7 @@ def test_a_judge_decides_with_all_statistics(tmp_path: Path, service: ScriptedSe
 def test_a_new_judge_on_an_old_sweep_asks_no_tuned_model(
     tmp_path: Path, service: ScriptedService, server: JudgeService, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`compare` asks the judge about the stored answers, writes what it says down, and asks nothing the second time."""
+    """`compare` sends the stored answers to the judge, records its judgements, and asks nothing the second time."""
     ran(tmp_path, service, "evaluation.metrics=[exact_match]")
     generated = service.generated
     arguments = ["compare", *overrides(tmp_path), judged(server)]
@@ -111,7 +111,7 @@ def test_a_new_judge_on_an_old_sweep_asks_no_tuned_model(
 def test_unreadable_judgements_are_left_out_of_every_model(
     tmp_path: Path, service: ScriptedService, server: JudgeService
 ) -> None:
-    """A row without a score of one model is compared for none, and the number is reported; it is never 0."""
+    """A row without a score of one model is omitted for all, and the number is reported; it never counts as 0."""
 
     def script(body: dict[str, Any]) -> Reply:
         texts = shown({"messages": body["messages"][:2]})
@@ -151,7 +151,7 @@ def test_a_judge_that_is_down_leaves_the_other_metrics(
 def test_a_preference_counts_only_in_both_orders(
     tmp_path: Path, service: ScriptedService, server: JudgeService
 ) -> None:
-    """A judge that always takes the first answer prefers none; one that looks prefers the right one."""
+    """A judge that always takes the first answer prefers none; one that reads them prefers the right one."""
     for folder in ("biased", "fair"):
         (tmp_path / folder).mkdir()
     biased = ran(
@@ -210,7 +210,7 @@ def test_agreement_with_people_is_shown(tmp_path: Path, service: ScriptedService
 def test_a_labelled_sample_that_cannot_be_used_is_refused_in_the_plan(
     tmp_path: Path, server: JudgeService, rows: Any, message: str
 ) -> None:
-    """With file and line, before anything runs."""
+    """The error has file and line, before anything runs."""
     if rows is not None:
         write_rows(tmp_path / "labelled.jsonl", rows)
     with pytest.raises(InputError, match=message):
@@ -218,7 +218,7 @@ def test_a_labelled_sample_that_cannot_be_used_is_refused_in_the_plan(
 
 
 def test_the_plan_counts_calls_and_their_cost(tmp_path: Path, service: ScriptedService, server: JudgeService) -> None:
-    """Before a run the most that can be, after it nothing; what was spent counts, and a small budget refuses."""
+    """Before a run the plan has the largest number of calls, after it none; a budget below the cost is refused."""
     plan = planned(tmp_path, judged(server, PRICE))
     (planned_judge,) = plan.judges
     assert planned_judge.calls == 4 * ROWS
@@ -239,7 +239,7 @@ def test_the_plan_counts_calls_and_their_cost(tmp_path: Path, service: ScriptedS
 def test_a_budget_that_is_reached_stops_the_judging(
     tmp_path: Path, service: ScriptedService, server: JudgeService, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`compare` begins nothing that could go beyond it, and says so."""
+    """`compare` makes no call that could exceed it, and says so."""
     ran(tmp_path, service, "evaluation.metrics=[exact_match]")
     arguments = [*overrides(tmp_path), judged(server, PRICE, "max_in_flight: 1"), "budget.max_usd=0.03"]
     capsys.readouterr()
@@ -251,8 +251,8 @@ def test_a_budget_that_is_reached_stops_the_judging(
     assert 0 < len(server.bodies) < CALLS
 
 
-def test_a_judge_without_a_price_is_no_budget(tmp_path: Path, server: JudgeService) -> None:
-    """Where a service may charge, and how much is not known, a budget cannot be kept."""
+def test_a_budget_needs_the_price_of_a_judge(tmp_path: Path, server: JudgeService) -> None:
+    """Where a service may charge and its price is not configured, a budget cannot be kept."""
     elsewhere = judged(server).replace(server.base_url, "https://example.org/v1")
     lines = planned(tmp_path, elsewhere, "budget.max_usd=5").over_limit()
     assert lines[0].startswith("budget.max_usd: the price of the judge m is not known")
@@ -260,7 +260,7 @@ def test_a_judge_without_a_price_is_no_budget(tmp_path: Path, server: JudgeServi
 
 
 def test_a_restored_record_has_the_judgements(tmp_path: Path, service: ScriptedService, server: JudgeService) -> None:
-    """A record's verdict is the same with the judge away, and no service is asked."""
+    """Its verdict is the same without the judge, and no service is asked."""
     file = write_rows(tmp_path / "labelled.jsonl", LABELLED)  # type: ignore[arg-type]
     result = ran(tmp_path, service, judged(server, f"examples: '{file}'"), "evaluation.decide_by=judge")
     calls = len(server.bodies)
@@ -275,10 +275,10 @@ def test_a_restored_record_has_the_judgements(tmp_path: Path, service: ScriptedS
     assert len(server.bodies) == calls
 
 
-def test_a_judge_that_is_the_base_model_is_warned_of(
+def test_a_judge_that_is_the_base_model_gets_a_warning(
     tmp_path: Path, service: ScriptedService, server: JudgeService
 ) -> None:
-    """Models prefer their own answers: the plan and the verdict say so."""
+    """Models prefer their own answers, so the plan and the verdict warn."""
     own = judged(server).replace("model: m", "model: 'HuggingFaceTB/SmolLM2-135M-Instruct'")
     plan = planned(tmp_path, own)
     assert any("WARNING: the judge HuggingFaceTB/SmolLM2-135M-Instruct is the base model" in w for w in plan.warnings)
@@ -287,7 +287,7 @@ def test_a_judge_that_is_the_base_model_is_warned_of(
 
 
 def test_an_interrupted_judging_continues(tmp_path: Path, service: ScriptedService, server: JudgeService) -> None:
-    """After Ctrl-C no recorded judgement is requested again, and the same command requests the rest."""
+    """After Ctrl-C the same command asks for the missing judgements alone."""
     ran(tmp_path, service, "evaluation.metrics=[exact_match]")
 
     def script(body: dict[str, Any]) -> Reply:

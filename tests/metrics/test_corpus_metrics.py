@@ -120,7 +120,7 @@ def test_every_metric_keeps_the_contract(name: str) -> None:
 
 @pytest.mark.parametrize("name", [n for n in names() if n not in (*NOT_OF_TEXTS, "regex", "mine")])
 def test_right_answers_have_the_best_value(name: str) -> None:
-    """Answers that are the expected ones have all there is, in the metric's unit."""
+    """Answers that equal the expected ones have the largest value of the metric's unit."""
     right = ['{"number": 1, "text": "the cat sat on the mat"}'] * 3
     best = {Unit.SHARE: 1.0, Unit.HUNDRED: 100.0}
     measure = metric(name)

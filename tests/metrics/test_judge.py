@@ -25,8 +25,8 @@ def judge(**options: Any) -> Judge:
     return metric
 
 
-def test_a_judge_is_what_decides_its_judgements() -> None:
-    """Model, rubric and scale are its identity; the address, the key and how it is called are not."""
+def test_a_judges_identity_is_what_decides_its_judgements() -> None:
+    """Model, rubric and scale are part of it; address, key and how it is called are not."""
     first = judge()
     assert (first.base_url, first.unit, first.bounds) == ("http://127.0.0.1:8000/v1", Unit.NUMBER, (1, 5))
     same = judge(base_url="https://example.org/v1", key_variable=None, max_in_flight=1, read_timeout_s=1.0)
@@ -77,13 +77,13 @@ def test_a_price_is_known_or_the_service_is_this_machine() -> None:
     ],
 )
 def test_wrong_options_are_named_by_their_key(options: dict[str, Any], line: str) -> None:
-    """One line each, with the dotted key, and nothing of a secret."""
+    """Each has one line with its dotted key, which contains no secret."""
     issues = problems({"metrics": [{"name": "judge", **REQUIRED, **options}]})
     assert any(line in each and each.startswith("evaluation.metrics.0.") for each in issues), issues
     assert not any("secret" in each or "sk-123" in each for each in issues)
 
 
-def test_a_judge_is_not_asked_by_what_reads_answers() -> None:
-    """Scores come from the ledger, so that reading a record calls no judge."""
+def test_scoring_stored_answers_does_not_call_the_judge() -> None:
+    """Its scores come from the ledger, so reading a record calls no judge."""
     with pytest.raises(MetricError, match=r"evaluation\.metrics\.judge: a judge scores answers; their scores are in"):
         judge().rows(["a"], ["b"])

@@ -41,7 +41,7 @@ def test_a_function_is_a_metric(tmp_path: Path) -> None:
 
 
 def test_options_say_unit_and_direction(tmp_path: Path) -> None:
-    """A metric of which less is better may have any number."""
+    """A metric with `unit: number` may return any number, and less may be better."""
     source = "def score(expected, answer): return len(answer) * 3"
     metric = own(tmp_path / "metrics.py", source, unit="number", higher_is_better=False)
     assert (metric.unit, metric.higher_is_better) == (Unit.NUMBER, False)

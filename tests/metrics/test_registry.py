@@ -26,7 +26,7 @@ _CONFORM: tuple[Metric, ...] = (ExactMatch(), MacroF1(), Bleu(), AnswerLoss())
 
 @pytest.fixture
 def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A package that is installed beside tunerun and brings metrics."""
+    """Install a package beside tunerun that brings metrics."""
     info = tmp_path / "site" / "length_metric-1.0.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: length-metric\nVersion: 1.0\n")
@@ -76,7 +76,7 @@ def test_every_metric_says_what_it_is() -> None:
 
 
 def test_options_are_given_by_a_mapping() -> None:
-    """A name alone has its defaults; a mapping of a name alone is that name."""
+    """A name alone has its defaults; a mapping with nothing but a name is the same."""
     section = schema.Evaluation.model_validate(
         {"metrics": ["exact_match", {"name": "numeric", "tolerance": 1}, {"name": "contains"}]}
     )
@@ -167,7 +167,7 @@ def test_bad_entries_are_named_by_their_key(evaluation: dict[str, Any], lines: l
 
 
 def test_a_stored_evaluation_of_another_version_can_be_read() -> None:
-    """What this version does not know is left out, and named; options it does not know are ignored."""
+    """A metric that this version does not know is omitted and named; unknown options are ignored."""
     stored = {"metrics": ["exact_match", "telepathy", {"name": "numeric", "tolerance": 1.0, "fuzz": 3}], "x": 1}
     metrics, notes = resolve_stored(stored, {})
     assert [metric.name for metric in metrics] == ["exact_match", "numeric"]
@@ -190,7 +190,7 @@ def test_metrics_of_another_package_are_found(plugin: Path) -> None:
 
 
 def test_a_broken_metric_of_another_package_is_named(plugin: Path) -> None:
-    """What cannot be loaded, or is not a metric, says so; the names of this package cannot be taken."""
+    """The error says why it cannot be used; a name of this package cannot be taken."""
     assert problems({"metrics": ["broken"]}) == [
         (
             "evaluation.metrics.0: the entry point length_metric_missing:Metric cannot be loaded: ModuleNotFoundError: "

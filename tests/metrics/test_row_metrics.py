@@ -40,7 +40,7 @@ def score(name: str, expected: str, answer: str, **options: Any) -> float:
         ("5", "6", {"ignore": SQUAD}, 0),
     ],
 )
-def test_exact_match_ignores_what_it_is_asked_to(
+def test_exact_match_ignores_what_its_option_lists(
     expected: str, answer: str, options: dict[str, Any], right: int
 ) -> None:
     """Without options only white space at the ends is ignored; each kind is ignored by itself."""
@@ -89,7 +89,7 @@ def test_accuracy_compares_labels(expected: str, answer: str, right: int) -> Non
     ],
 )
 def test_contains(expected: str, answer: str, options: dict[str, Any], right: int) -> None:
-    """The expected text occurs in the answer, as whole words if asked."""
+    """The expected text occurs in the answer, with `whole_words` as whole words."""
     assert right == score("contains", expected, answer, **options)
 
 
@@ -126,7 +126,7 @@ def test_numeric(expected: str, answer: str, options: dict[str, Any], right: int
 
 @given(st.text(max_size=40))
 def test_numeric_reads_any_text(text: str) -> None:
-    """No text makes the reader of numbers fail, and a text with a number is right when it is given back."""
+    """No text makes the parser fail, and a text with a number is right as an answer to itself."""
     numeric = Numeric()
     assert numeric.rows([text], [text])[0, 0] == (numeric.unsuited(text) is None)
 
@@ -150,7 +150,7 @@ def test_numeric_reads_written_numbers(number: Any) -> None:
     ],
 )
 def test_regex(pattern: str, expected: str, answer: str, right: int) -> None:
-    """A pattern with a group compares what it picks, one without asks for a form."""
+    """A pattern with a group compares the text in it; one without a group only has to match."""
     assert right == score("regex", expected, answer, pattern=pattern)
 
 
@@ -169,7 +169,7 @@ def test_regex(pattern: str, expected: str, answer: str, right: int) -> None:
     ],
 )
 def test_json_valid(answer: str, right: int) -> None:
-    """The whole answer is JSON as the standard has it."""
+    """The whole answer is JSON by RFC 8259."""
     assert right == score("json_valid", "", answer)
 
 
@@ -190,7 +190,7 @@ def test_json_valid(answer: str, right: int) -> None:
     ],
 )
 def test_json_fields(expected: str, answer: str, share: float) -> None:
-    """The share of expected fields that are there with the same value, nested ones one by one."""
+    """The score is the share of expected fields with the same value; nested fields count one by one."""
     assert share == score("json_fields", expected, answer)
 
 
@@ -207,7 +207,7 @@ def test_json_fields(expected: str, answer: str, share: float) -> None:
 def test_a_metric_says_which_expected_answers_it_cannot_score(
     name: str, options: dict[str, Any], expected: str, why: str | None
 ) -> None:
-    """A row that no answer can get right is named as such."""
+    """A row that no answer can get right is reported."""
     suited = metric(name, **options)
     assert isinstance(suited, MetricModel)
     assert suited.unsuited(expected) == why

@@ -11,7 +11,7 @@ from tunerun.statistics import agreement
 
 @pytest.mark.parametrize("seed", range(3))
 def test_kappa_is_that_of_scikit_learn(seed: int) -> None:
-    """Quadratic weights, on ratings that agree in part."""
+    """With quadratic weights, on ratings that agree in part, it is scikit-learn's value."""
     chance = np.random.default_rng(seed)
     first = chance.integers(1, 6, size=60)
     second = np.clip(first + chance.integers(-1, 3, size=60), 1, 5)
@@ -24,8 +24,8 @@ def test_kappa_is_that_of_scikit_learn(seed: int) -> None:
     assert (result.exact, result.within_one) == (np.mean(first == second), np.mean(abs(first - second) <= 1))
 
 
-def test_raters_who_agree_or_never_differ() -> None:
-    """Full agreement is 1; a rater who says one thing only has no kappa."""
+def test_full_agreement_and_a_constant_rater() -> None:
+    """Full agreement has kappa 1; a rater who always gives the same rating has none."""
     same = agreement([1, 2, 5], [1, 2, 5])
     assert (same.kappa, same.exact) == (1.0, 1.0)
     constant = agreement([3, 3, 3], [3, 4, 5])

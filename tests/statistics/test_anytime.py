@@ -13,7 +13,7 @@ from tunerun.statistics.anytime import decided_worse, e_values, pairs, whole_clu
 
 
 def reference(won: int, lost: int) -> float:
-    """2^(b+c) B(b+1/2, c+1/2) / B(1/2, 1/2)."""
+    """The closed form 2^(b+c) B(b+1/2, c+1/2) / B(1/2, 1/2)."""
 
     def beta(a: float, b: float) -> float:
         return lgamma(a) + lgamma(b) - lgamma(a + b)
@@ -23,14 +23,14 @@ def reference(won: int, lost: int) -> float:
 
 @pytest.mark.parametrize(("won", "lost"), [(0, 0), (1, 0), (7, 0), (3, 9), (40, 60), (120, 80)])
 def test_the_evidence_of_right_and_wrong_rows_is_the_closed_form(won: int, lost: int) -> None:
-    """Whatever their order; rows on which both models are alike change nothing."""
+    """The order of rows does not matter, and rows on which both models are alike change nothing."""
     rows = np.array([1.0] * won + [-1.0] * lost + [0.0] * 5)
     np.random.default_rng(0).shuffle(rows)
     assert e_values(rows)[-1] == pytest.approx(reference(won, lost), rel=1e-9)
 
 
 def test_a_clean_sweep_of_seven_decides_one_pair() -> None:
-    """At 0.05, as 3.10 of the project's method says; the better one is never decided to be the worse one."""
+    """Seven wins reach the limit at 0.05 and six do not; the better model is never decided to be the worse one."""
     for rows, is_decided in ((6, False), (7, True)):
         decided = decided_worse(-np.ones(rows), comparisons=1, alpha=0.05)
         assert (decided is not None) is is_decided
@@ -43,7 +43,7 @@ def test_a_clean_sweep_of_seven_decides_one_pair() -> None:
 
 
 def decisions(scores: FloatArray, alpha: float) -> dict[int, int]:
-    """Of [models, rows]: after how many rows each model was decided to be worse than some other."""
+    """Return for each model after how many rows it was decided to be worse than some other, from [models, rows]."""
     found: dict[int, int] = {}
     for one, other in permutations(range(len(scores)), 2):
         decided = decided_worse(scores[one] - scores[other], comparisons=pairs(len(scores)), alpha=alpha)
@@ -70,7 +70,7 @@ def test_models_that_are_alike_are_rarely_stopped(kind: str) -> None:
 
 @pytest.mark.slow
 def test_a_model_that_is_much_worse_is_stopped_early() -> None:
-    """30 points below three equal ones: in nearly every world, after about a third of 200 rows; the others go on."""
+    """A model 30 points below three equal ones is stopped in nearly every world, after about a third of 200 rows."""
     random = np.random.default_rng(3)
     after, wrong, worlds = [], 0, 100
     for _ in range(worlds):
@@ -84,7 +84,7 @@ def test_a_model_that_is_much_worse_is_stopped_early() -> None:
 
 
 def test_a_cluster_is_one_step_once_it_is_whole() -> None:
-    """Its rows come from one source; what is not whole yet does not count."""
+    """The rows of a cluster count together, once all of them are answered."""
     clusters = [0, 1, 0, 1, 1, 2]
     sums = whole_clusters(np.array([-1.0, 0.0, -1.0, -1.0, -1.0]), clusters, 5)
     assert sums.tolist() == pytest.approx([-2 / 3, -2 / 3])

@@ -31,7 +31,7 @@ VECTORS = {
 
 @pytest.mark.parametrize(("columns", "p_values"), VECTORS.items())
 def test_max_t(columns: tuple[str, ...], p_values: tuple[float, ...]) -> None:
-    """Exact fractions where all patterns are few."""
+    """Where all patterns are enumerated, p values are exact fractions."""
     assert max_t(signs(*columns)).p_values == p_values
 
 
@@ -42,14 +42,14 @@ def test_clusters_flip_together() -> None:
 
 @given(st.integers(0, 10), st.integers(0, 10), st.integers(0, 5))
 def test_one_binary_column_is_mcnemar(wins: int, losses: int, equal: int) -> None:
-    """With ties counted half the flip test of one pair is the mid-p test, but for a draw, where both say nothing."""
+    """With ties counted half, the flip test of one pair is the mid-p test, except for a draw, which neither calls a difference."""
     assume(wins != losses)
     column = np.array([[1.0]] * wins + [[-1.0]] * losses + [[0.0]] * equal).reshape(-1, 1)
     assert max_t(column, flips=2**20).p_values[0] == pytest.approx(mid_p(wins, losses))
 
 
 def by_brute_force(differences: Array) -> list[float]:
-    """Westfall and Young's definition, one hypothesis and one pattern at a time."""
+    """Compute Westfall and Young's definition, one hypothesis and one pattern at a time."""
     live = differences[np.any(differences != 0, axis=1)]
     lengths = np.sqrt((live**2).sum(axis=0))
     observed = [abs(live[:, c].sum()) / lengths[c] if lengths[c] else 0.0 for c in range(live.shape[1])]
@@ -75,12 +75,12 @@ def by_brute_force(differences: Array) -> list[float]:
     arrays(np.float64, st.tuples(st.integers(1, 7), st.integers(1, 4)), elements=st.sampled_from([-1.0, 0.0, 0.5, 1.0]))
 )
 def test_max_t_is_its_definition(differences: Array) -> None:
-    """For any small table."""
+    """It equals the brute-force computation for any small table."""
     assert max_t(differences).p_values == pytest.approx(by_brute_force(differences))
 
 
-def test_random_flips_agree_with_all_of_them() -> None:
-    """Within three standard errors, and the same each time."""
+def test_random_flips_agree_with_enumerated_ones() -> None:
+    """They agree within three standard errors, and are the same each time."""
     table = np.random.default_rng(5).choice([-1.0, 0.0, 1.0], size=(13, 3), p=[0.15, 0.4, 0.45])
     exact, drawn = max_t(table, flips=2**13), max_t(table, flips=4000)
     assert drawn == max_t(table, flips=4000)
@@ -89,21 +89,21 @@ def test_random_flips_agree_with_all_of_them() -> None:
 
 
 def test_a_few_rows_that_decide_are_noticed() -> None:
-    """Fewer than five rows with half of the squares; equal differences are the test's own case."""
+    """Fewer than five rows with half of the squares are reported, unless all differences are equal in size."""
     rare = np.array([[0.01]] * 40 + [[-0.9]] * 3)
     assert max_t(rare).few_rows_decide == (True,)
     assert max_t(signs("+++000")).few_rows_decide == (False,)
 
 
 def test_without_correction_each_column_is_tested_alone() -> None:
-    """What Holm's correction by hand begins with."""
+    """The uncorrected p values are those that Holm's correction by hand starts from."""
     table = signs("++++++00", "++++-000", "00000000")
     assert max_t(table).single_p == (mid_p(6, 0), mid_p(4, 1), 1)
     assert max_t(table).statistics == pytest.approx((6**0.5, 3 / 5**0.5, 0))
 
 
 def test_swapping_rows_of_a_mean_is_flipping_differences() -> None:
-    """All patterns of a table that is as well tested by its differences; with clusters, sums are swapped."""
+    """Both tests give the same p values for a metric that is a mean; with clusters, sums are swapped."""
     generator = np.random.default_rng(8)
     points, baselines = generator.integers(0, 2, (3, 9)).astype(float), generator.integers(0, 2, (2, 9)).astype(float)
     differences = (points[:, None] - baselines).reshape(6, 9).T

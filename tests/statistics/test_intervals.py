@@ -22,7 +22,7 @@ CASES = [*((0.05, *case) for case in TANGO_95.items()), *((0.10, *case) for case
 
 @pytest.mark.parametrize(("alpha", "pair", "limits"), CASES)
 def test_tango(alpha: float, pair: tuple[int, int, int], limits: tuple[float, float]) -> None:
-    """To four digits, and mirrored where the models change places."""
+    """It gives known values to four digits, and mirrored ones where the models change places."""
     wins, losses, rows = pair
     z = critical_value(alpha)
     assert tango(wins, losses, rows, z) == pytest.approx(limits, abs=5e-5)
@@ -31,15 +31,15 @@ def test_tango(alpha: float, pair: tuple[int, int, int], limits: tuple[float, fl
 
 
 def test_tango_has_a_closed_form_at_the_edges() -> None:
-    """No discordant row: z2 / (n + z2); all won: from (n - z2) / (n + z2)."""
+    """Without a discordant row it is z2 / (n + z2); where all are won it begins at (n - z2) / (n + z2)."""
     z2 = critical_value(0.05) ** 2
     assert tango(0, 0, 50, z2**0.5)[1] == pytest.approx(z2 / (50 + z2))
     assert tango(50, 0, 50, z2**0.5)[0] == pytest.approx((50 - z2) / (50 + z2))
 
 
 @given(st.integers(0, 60), st.integers(0, 60), st.integers(0, 60), st.floats(0.5, 4))
-def test_tango_holds_what_was_observed(wins: int, losses: int, both: int, z: float) -> None:
-    """For any table and critical value, within -1 and 1."""
+def test_tango_contains_the_observed_difference(wins: int, losses: int, both: int, z: float) -> None:
+    """This holds for any table and critical value, within -1 and 1."""
     rows = wins + losses + both
     if rows == 0:
         return
@@ -49,14 +49,14 @@ def test_tango_holds_what_was_observed(wins: int, losses: int, both: int, z: flo
 
 
 def test_wilson() -> None:
-    """15 of 24, and the ends."""
+    """It gives known values for 15 of 24 rows, and for none and all."""
     assert wilson(15 / 24, 24) == pytest.approx((0.4271, 0.7884), abs=1e-3)
     assert wilson(0.0, 24)[0] == 0
     assert wilson(1.0, 24)[1] == pytest.approx(1)
 
 
 def test_the_score_interval_excludes_zero_exactly_when_the_statistic_is_above_its_critical_value() -> None:
-    """The mean divided by the root of the squares' sum, as the flip test has it."""
+    """The statistic is that of the flip test: the sum divided by the root of the sum of squares."""
     rows, deviation = 24, 0.3
     z = 2.5
     # |sum d| / sqrt(sum d^2) = z at this mean, as sum d^2 = rows * (deviation^2 + mean^2).

@@ -14,12 +14,12 @@ MID_P = {
 
 @pytest.mark.parametrize(("pair", "p"), MID_P.items())
 def test_mid_p(pair: tuple[int, int], p: float) -> None:
-    """Exact fractions, the same in both directions."""
+    """P values are exact fractions, the same in both directions."""
     assert mid_p(*pair) == mid_p(*reversed(pair)) == p
 
 
 def test_holm_keeps_the_order_and_the_ranks() -> None:
-    """The smallest p is multiplied by their number, the next by one less, and none gets below the one before."""
+    """The smallest p is multiplied by the number of tests, the next by one less; none is below the one before."""
     assert holm([0.03, 0.01, 0.04]) == pytest.approx([0.06, 0.03, 0.06])
     assert holm([0.9, 0.8]) == [1.0, 1.0]
     assert holm([]) == []

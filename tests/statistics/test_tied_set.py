@@ -22,7 +22,7 @@ VECTORS = [
 
 @pytest.mark.parametrize(("columns", "p_values"), VECTORS)
 def test_tied_set(columns: tuple[list[int], ...], p_values: list[float]) -> None:
-    """Exact fractions where all patterns are few."""
+    """Where all patterns are enumerated, p values are exact fractions."""
     assert tied_set_p(np.array(columns, dtype=float).T) == p_values
 
 
@@ -54,5 +54,5 @@ def by_brute_force(scores: Array) -> list[float]:
 @settings(deadline=None, max_examples=40)
 @given(arrays(np.float64, st.tuples(st.integers(1, 6), st.integers(1, 4)), elements=st.sampled_from([0.0, 0.5, 1.0])))
 def test_the_tied_set_is_its_definition(scores: Array) -> None:
-    """For any small table."""
+    """It equals the brute-force computation for any small table."""
     assert tied_set_p(scores) == pytest.approx(by_brute_force(scores))

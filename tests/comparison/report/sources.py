@@ -27,7 +27,7 @@ def held_out(rows: int) -> tuple[Example, ...]:
 
 
 def answered(rows: Sequence[Example], right: int, wrong: str) -> ShownAnswers:
-    """So many rows right, spread over all of them, and the same wrong answer to the others."""
+    """Answers of which a number of rows are right, spread over all of them; the wrong ones are all the same text."""
     hits = {math.floor(n * len(rows) / right) for n in range(right)} if right else set()
     return ShownAnswers(
         tuple(row.output if n in hits else wrong for n, row in enumerate(rows)),
@@ -36,7 +36,7 @@ def answered(rows: Sequence[Example], right: int, wrong: str) -> ShownAnswers:
 
 
 def unlike(sources: ReportSources) -> ReportSources:
-    """The same, with a different wrong answer for each row and model: digits that can hardly be packed."""
+    """Answers with a different wrong text for each row and model: digits that can hardly be compressed."""
     answers = {
         subject: replace(
             each,

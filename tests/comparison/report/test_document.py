@@ -34,7 +34,7 @@ EVERY_KIND = [
 @pytest.mark.parametrize("make", EVERY_KIND)
 @pytest.mark.parametrize("with_sources", [True, False])
 def test_every_verdict_has_a_report(make: Callable[[], Verdict], with_sources: bool) -> None:
-    """Also one of which nothing succeeded or nothing was held out, and one whose answers are not there."""
+    """A sweep in which nothing succeeded, was held out or has answered has a report too."""
     verdict = make()
     document = build(verdict, sources(verdict) if with_sources else ReportSources())
     assert document.sentence == verdict.sentence
@@ -66,8 +66,8 @@ def test_points_are_drawn_against_each_baseline() -> None:
     assert [mark.name for mark in values.marks[-3:]] == ["base", "base+4", "majority"]
 
 
-def test_of_a_loss_less_comes_first() -> None:
-    """The order of the marks follows the direction of the measure."""
+def test_marks_are_ordered_by_the_direction_of_their_measure() -> None:
+    """Of a loss the lowest value comes first."""
     plot = interval_plots(verdicts.demo_verdict())[-1]
     points = [mark.value for mark in plot.marks if mark.standing is not MarkKind.BASELINE]
     assert points == sorted(points)
@@ -113,7 +113,7 @@ def test_points_that_differ_in_one_axis_are_one_line() -> None:
     assert axis_plots(_points("template", ["plain", "plain"]), ReportSources()) == ()
 
 
-def test_curves_of_replicates_are_called_by_their_seeds() -> None:
+def test_curves_of_replicates_are_named_by_their_seeds() -> None:
     """Three seeds of a point are three curves."""
     verdict = verdicts.replicates_verdict()
     names = [line.name for line in curve_lines(verdict, sources(verdict))]
@@ -156,7 +156,7 @@ def test_an_answer_that_is_right_for_one_model_alone_is_carried_twice() -> None:
     assert document["rows"][0][2:] == [["same", "same"], [1, 0]]
 
 
-def test_answers_that_do_not_fit_are_said_to_be_omitted() -> None:
+def test_the_report_says_which_answers_it_omits() -> None:
     """The advised point and the baselines are kept first; of two long columns, the first rows."""
     verdict = verdicts.demo_verdict()
     wrong = [f"{n} {'long answer ' * 20}" for n in range(3)]
@@ -180,14 +180,14 @@ def test_a_long_text_is_cut_and_says_so() -> None:
 
 
 def test_two_trials_of_a_point_are_one_column() -> None:
-    """Its answers are carried for each seed."""
+    """The column carries the answers of each seed."""
     verdict = verdicts.replicates_verdict()
     document = pack_answers(verdict, sources(verdict)).document
     assert [len(trials) for trials in document["given"]] == [3, 1, 1, 3]
 
 
 def test_a_point_whose_trials_have_failed_has_no_column() -> None:
-    """Nothing that has not answered is shown beside the answers."""
+    """Only points that have answered are among the columns of answers."""
     verdict = verdicts.incomplete_verdict()
     point: PointResult = verdict.points[0]
     content = replace(sources(verdict), rows=held_out(24))

@@ -39,7 +39,7 @@ def test_the_same_verdict_gives_the_same_bytes() -> None:
 
 @pytest.mark.thorough
 def test_a_page_of_200_trials_and_500_rows_is_below_5_mb() -> None:
-    """Also where the wrong answers of all models differ and are long; the page says what was left out."""
+    """This holds where the wrong answers of all models differ and are long; the page says what it omits."""
     verdict = verdicts.large_verdict()
     document = build(verdict, unlike(sources(verdict)))
     page = render(document, ComparisonTable.of(verdict))

@@ -33,7 +33,7 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrom
 
 @pytest.fixture
 def page(driver: webdriver.Chrome, tmp_path: Path) -> Iterator[Browser]:
-    """A wide window; whatever a test does, the console stays quiet and nothing is asked for."""
+    """A wide window, whose console stays quiet and which requests nothing whatever a test does."""
     page = Browser(driver, f"file://{tmp_path}/")
     page.be_wide(1280)
     page.open("")
@@ -51,7 +51,7 @@ def show(page: Browser, verdict: Verdict, wrong: tuple[str, ...] = ("I do not kn
 
 
 def ink(page: Browser, plot: str) -> int:
-    """How many points of a plot are drawn."""
+    """Return the number of pixels of a plot that are drawn."""
     count = page.script(
         f"const c = document.querySelector('{plot} canvas'); if (!c) return 0;"
         "const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;"
@@ -88,7 +88,7 @@ def test_everything_is_drawn(page: Browser) -> None:
     [verdicts.incomplete_verdict, verdicts.failed_verdict, verdicts.nothing_held_out_verdict, verdicts.two_sweeps_verdict],
 )  # fmt: skip
 def test_a_verdict_with_little_to_show(page: Browser, make: object) -> None:
-    """What is missing has no section, and nothing fails for it."""
+    """A part that is missing has no section, and nothing fails."""
     assert callable(make)
     show(page, make())
     assert not page.one("#problem").is_displayed()
@@ -238,8 +238,8 @@ def test_light_and_dark(page: Browser) -> None:
     assert colours == ["rgba(244, 245, 247, 1)", "rgba(20, 23, 29, 1)"]
 
 
-def test_paper(page: Browser) -> None:
-    """It prints in light colours, without its controls."""
+def test_a_printed_page(page: Browser) -> None:
+    """It is in light colours, without its controls."""
     show(page, verdicts.demo_verdict())
     features = [{"name": "prefers-color-scheme", "value": "dark"}]
     page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print", "features": features})
@@ -251,7 +251,7 @@ def test_paper(page: Browser) -> None:
 
 
 def test_200_points(page: Browser) -> None:
-    """The thirty best are drawn, and all where that is asked for; the page stays usable."""
+    """The thirty best are drawn, and all on request; the page stays usable."""
     show(page, verdicts.large_verdict())
     assert page.text("#interval-all") == "Show all 200 points"
     few = page.one("#interval-plot").size["height"]

@@ -58,7 +58,7 @@ def write(ledger: Ledger, verdict: Verdict, rows: Sequence[Example] = ROWS, wron
 
 
 def test_everything_that_a_ledger_has(ledger: Ledger) -> None:
-    """Rows, answers with what is right of them, curves by epoch, facts and findings come from the ledger."""
+    """Rows, answers and whether they are right, curves by epoch, facts and findings come from the ledger."""
     verdict = verdicts.demo_verdict()
     document = {
         "command": "tunerun run",
@@ -89,7 +89,7 @@ def test_everything_that_a_ledger_has(ledger: Ledger) -> None:
 
 
 def test_labels_have_a_confusion_matrix(ledger: Ledger) -> None:
-    """Of the advised point and of the baseline that is hardest to beat; answers that are not a label have their own column."""
+    """The advised point and the hardest baseline have one each, with a column for answers that are not a label."""
     verdict = verdicts.demo_verdict()
     write(ledger, verdict, LABELS, wrong="I cannot say")
     point, base = read_sources(ledger, verdict).confusion
@@ -100,8 +100,8 @@ def test_labels_have_a_confusion_matrix(ledger: Ledger) -> None:
     assert point.counts[0] == (8, 0, 0, 0)
 
 
-def test_a_metric_of_all_rows_together_calls_none_right(ledger: Ledger) -> None:
-    """Then an answer that equals the expected one is right, and the report says so."""
+def test_with_a_corpus_metric_equal_answers_are_right(ledger: Ledger) -> None:
+    """A corpus metric has no score of a row, and the report says by which rule an answer counts as right."""
     verdict = verdicts.demo_verdict()
     measures = (Measure("eval/chrf", Unit.HUNDRED, higher_is_better=True),)
     verdict = replace(verdict, measures=measures, decision=replace(verdict.decision, metric="eval/chrf"))
@@ -113,7 +113,7 @@ def test_a_metric_of_all_rows_together_calls_none_right(ledger: Ledger) -> None:
 
 @pytest.mark.parametrize("make", [verdicts.incomplete_verdict, verdicts.nothing_held_out_verdict])
 def test_a_ledger_without_answers(ledger: Ledger, make: object) -> None:
-    """A sweep that has begun, or that holds nothing out, has a page all the same."""
+    """A sweep that has begun, or that holds nothing out, has a page too."""
     assert callable(make)
     verdict: Verdict = make()
     records = [trial.record for trial in verdict.trials]
@@ -155,7 +155,7 @@ def test_a_page_names_no_place_on_the_machine(ledger: Ledger) -> None:
 
 
 def test_two_sweeps_are_read_together(ledger: Ledger) -> None:
-    """Answers and curves of both, and a config of each."""
+    """The report has the answers and curves of both, and a config of each."""
     verdict = verdicts.two_sweeps_verdict()
     write(ledger, verdict)
     read = read_sources(ledger, verdict)
