@@ -59,6 +59,7 @@ def appendix(record: OpenRecord) -> Appendix:
     topics = {name: describe(material) for name, describe in TOPICS.items()}
     numbers = {name: place for place, name in enumerate(topics, start=1)}
     sections = [AppendixSection(f"{numbers[name]}. {topic.title}", topic.blocks) for name, topic in topics.items()]
+    # Before the sections of the checklists are made, because each of them refers to the last one.
     open_number = len(sections) + len(CHECKLISTS) + 1
     answered = [
         _answered(checklist, f"{len(sections) + place}.", topics, numbers, open_number)

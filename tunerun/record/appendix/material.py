@@ -99,6 +99,7 @@ class Material:
             digest: of the set whose rows are counted.
             other: digest of the other set.
         """
+        # The trials of a sweep share their sets, so few pairs are counted, but often.
         if (digest, other) not in self._shared:
             inputs = {text for text, _ in self.rows(other)}
             self._shared[digest, other] = sum(text in inputs for text, _ in self.rows(digest))
@@ -136,7 +137,7 @@ class Material:
     @cached_property
     def places(self) -> list[TrainedOn]:
         """The different devices that trained the jobs, with their settings; empty: not recorded."""
-        # Without what differs between jobs on one machine, which the topic on computation says of all jobs together.
+        # Without what differs between jobs on one machine: the topic on computation sums it up over all jobs.
         places = (job.trained_on for jobs in self.jobs.values() for job in jobs)
         alone = (replace(place, form="", training_run="", packed_with=()) for place in places if place is not None)
         return list({repr(place): place for place in alone if place.device}.values())

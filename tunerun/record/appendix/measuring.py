@@ -85,6 +85,7 @@ def uncertainty(material: Material) -> Topic:
             "initial weights and sampling."
         )
     confidence = 100 * (1 - decision.alpha)
+    # Rows of one cluster are not independent, so clusters are what was drawn.
     rows = counted(decision.rows, "held-out row")
     units = f"{rows} in {counted(decision.clusters, 'cluster')}" if decision.clusters else rows
     lines = [
@@ -110,6 +111,7 @@ def _test(material: Material) -> Iterator[str]:
         yield "No baseline was measured, so no difference was tested."
         return
     family = counted(decision.family, "comparison")
+    # Wins are counted only where a row is right or wrong.
     is_binary = any(each.wins is not None for point in material.verdict.points for each in point.against)
     if _most_seeds(material) > 1:
         yield (

@@ -91,6 +91,7 @@ def _optimiser(material: Material) -> str:
 def hyperparameters(material: Material) -> Topic:
     """Every point with its seeds, and the values that all points share."""
     points, trials = material.points, material.trials
+    # A seed makes a replicate of a point, not another point.
     varied = [key for key in dict.fromkeys(key for trial in trials for key in trial.overrides) if key != SEED]
     heads = labels.short_names(varied)
     values = {key: list(dict.fromkeys(labels.text(trial.overrides.get(key)) for trial in trials)) for key in varied}

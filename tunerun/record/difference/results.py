@@ -81,6 +81,7 @@ def _verdicts(record: OpenRecord) -> dict[str, Any]:
     for name in (VALIDATION, *([TEST] if record.ledger.openings(record.sweep.id) else [])):
         try:
             verdict = judge(record.ledger, record.sweep, held_out=name)
+        # Such as a metric that only another version has: rows, answers and losses can still be compared.
         except (InputError, MetricError) as error:
             values[f"verdict ({name})"] = f"cannot be computed: {error}"
             continue
@@ -125,7 +126,7 @@ def _pair(
         "adapter": {"a": adapter_a, "b": adapter_b},
         "same_adapter": None if adapter_a is None or adapter_b is None else adapter_a == adapter_b,
         "seconds": [each.metrics.get(SECONDS) for each in (result_a, result_b)],
-        "losses": list(lines),
+        "losses": list(lines),  # a copy: lines about answers follow
         "answers": {},
     }
     for name in dict.fromkeys([*pair.a.held_out, *pair.b.held_out]):
