@@ -114,6 +114,7 @@ class Group:
 
     def setting(self) -> Setting:
         """Return what the baselines are built from; if no answers are needed, only the base model is measured."""
+        # The training set is for the majority answer, which has no losses.
         texts = any(method != LOSSES for method in self.methods)
         # Trials of one group may have different test sets, so one trial's training example may be another's test
         # example: those are not drawn.
@@ -142,6 +143,7 @@ class Group:
                 if self.validation and (baseline.subject, self.validation.digest, method) not in answered
             ]
             problem, more = baseline.problem, None
+            # Answered baselines cost nothing more, so their tokens are not counted.
             if open_methods and problem is None:
                 try:
                     more = baseline.extra_tokens(self.counter)

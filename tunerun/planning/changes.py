@@ -19,6 +19,8 @@ MAX_EXPLAINED = 20
 """New trials that are explained by their nearest earlier one; comparing all with all would take quadratic time."""
 
 _MAX_COMPARED = 1000
+"""Earlier trials that a new one is compared with, for the same reason."""
+
 _DIGEST_DIGITS = 8
 _COMPARED_SECTIONS = ("dataset", "template", "model")
 _CONTENT = {"training": ("dataset", "template"), "validation": ("dataset", "template"), "model": ("model",)}
@@ -98,10 +100,12 @@ def _reasons(
     reasons: dict[str, ChangedValue] = {}
     for difference in differences(record.ingredients, trial.ingredients):
         changed = [difference]
+        # Two digests say nothing to a reader; the config that made the content differ does.
         if difference.name in _CONTENT:
             changed = [each for name in _CONTENT[difference.name] for each in differences(old[name], new[name])]
         if not changed:  # the config is the same, so a file has other content
             dataset = trial.config["dataset"]
+            # A held-out set without a file of its own is split from the dataset's file.
             held_out = (dataset.get("validation") or {}).get("path") if difference.name == "validation" else None
             file = PurePath(held_out or dataset.get("path", "the dataset")).name
             if difference.name == "model":

@@ -64,6 +64,7 @@ def _metric_files(trials: Sequence[Trial]) -> Iterable[ConfigFile]:
     sections = {id(t.config.evaluation): t.config.evaluation for t in trials}.values()
     entries = (entry for section in sections for entry in section.metrics if not isinstance(entry, str))
     paths = dict.fromkeys(str(entry["python"]).rpartition(":")[0] for entry in entries if "python" in entry)
+    # Without folders, which would reveal where the record was made.
     names = own_names(paths)
     for path in paths:
         if Path(path).is_file():

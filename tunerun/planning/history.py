@@ -100,6 +100,7 @@ def read_history(path: Path, experiment: str) -> History:
     """
     if not path.exists():
         return History(path)
+    # Read-only works on a copy: even a reading connection would write the -shm file of a database in WAL mode.
     with Ledger.open_read_only(path) as ledger:
         sweeps = ledger.sweeps(experiment)
         return History(

@@ -132,14 +132,15 @@ def _lengths(
             if of_key in counted or (metric.compares and subject == base):
                 continue
             counted.add(of_key)
-            rated = rated_by(metric.identity, trial.answer_method)
-            if ledger is not None and ledger.answered_at(subject, held_out.digest, rated) is not None:
-                continue
-            answers = None if ledger is None else ledger.answers(*of_key)
-            of_base = (
-                None if ledger is None or base is None else ledger.answers(base, held_out.digest, trial.answer_method)
-            )
-            if answers is None or ledger is None or (metric.compares and of_base is None):
+            answers = of_base = None
+            if ledger is not None:
+                rated = rated_by(metric.identity, trial.answer_method)
+                if ledger.answered_at(subject, held_out.digest, rated) is not None:
+                    continue
+                answers = ledger.answers(*of_key)
+                of_base = None if base is None else ledger.answers(base, held_out.digest, trial.answer_method)
+            # Answers of an earlier run are judged as they are; others are assumed to be as long as the expected ones.
+            if ledger is None or answers is None or (metric.compares and of_base is None):
                 yield from _lengths_without_answers(metric, held_out.examples, trial)
                 continue
             rows = judged_rows(metric, held_out.examples, answers.texts, of_base.texts if of_base else None)

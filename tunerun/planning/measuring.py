@@ -131,6 +131,7 @@ def choices_of(choices: Sequence[str] | None, training: ExampleSet) -> tuple[str
         return ()
     if choices != "auto":
         return tuple(choices)
+    # As answers are compared: outputs that differ in white space around them are one label.
     outputs = sorted({example.output.strip(): example.output for example in training.examples}.values())
     if len(outputs) < 2:
         raise ConfigError(
@@ -160,7 +161,7 @@ def why_never_early(metrics: Sequence[Metric]) -> str:
     """
     if not metrics:
         return "no metric decides"
-    metric = metrics[0]
+    metric = metrics[0]  # the first one decides between points
     if metric.asks is Asks.LOSSES:
         return f"{metric.name} decides, which generates no answers"
     if isinstance(metric, JudgedMetric):

@@ -76,6 +76,7 @@ class PlannedMemory:
 
     def refusal(self) -> str | None:
         """Return why the trials cannot fit even with all other programs closed; None: they can, or it is not known."""
+        # Refused only by what is certain: not by memory that an allocator may take without using it.
         if self._needs(self.work, with_unused=False) <= self._room:
             return None
         return f"{self._too_much('cannot fit')}; {self._advice()}"
@@ -125,6 +126,7 @@ class PlannedMemory:
             ),
         ]
         possible = [(text, change) for text, change, is_possible in changes if is_possible]
+        # One change is easier to accept than several, so these come first.
         candidates = [(text, replace(work, **change)) for text, change in possible]
         for count, (_, change) in enumerate(possible, start=1):
             work = replace(work, **change)
@@ -192,6 +194,7 @@ def _largest(trials: Sequence[Trial], settings: EngineSettings, sources: Sources
         trials=tuple(trial.number for trial in trials),
         device=device,
         available=devices.memory_bytes(device),
+        # What other programs leave free is known of the main memory alone.
         free=None if device == "cuda" else devices.free_main_memory_bytes(),
         engines=devices.engines_on_one(device, place.engines),
         shape=shape,

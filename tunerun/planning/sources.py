@@ -174,6 +174,7 @@ class Sources:
             self.measurements.append(found)
             return found
 
+        # By the examples' content: configs of many templates or limits may give the same examples.
         validation = loaded.validation.digest if loaded.validation else ""
         return self._once(("measuring", config.evaluation, loaded.training.digest, validation, place.kind), look_up)
 
@@ -242,12 +243,20 @@ class Sources:
     # Tokens
 
     def counter(self, config: TrialConfig) -> TokenCounter:
-        """Return a token counter: exact if the tokenizer is available, else an estimate, as for most hosted models."""
+        """Return a token counter: exact if the tokenizer is available, else an estimate, as for most hosted models.
+
+        Args:
+            config: of a point.
+
+        Raises:
+            BaseModelError: the tokenizer of a base model that is needed on this machine cannot be read.
+        """
 
         def make() -> TokenCounter:
             try:
                 return token_counter(config.model.reference(), self._cache)
             except BaseModelError:
+                # The tokenizer of a hosted model is rarely public.
                 if self._needs_base_model and not self.capabilities(config).is_hosted:
                     raise
                 return EstimatedCounter()
@@ -272,10 +281,12 @@ class Sources:
                 self._progress(f"counting the tokens of {len(examples.examples):,} examples")
             self.tokens_exact = self.tokens_exact and counter.exact
             lengths = counter.count_all(examples.examples)
+            # One count more, not one for each example: the longest text is close to the one with the most tokens.
             output = max((example.output for example in examples.examples), key=len)
-            learned = counter.count(Example("", output)) - counter.count(Example("", ""))
+            learned = counter.count(Example("", output)) - counter.count(Example("", ""))  # without the chat format
             return Lengths(sum(lengths), tuple(nlargest(LONGEST_KEPT, lengths)), max(1, learned))
 
+        # By the base model's content: configs that name one model differently share the counts.
         return self._once(("lengths", self.identity(config), examples.digest), count)
 
 

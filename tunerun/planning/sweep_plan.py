@@ -122,12 +122,12 @@ class Plan:
 
     def _cost(self, trials: Sequence[Trial], *, at_most: bool = False) -> Cost:
         factor = 1.0 if self.tokens_exact or not at_most else ESTIMATE_RANGE[1]
-        seconds = [t.seconds for t in trials]
-        known = [s for s in seconds if s is not None]
+        # A partial sum would look like the whole duration.
+        seconds = [t.seconds for t in trials if t.seconds is not None]
         return Cost(
             tokens=math.ceil(sum(t.tokens for t in trials) * factor),
             usd=sum(t.usd for t in trials) * factor,
-            hours=sum(known) / 3600 if len(known) == len(seconds) else None,
+            hours=sum(seconds) / 3600 if len(seconds) == len(trials) else None,
             steps=sum(t.steps for t in trials),
         )
 
@@ -146,6 +146,7 @@ class Plan:
         trials = self.to_run(retry_failed=retry_failed)
         numbers = {trial.number for trial in trials}
         too_large = [line for each in self.memory if numbers & {*each.trials} and (line := each.refusal())]
+        # An unknown price is not 0: a budget that cannot be enforced is refused, and not taken as met.
         budget = self.experiment.budget
         unpriced = sorted({t.config.model.name for t in trials if t.has_unknown_price})
         if budget.max_usd is not None and unpriced:
@@ -155,14 +156,15 @@ class Plan:
                 "model.price={usd_per_million_tokens: ..., source: ..., date: ...}, or remove the budget"
             )
             return [*too_large, line]
-        unknown = [judge.metric for judge in self.judges if judge.has_unknown_price]
-        if budget.max_usd is not None and unknown:
+        unpriced_judges = [judge.metric for judge in self.judges if judge.has_unknown_price]
+        if budget.max_usd is not None and unpriced_judges:
             return too_large + [
                 f"budget.max_usd: the price of the judge {metric.model} is not known, so the budget cannot be "
                 f"enforced; set evaluation.metrics.{metric.name}.price={{usd_per_million_input_tokens: ..., "
                 "usd_per_million_output_tokens: ..., source: ..., date: ...}, or remove the budget"
-                for metric in unknown
+                for metric in unpriced_judges
             ]
+        # Settled, not spent: a run resumes unfinished jobs, whose cost is part of `more`.
         more = self.cost(trials, at_most=True)
         return [*too_large, *over_budget(budget, self.with_baselines(self.settled), more)]
 

@@ -17,7 +17,7 @@ from tunerun.ledger import TrialRecord
 from tunerun.redaction import redact
 from tunerun.schema import TrialConfig
 
-_MAX_ID = 40
+_MAX_ID = 40  # the Gemini API's limit; see `tuned_model_id`
 _KEY_DIGITS = 12
 _MIN_REPLACED = 4
 """Minimum length at which a text from the environment is replaced inside other texts; shorter ones occur by chance."""
@@ -122,6 +122,7 @@ class Trial:
             template=self.config.template.as_text(),
             training=self.training.examples,
             validation=self.validation.examples if self.validation else (),
+            # The backend refuses to train if the files have changed since they were planned.
             base_identity=None if self.capabilities.is_hosted else self.ingredients["model"],
             precision=self.capabilities.precision,
         )
@@ -150,6 +151,7 @@ class Trial:
         for key, text in self.environment.items():
             if dotted_keys.has(config, key):  # a metric without options is stored as its name alone
                 dotted_keys.put(config, key, text)
+        # A password that was written into the URI itself is not from the environment, and not stored either.
         if isinstance(uri := config["tracking"]["uri"], str):
             config["tracking"]["uri"] = redact(uri)
         return TrialRecord(

@@ -63,17 +63,21 @@ class TrialKey:
             # Validation losses are part of a job's result: the backend measures them during training, so a job with
             # other held-out rows has another validation curve, whichever epoch is kept.
             "validation": examples.validation.digest if examples.validation else None,
+            # Content, not a name: a folder whose files were replaced is another base model.
             "model": model_identity,
             "chat_format": chat_format(place),
             "epoch_count": hyperparameters.epoch_count,
             "batch_size": hyperparameters.batch_size,
+            # A multiplier is the learning rate that it gives, so both ways of writing it have one key.
             "learning_rate": hyperparameters.effective_learning_rate,
             "adapter_rank": hyperparameters.adapter_rank,
             "adapter_alpha": hyperparameters.adapter_alpha,
             "seed": config.seed,
+            # Services may tune a model of one name differently; settings such as packing change no result.
             "backend": {"kind": place.kind, "address": place.address},
             "precision": place.precision,
         }
+        # Each of the following is absent where it has the value that all trials had before it existed.
         sets = (examples.training, examples.validation)
         if not place.is_hosted and any(each.has_conversations for each in sets if each is not None):
             ingredients["turns"] = TURNS_VERSION
