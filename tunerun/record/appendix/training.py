@@ -29,19 +29,16 @@ def base_model(material: Material) -> Topic:
     names = list(dict.fromkeys(named.values())) or material.config_values("model.name")
     local = "; its content is part of every trial's key. A LoRA adapter is trained"
     summary = f"Base model: {words(names) or NOT_RECORDED}{local if _is_trained_here(material) else ''}."
-    identities = [f"{name}: {identity}" for identity, name in named.items()]
-    blocks: list[Block] = [Paragraph(f"{summary} {_optimiser(material)}")]
+    summary += f" {_optimiser(material)}"
+    blocks: list[Block] = [Paragraph(summary)]
     models = material.facts.base_models
     if models:
         rows = tuple(
             (each.name, each.source or NOT_RECORDED, each.revision or each.package or "", each.identity)
             for each in models
         )
-        blocks.append(
-            AppendixTable(
-                ("name", "source", "revision or package", "identity"), rows, wrapped=(1, 2, 3)
-            ).without_empty_columns()
-        )
+        table = AppendixTable(("name", "source", "revision or package", "identity"), rows, wrapped=(1, 2, 3))
+        blocks.append(table.without_empty_columns())
         files = tuple((file.name, f"{file.bytes:,}", file.sha256) for each in models for file in each.files)
         if files:
             blocks.append(AppendixTable(("file", "bytes", "SHA-256"), files, wrapped=(2,), numbers=(1,)))
@@ -59,8 +56,9 @@ def base_model(material: Material) -> Topic:
             if value is not None
         ]
         sentence = f"{words(sources)}." if sources else ""
+        identities = [f"{name}: {identity}" for identity, name in named.items()]
         blocks.append(Paragraph(f"Identity: {words(identities) or NOT_RECORDED}. {sentence}"))
-    return Topic("Model", f"{summary} {_optimiser(material)}", tuple(blocks))
+    return Topic("Model", summary, tuple(blocks))
 
 
 def _kinds(material: Material) -> set[str]:
@@ -77,13 +75,11 @@ def _optimiser(material: Material) -> str:
     kinds = _kinds(material)
     if _is_trained_here(material) and material.document.get("version") == __version__:
         is_constant = all(trial.settings.hyperparameters.has_constant_rate for trial in material.trials)
-        named = {
-            name: [each.ingredients.get(name) for each in material.trials] for name in ("precision", "quantization")
-        }
-        formats = sorted({str(value) for values in named.values() for value in values if value})
+        ingredients = [trial.ingredients for trial in material.trials]
+        formats = {str(each[name]) for each in ingredients for name in ("precision", "quantization") if each.get(name)}
         return _LOCAL_ENGINE.format(
             schedule="at a constant learning rate" if is_constant else "with the schedule of each trial",
-            precision=words(formats) or f"a number format that is {NOT_RECORDED}",
+            precision=words(sorted(formats)) or f"a number format that is {NOT_RECORDED}",
         )
     return f"Optimiser: {NOT_RECORDED}; it depends on the backend ({words(sorted(kinds))})."
 
