@@ -124,8 +124,8 @@ def _other_files(old: BaseModelFacts | None, new: BaseModelFacts | None) -> str:
 def _other_rows(record: OpenRecord, name: str, old: str | None, new: ExampleSet | None) -> str:
     """Describe where a set of examples differs from the recorded one, which is named by its digest."""
     if old is None or new is None:
-        recorded, now = ("none" if each is None else "some" for each in (old, new))
-        return f"{name} examples: the record has {recorded}, and the rerun {now}"
+        sides = ["none" if each is None else "some" for each in (old, new)]
+        return f"{name} examples: the record has {sides[0]}, and the rerun {sides[1]}"
     before, now = record.ledger.example_set(old).examples, new.examples
     # The first one that differs is enough to find the row; where all of the shorter set agree, it is the row after it.
     same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(before, now, strict=False))

@@ -169,7 +169,8 @@ def _actions(crate: ROCrate, study: Study, files: Mapping[str, Entity], people: 
         used = [
             files[name] for digest in dict.fromkeys(sets) for name in files if PurePath(name).name.startswith(digest)
         ]
-        used += [model for name, model in models.items() if name == record.settings.model]
+        if record.settings.model in models:
+            used.append(models[record.settings.model])
         used += [
             _entity(crate, f"#trial-{record.number}-{key}", "PropertyValue", name=key, value=str(value))
             for key, value in record.overrides.items()
