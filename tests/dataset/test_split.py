@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tunerun.dataset.split import Split, choose, ranks_of, split_rows
@@ -24,7 +24,6 @@ def _half_up(count: int, fraction: float) -> int:
     return (count * round(fraction * 100) + 50) // 100
 
 
-@settings(deadline=None)
 @given(identities=st.lists(st.integers(0, 20), min_size=1, max_size=80), fractions=FRACTIONS, seed=SEEDS)
 def test_partition(identities: list[object], fractions: tuple[float, float], seed: int) -> None:
     """Every row is in exactly one part, in the file's order, and something is left to train on."""
@@ -35,7 +34,6 @@ def test_partition(identities: list[object], fractions: tuple[float, float], see
     assert split.training
 
 
-@settings(deadline=None)
 @given(identities=st.lists(st.integers(0, 20), min_size=1, max_size=80), fractions=FRACTIONS, seed=SEEDS)
 def test_equal_rows_stay_together(identities: list[object], fractions: tuple[float, float], seed: int) -> None:
     """Rows that are equal after the template are never torn apart into two parts."""
@@ -44,7 +42,6 @@ def test_equal_rows_stay_together(identities: list[object], fractions: tuple[flo
     assert sum(map(len, sets)) == len(set(identities))
 
 
-@settings(deadline=None)
 @given(classes=CLASSES, fractions=FRACTIONS, seed=SEEDS)
 def test_determinism(classes: list[str], fractions: tuple[float, float], seed: int) -> None:
     """The same seed gives the same split."""
@@ -52,7 +49,6 @@ def test_determinism(classes: list[str], fractions: tuple[float, float], seed: i
     assert _split(rows, classes, fractions, seed) == _split(rows, classes, fractions, seed)
 
 
-@settings(deadline=None)
 @given(count=st.integers(1, 300), fractions=FRACTIONS, seed=SEEDS)
 def test_sizes(count: int, fractions: tuple[float, float], seed: int) -> None:
     """Each part has its fraction of the rows, rounded half up, as long as a row is left to train on."""
@@ -62,7 +58,6 @@ def test_sizes(count: int, fractions: tuple[float, float], seed: int) -> None:
     assert (len(split.validation), len(split.test)) == (validation, test)
 
 
-@settings(deadline=None)
 @given(classes=CLASSES, fractions=FRACTIONS, seed=SEEDS)
 def test_stratification(classes: list[str], fractions: tuple[float, float], seed: int) -> None:
     """Each class keeps its share within one row, and at least one row of it stays in training."""
@@ -76,7 +71,6 @@ def test_stratification(classes: list[str], fractions: tuple[float, float], seed
     assert len(split.validation) <= _half_up(len(classes), fractions[0])
 
 
-@settings(deadline=None)
 @given(
     counts=st.lists(st.integers(20, 40), min_size=1, max_size=5),
     fraction=st.integers(0, 40).map(lambda percent: percent / 100),
@@ -101,7 +95,6 @@ def test_seeds_differ() -> None:
     assert len(splits) == 5
 
 
-@settings(deadline=None)
 @given(count=st.integers(20, 200), kinds=st.integers(1, 6), place=st.integers(0, 200), seed=SEEDS)
 def test_a_row_more_moves_few_others(count: int, kinds: int, place: int, seed: int) -> None:
     """Where a row goes follows from its own content; one that is added takes the place of one or two of a class."""
@@ -115,7 +108,6 @@ def test_a_row_more_moves_few_others(count: int, kinds: int, place: int, seed: i
         assert len(held ^ later) <= 2 * kinds + 1
 
 
-@settings(deadline=None)
 @given(count=st.integers(1, 80), fractions=FRACTIONS, seed=SEEDS)
 def test_the_order_of_rows_does_not_matter(count: int, fractions: tuple[float, float], seed: int) -> None:
     """The same rows in another order are split the same way."""
