@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import heapq
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from types import NoneType
@@ -145,15 +146,18 @@ class _Table:
         is_typo = len(rows.columns) > 1 and any(close_name(column, rows.columns) for column in absent)
         if absent and len(rows) and not is_typo:
             self.findings.add("template", f"{rows.file}: {advice_on_template(rows)}")
-        unusable: list[tuple[int, int, str, str]] = []
-        for column, part in named_by.items():
+
+        def unusable(column: str, part: str) -> Iterator[tuple[int, int, str, str]]:
             cells = rows.columns.get(column, ())
             if set(map(type, cells)) - {str}:  # most columns are text throughout
-                reasons = ((row, _why_unusable(cell)) for row, cell in enumerate(cells) if cell is not ABSENT)
-                unusable += [(row, parts.index(part), column, why) for row, why in reasons if why]
-        for row, part_number, column, why in sorted(unusable):
+                for row, cell in enumerate(cells):
+                    if cell is not ABSENT and (why := _why_unusable(cell)):
+                        yield row, parts.index(part), column, why
+
+        # In the order of the rows, and in a row in that of the template's parts.
+        for row, part_number, column, why in heapq.merge(*(unusable(*each) for each in named_by.items())):
             self._add_bad_cell(row, column, parts[part_number], why)
-        self.bad.update(row for row, *_ in unusable)
+            self.bad.add(row)
 
     def texts(self, part: str) -> Sequence[str]:
         """Render one part of every row; the text of a row that cannot be rendered is empty."""
