@@ -9,7 +9,7 @@ from hydra.core.override_parser.types import Override
 from tunerun.compose.failures import no_choice
 from tunerun.compose.grammar import MAX_POINTS
 from tunerun.compose.loader import Loader
-from tunerun.compose.source import GLOBAL_GROUPS, shown
+from tunerun.compose.source import GLOBAL_GROUPS, display_path
 from tunerun.errors import ConfigError
 
 EXPERIMENT = "experiment"
@@ -67,7 +67,7 @@ def _wrong_choices(loader: Loader, override: Override) -> list[str]:
     for choice in wrong:
         # Hydra reads files that end in .yaml alone.
         other = next((f for d in loader.directories if (f := d / key / f"{choice}.yml").is_file()), None)
-        hint = f"; {shown(other)} is not read: rename it to {choice}.yaml" if other else ""
+        hint = f"; {display_path(other)} is not read: rename it to {choice}.yaml" if other else ""
         problems.append(f"command line: {no_choice(key, choice, options)}{hint}")
     return problems
 

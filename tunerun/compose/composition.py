@@ -14,7 +14,7 @@ from tunerun.compose.environment import Marks
 from tunerun.compose.loader import Loader
 from tunerun.compose.points import SharedSections
 from tunerun.compose.provenance import Origin
-from tunerun.compose.source import GLOBAL_GROUPS, PRIMARY, shown, undoes_experiments
+from tunerun.compose.source import GLOBAL_GROUPS, PRIMARY, display_path, undoes_experiments
 from tunerun.compose.validation import Location, fields_at, validate
 from tunerun.errors import ConfigError
 from tunerun.provenance.places import FILES_OF_ROWS
@@ -97,8 +97,8 @@ class Composition:
         primary = self.loader.own_primary
         if primary is not None and undoes_experiments(primary):
             raise ConfigError(
-                f"{shown(primary / PRIMARY)}: its own values come after those of the experiment and undo them; put "
-                "`- _self_` first in its defaults"
+                f"{display_path(primary / PRIMARY)}: its own values come after those of the experiment and undo them; "
+                "put `- _self_` first in its defaults"
             )
         raw, marks = self.loader.point_and_marks(self.plain)
         # Keys that ended up below their group are reported alone: other problems would only follow from them.
@@ -296,8 +296,8 @@ def foreign_notes(loader: Loader) -> Iterator[str]:
     """Yield notes on each `config.yaml` that is not used because it belongs to another program."""
     for directory, lacking in loader.foreign.items():
         yield (
-            f"{shown(directory / PRIMARY)}: not used: its defaults have no {', '.join(lacking)}, so it is another "
-            "program's; tunerun's own config.yaml is used, with the groups of that directory"
+            f"{display_path(directory / PRIMARY)}: not used: its defaults have no {', '.join(lacking)}, so it is "
+            "another program's; tunerun's own config.yaml is used, with the groups of that directory"
         )
 
 

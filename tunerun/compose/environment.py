@@ -87,7 +87,7 @@ def with_marks(raw: Any, marks: Mapping[tuple[str | int, ...], str]) -> Any:
 
 def _different(value: Any, text: Any, location: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], str]]:
     if isinstance(value, dict):
-        # A whole section may come from one interpolation, whose text then stands for everything below it.
+        # A whole section may come from one interpolation, whose text then replaces everything below it.
         others: Callable[[Any], Any] = text.get if isinstance(text, dict) else lambda _: text
         for key, below in value.items():
             yield from _different(below, others(key), (*location, key))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from hydra.errors import MissingConfigException
 
-from tunerun.compose.source import GLOBAL_GROUPS, PRIMARY, read_yaml, shown
+from tunerun.compose.source import GLOBAL_GROUPS, PRIMARY, display_path, read_yaml
 from tunerun.errors import did_you_mean, first_line
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def reasons(loader: Loader, overrides: Sequence[str], error: Exception) -> list[
             return lines
     group = re.search(r"Could not override '(\w+)'", str(error))
     if group is not None and loader.own_primary is not None and loader.is_group(group[1]):
-        place, why = shown(loader.own_primary / PRIMARY), "and is used instead of tunerun's own"
+        place, why = display_path(loader.own_primary / PRIMARY), "and is used instead of tunerun's own"
         return [f"{place}: has no {group[1]} in its defaults, {why}; add `- {group[1]}: null` after `- _self_`"]
     return [f"the config cannot be composed: {one_line(error)}"]
 
@@ -59,7 +59,7 @@ def _wrong_entries(files: Sequence[Path], options: Mapping[str, Sequence[str]]) 
         entries = document.value if isinstance(document, yaml.MappingNode) else ()
         defaults = next((value for key, value in entries if key.value == "defaults"), None)
         if defaults is not None and not isinstance(defaults, yaml.SequenceNode):
-            place = f"{shown(file)}:{defaults.start_mark.line + 1}"
+            place = f"{display_path(file)}:{defaults.start_mark.line + 1}"
             yield f"{place}: defaults: must be a list; begin each entry with '- '"
             continue
         for node in defaults.value if defaults is not None else ():
@@ -67,7 +67,7 @@ def _wrong_entries(files: Sequence[Path], options: Mapping[str, Sequence[str]]) 
                 key, value = node.value[0]
                 choice = value.value if isinstance(value, yaml.ScalarNode) else "..."
                 if problem := _problem(key.value, choice, options):
-                    yield f"{shown(file)}:{key.start_mark.line + 1}: defaults: {problem}"
+                    yield f"{display_path(file)}:{key.start_mark.line + 1}: defaults: {problem}"
 
 
 def _problem(entry: str, choice: str, options: Mapping[str, Sequence[str]]) -> str | None:
@@ -99,7 +99,7 @@ def _missing_choice(loader: Loader, error: MissingConfigException) -> str:
     for file in (file for directory in loader.directories for file in sorted(directory.rglob("*.yaml"))):
         for number, line in enumerate(file.read_bytes().decode("utf-8", "replace").splitlines(), start=1):
             if entry.search(line):
-                return f"{shown(file)}:{number}: {no_choice(group, choice, options)}"
+                return f"{display_path(file)}:{number}: {no_choice(group, choice, options)}"
     return no_choice(group, choice, options)
 
 
@@ -123,7 +123,7 @@ def _misshapen(file: Path, base: Mapping[str, Any]) -> Iterator[str]:
     """
 
     def walk(node: yaml.Node, values: Any, key: str) -> Iterator[str]:
-        place = f"{shown(file)}:{node.start_mark.line + 1}: {key}"
+        place = f"{display_path(file)}:{node.start_mark.line + 1}: {key}"
         if isinstance(values, Mapping) and isinstance(node, yaml.SequenceNode):
             yield f"{place}: must be a mapping of keys to values"
         elif isinstance(values, list) and isinstance(node, yaml.MappingNode):

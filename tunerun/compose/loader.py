@@ -39,7 +39,7 @@ from tunerun.compose.expansion import FREE, check_expansion
 from tunerun.compose.hydra_internals import apply_overrides, open_hydra, register
 from tunerun.compose.provenance import Origin, line_of, sets
 from tunerun.compose.resolution import Raw, UnresolvedError, resolve
-from tunerun.compose.source import GLOBAL_GROUPS, shown
+from tunerun.compose.source import GLOBAL_GROUPS, display_path
 from tunerun.errors import ConfigError
 
 CONFIG_NAME = "config"
@@ -301,7 +301,7 @@ class Loader:
                 rest = keys[len(prefix) :]
                 line = line_of(file.read_text(encoding="utf-8-sig"), rest) if rest else (1 if prefix else None)
                 if line is not None:
-                    return Origin(f"{shown(file)}:{line}", file)
+                    return Origin(f"{display_path(file)}:{line}", file)
             keys.pop()
         return Origin(CONFIG_NAME)
 
@@ -313,8 +313,8 @@ class Loader:
             file = self._file_of(default.config_path)
             if group in GLOBAL_GROUPS and file is not None and (default.package or "").split(".")[0] == group:
                 problems.append(
-                    f"{shown(file)}:1: has no line '# @package _global_' before its first key, so its keys are set "
-                    f"below '{group}'; make that its first line"
+                    f"{display_path(file)}:1: has no line '# @package _global_' before its first key, so its keys are "
+                    f"set below '{group}'; make that its first line"
                 )
         return problems
 

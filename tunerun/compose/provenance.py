@@ -48,10 +48,10 @@ def line_of(text: str, keys: Sequence[str]) -> int | None:
         key = left.pop(0)
         if isinstance(node, yaml.MappingNode):
             # The dotted key of an axis may be written nested.
-            found = [(n, v) for n, v in reversed(node.value) if f"{key}.".startswith(f"{n.value}.")]
-            if not found:
+            entries = [(n, v) for n, v in reversed(node.value) if f"{key}.".startswith(f"{n.value}.")]
+            if not entries:
                 return None
-            name, below = max(found, key=lambda entry: len(entry[0].value))
+            name, below = max(entries, key=lambda entry: len(entry[0].value))
             line, node = name.start_mark.line + 1, below
             if name.value != key:
                 left.insert(0, key.removeprefix(f"{name.value}."))

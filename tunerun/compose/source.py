@@ -83,9 +83,9 @@ class ConfSource(FileSource):
         except yaml.YAMLError as error:
             raise ConfigError(_no_yaml(file, error)) from error
         except (OmegaConfBaseException, ValueError, OSError) as error:
-            raise ConfigError(f"{shown(file)}: cannot be read as a config: {first_line(error)}") from error
+            raise ConfigError(f"{display_path(file)}: cannot be read as a config: {first_line(error)}") from error
         if not isinstance(config, DictConfig):
-            raise ConfigError(f"{shown(file)}:1: holds a list; write a mapping of keys to values")
+            raise ConfigError(f"{display_path(file)}:1: holds a list; write a mapping of keys to values")
         return ConfigResult(config=config, path=f"{SCHEME}://{self.path}", provider=str(self.provider), header=header)
 
 
@@ -152,11 +152,11 @@ def read_yaml(file: Path) -> str:
         # A byte order mark would hide the header, `# @package _global_`, from Hydra.
         text = content.decode("utf-8-sig") if len(content) <= MAX_BYTES else ""
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{shown(file)}: is not UTF-8 at byte {error.start}; save it as UTF-8") from error
+        raise ConfigError(f"{display_path(file)}: is not UTF-8 at byte {error.start}; save it as UTF-8") from error
     except OSError as error:
-        raise ConfigError(f"{shown(file)}: cannot be read: {error.strerror}") from error
+        raise ConfigError(f"{display_path(file)}: cannot be read: {error.strerror}") from error
     if len(content) > MAX_BYTES:
-        raise ConfigError(f"{shown(file)}: {len(content):,} bytes; a YAML of at most {MAX_BYTES:,} is read")
+        raise ConfigError(f"{display_path(file)}: {len(content):,} bytes; a YAML of at most {MAX_BYTES:,} is read")
     try:
         _check_bounds(text, file)
     except yaml.YAMLError as error:
@@ -170,7 +170,7 @@ def _no_yaml(file: Path, error: yaml.YAMLError) -> str:
     line = file.read_text(encoding="utf-8-sig").splitlines()[mark.line : mark.line + 1] if mark else []
     braces = line and re.search(r"[{\[].*(?<![\"'\w])\$\{", line[0])
     hint = '; quote an interpolation inside braces or brackets: "${...}"' if braces else ""
-    return f"{shown(file)}{place}: is not YAML: {getattr(error, 'problem', None) or first_line(error)}{hint}"
+    return f"{display_path(file)}{place}: is not YAML: {getattr(error, 'problem', None) or first_line(error)}{hint}"
 
 
 def _check_bounds(text: str, file: Path) -> None:
@@ -185,7 +185,7 @@ def _check_bounds(text: str, file: Path) -> None:
     names: list[str | None] = []
     anchors: dict[str, int] = {}
     for event in yaml.parse(text, Loader=_LOADER):
-        place = f"{shown(file)}:{event.start_mark.line + 1 if event.start_mark else 1}"
+        place = f"{display_path(file)}:{event.start_mark.line + 1 if event.start_mark else 1}"
         if (tag := getattr(event, "tag", None)) and tag not in _TAGS:
             raise ConfigError(f"{place}: the tag {tag.replace(_YAML, '!!')} is not read; write plain values")
         if isinstance(event, yaml.AliasEvent):
@@ -213,6 +213,6 @@ def _check_bounds(text: str, file: Path) -> None:
             raise ConfigError(f"{place}: expands to more than {MAX_VALUES:,} values; shorten it, or use fewer aliases")
 
 
-def shown(file: Path) -> str:
+def display_path(file: Path) -> str:
     """Return a file's path for messages: relative if it is below the current directory."""
     return str(file.relative_to(Path.cwd())) if file.is_relative_to(Path.cwd()) else str(file)

@@ -30,14 +30,14 @@ NEAR = 3.0
 
 
 def problems_of(
-    point: Point, loaded: LoadedDataset, place: Capabilities, layers: Sequence[str] | None
+    point: Point, loaded: LoadedDataset, capabilities: Capabilities, layers: Sequence[str] | None
 ) -> Iterator[str]:
     """Yield why a point is rejected, one line each.
 
     Args:
         point: of the sweep.
         loaded: its examples.
-        place: capabilities of its backend.
+        capabilities: of its backend.
         layers: names of the base model's layers that can have an adapter; None: not known on this machine.
     """
     config = point.config
@@ -48,28 +48,28 @@ def problems_of(
             f"of {loaded.training.source}; set it to {examples} or less"
         )
     # A backend may ignore a key that has one value for all trials, but trials that differ in it would be equal.
-    for key in place.not_taken:
+    for key in capabilities.not_taken:
         if key in point.overrides:
-            yield f"sweep.axes.{key}: the backend {place.kind} does not take it; remove the axis"
-    if not place.trains_conversations:
-        yield from _conversations_in(loaded, place)
+            yield f"sweep.axes.{key}: the backend {capabilities.kind} does not take it; remove the axis"
+    if not capabilities.trains_conversations:
+        yield from _conversations_in(loaded, capabilities)
     if hyperparameters.keep != "last":
-        yield from _why_not_the_best(loaded, place)
-    yield from place.problems
+        yield from _why_not_the_best(loaded, capabilities)
+    yield from capabilities.problems
     tuning, default = hyperparameters.for_tuning(), TuningHyperparameters()
     for name in tuning.later:
-        if name not in place.hyperparameters:
+        if name not in capabilities.hyperparameters:
             yield (
-                f"hyperparameters.{name}: the backend {place.kind} does not take it; leave it at "
+                f"hyperparameters.{name}: the backend {capabilities.kind} does not take it; leave it at "
                 f"{json.dumps(getattr(default, name))}, or choose another backend"
             )
     targets = tuning.target_modules
     if targets is not None and layers is not None and (problem := target_modules.problem(targets, layers)) is not None:
         yield problem
-    if (rate := hyperparameters.learning_rate) is not None and not place.takes_learning_rate:
+    if (rate := hyperparameters.learning_rate) is not None and not capabilities.takes_learning_rate:
         multiplier = rate / BASE_LEARNING_RATE
         yield (
-            f"hyperparameters.learning_rate: {rate:g} is absolute, and the backend {place.kind} takes only a "
+            f"hyperparameters.learning_rate: {rate:g} is absolute, and the backend {capabilities.kind} takes only a "
             f"multiplier of a rate of the service's own; ours would be {multiplier:g}, of the {BASE_LEARNING_RATE:g} "
             f"that `tunerun serve` multiplies: set hyperparameters.learning_rate=null "
             f"hyperparameters.learning_rate_multiplier={multiplier:g}, or what suits another service"
@@ -83,26 +83,26 @@ def problems_of(
         yield f"model.retires_on: {model.name} was retired on {model.retires_on}; choose another base model"
 
 
-def notes_of(config: TrialConfig, loaded: LoadedDataset, place: Capabilities) -> Iterator[str]:
+def notes_of(config: TrialConfig, loaded: LoadedDataset, capabilities: Capabilities) -> Iterator[str]:
     """Yield what a user should know about a trial before it runs, one line each.
 
     Args:
         config: of a point.
         loaded: its examples.
-        place: capabilities of its backend.
+        capabilities: of its backend.
     """
     examples, hyperparameters, model = len(loaded.training.examples), config.hyperparameters, config.model
-    if loaded.validation is not None and not place.measures_epochs:
+    if loaded.validation is not None and not capabilities.measures_epochs:
         yield (
-            f"backend {place.kind}: it does not measure the validation loss after each epoch; advice on epoch_count "
-            "is based on the training loss alone"
+            f"backend {capabilities.kind}: it does not measure the validation loss after each epoch; advice on "
+            "epoch_count is based on the training loss alone"
         )
     if model.retires_on is not None and (left := _days_left(model.retires_on)) <= RETIRES_SOON_DAYS:
         yield (
             f"model.retires_on: {model.name} retires on {model.retires_on} ({left} days from now), together with the "
             "models tuned from it"
         )
-    is_large = place.takes_learning_rate and hyperparameters.effective_learning_rate >= BASE_LEARNING_RATE
+    is_large = capabilities.takes_learning_rate and hyperparameters.effective_learning_rate >= BASE_LEARNING_RATE
     if examples < SMALL_SET and is_large:
         yield (
             f"hyperparameters.learning_rate: {hyperparameters.effective_learning_rate:g} with {examples} examples; the "
@@ -153,7 +153,7 @@ def _days_left(retires_on: str) -> int:
     return (date.fromisoformat(retires_on) - date.today()).days
 
 
-def _conversations_in(loaded: LoadedDataset, place: Capabilities) -> list[str]:
+def _conversations_in(loaded: LoadedDataset, capabilities: Capabilities) -> list[str]:
     """Problems with sets that contain conversations, for a backend that cannot train on them."""
     problems = []
     for name, each in (("training", loaded.training), ("validation", loaded.validation)):
@@ -161,24 +161,24 @@ def _conversations_in(loaded: LoadedDataset, place: Capabilities) -> list[str]:
         if each is not None and count:
             problems.append(
                 f"{each.source}: {count:,} of {len(each.examples):,} {name} examples have a system message or several "
-                f"turns; the backend {place.kind} trains on one input and its output alone "
-                f"({place.source}); write a system message into template.text_input, keep to rows of one turn, "
+                f"turns; the backend {capabilities.kind} trains on one input and its output alone "
+                f"({capabilities.source}); write a system message into template.text_input, keep to rows of one turn, "
                 "or choose another backend"
             )
     return problems
 
 
-def _why_not_the_best(loaded: LoadedDataset, place: Capabilities) -> list[str]:
+def _why_not_the_best(loaded: LoadedDataset, capabilities: Capabilities) -> list[str]:
     """Why `hyperparameters.keep: best` is not possible."""
     problems = []
-    if not place.measures_epochs:
+    if not capabilities.measures_epochs:
         problems.append(
             f"hyperparameters.keep: best needs the validation loss after each epoch, which the backend "
-            f"{place.kind} does not measure; set it to last"
+            f"{capabilities.kind} does not measure; set it to last"
         )
-    elif not place.keeps_best:
+    elif not capabilities.keeps_best:
         problems.append(
-            f"hyperparameters.keep: best is not possible, because the backend {place.kind} may have dropped the "
+            f"hyperparameters.keep: best is not possible, because the backend {capabilities.kind} may have dropped the "
             "model of that epoch; set it to last"
         )
     if loaded.validation is None:
@@ -212,23 +212,23 @@ def check_lengths(loaded: LoadedDataset, limit: TokenLimit | None) -> None:
         raise DatasetError(problems)
 
 
-def check_size(training: ExampleSet, place: Capabilities) -> None:
+def check_size(training: ExampleSet, capabilities: Capabilities) -> None:
     """Reject training examples that are too few or too large for their backend.
 
     Raises:
         LimitError: there are fewer than the backend's minimum, or they exceed its maximum size in bytes.
     """
-    if len(training.examples) < place.min_examples:
+    if len(training.examples) < capabilities.min_examples:
         raise LimitError(
-            f"{training.source}: {len(training.examples)} training examples; the backend {place.kind} takes at "
-            f"least {place.min_examples} ({place.source}); add more"
+            f"{training.source}: {len(training.examples)} training examples; the backend {capabilities.kind} takes at "
+            f"least {capabilities.min_examples} ({capabilities.source}); add more"
         )
-    limit = place.max_training_bytes
+    limit = capabilities.max_training_bytes
     if limit is None:
         return
     size = sum(len("".join([*texts_of(e.input), e.output]).encode()) for e in training.examples)
     if size > limit:
         raise LimitError(
-            f"{training.source}: {size:,} bytes of training examples; the backend {place.kind} takes {limit:,} "
-            f"({place.source}); set dataset.limit"
+            f"{training.source}: {size:,} bytes of training examples; the backend {capabilities.kind} takes {limit:,} "
+            f"({capabilities.source}); set dataset.limit"
         )

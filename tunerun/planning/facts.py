@@ -117,28 +117,28 @@ def _base_models(trials: Sequence[Trial], cache: Path) -> Iterable[BaseModelFact
             license=trial.environment.get("model.license", model.license),
         )
         try:
-            found = None if trial.capabilities.is_hosted else base_model.find(model.reference(), cache, ask_hub=False)
+            located = None if trial.capabilities.is_hosted else base_model.find(model.reference(), cache, ask_hub=False)
         except BaseModelError:  # deleted since it was planned; training will report it
-            found = None
-        if found is None:
+            located = None
+        if located is None:
             yield facts
             continue
-        files = [FileFacts(f.name, file_digest.sha256(f, cache), f.stat().st_size) for f in base_model.files(found)]
+        files = [FileFacts(f.name, file_digest.sha256(f, cache), f.stat().st_size) for f in base_model.files(located)]
         package_version = None
-        if model.package is not None and found.origin.startswith("package "):
+        if model.package is not None and located.origin.startswith("package "):
             with contextlib.suppress(PackageNotFoundError):
                 package_version = version(model.package)
-        if found.path is not None and found.path.is_file() and package_version is None:
+        if located.path is not None and located.path.is_file() and package_version is None:
             # Without a package, the file has its stored source as name: its own may come from the environment.
             files = [replace(each, name=facts.source) for each in files]
-        is_prepared = prepared_model.model_folder(found, cache) is not None
+        is_prepared = prepared_model.model_folder(located, cache) is not None
         yield replace(
             facts,
-            revision=found.commit,
+            revision=located.commit,
             package=None if package_version is None else f"{stored.package}=={package_version}",
-            license=facts.license or (None if found.path is None else model_facts.stated_license(found.path)),
+            license=facts.license or (None if located.path is None else model_facts.stated_license(located.path)),
             files=tuple(files),
-            chat_format=asdict(prepared_model.read_chat_format(found, cache)) if is_prepared else {},
+            chat_format=asdict(prepared_model.read_chat_format(located, cache)) if is_prepared else {},
         )
 
 

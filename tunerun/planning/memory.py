@@ -164,7 +164,7 @@ def planned_memory(trials: Sequence[Trial], sources: Sources) -> tuple[PlannedMe
 
 
 def _largest(trials: Sequence[Trial], settings: EngineSettings, sources: Sources) -> PlannedMemory:
-    place = trials[0].capabilities
+    capabilities = trials[0].capabilities
     device = devices.chosen(settings.device)
     works = []
     for trial in trials:
@@ -172,7 +172,7 @@ def _largest(trials: Sequence[Trial], settings: EngineSettings, sources: Sources
         lengths = sources.lengths(trial.config, trial.training)
         works.append(
             Workload(
-                number_format=place.precision,
+                number_format=capabilities.precision,
                 is_quantised=settings.is_quantised,
                 device=device,
                 adapter_rank=trial.config.hyperparameters.adapter_rank,
@@ -183,8 +183,8 @@ def _largest(trials: Sequence[Trial], settings: EngineSettings, sources: Sources
             )
         )
     # The largest trial decides whether the memory is sufficient.
-    found = sources.model(trials[0].config)
-    shape = None if found is None else found.facts.shape
+    base_model = sources.model(trials[0].config)
+    shape = None if base_model is None else base_model.facts.shape
     largest = works[0] if shape is None else max(works, key=lambda work: memory.estimate(shape, work).total)
     # Trials that differ in their epochs alone are one training run, so one member of a pass.
     runs = len({trial.training_run for trial in trials})
@@ -196,7 +196,7 @@ def _largest(trials: Sequence[Trial], settings: EngineSettings, sources: Sources
         available=devices.memory_bytes(device),
         # What other programs leave free is known of the main memory alone.
         free=None if device == "cuda" else devices.free_main_memory_bytes(),
-        engines=devices.engines_on_one(device, place.engines),
+        engines=devices.engines_on_one(device, capabilities.engines),
         shape=shape,
         work=largest,
         most=min(most, runs),

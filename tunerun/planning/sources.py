@@ -121,10 +121,10 @@ class Sources:
         """Return the capabilities of a config's backend."""
 
         def look_up() -> Capabilities:
-            found = capabilities_of(config.backend)
-            for text in found.warnings:
+            capabilities = capabilities_of(config.backend)
+            for text in capabilities.warnings:
                 self.warn(text)
-            return found
+            return capabilities
 
         return self._once(("capabilities", config.backend), look_up)
 
@@ -140,15 +140,15 @@ class Sources:
         """
 
         def load() -> LoadedDataset:
-            place = self.capabilities(config)
+            capabilities = self.capabilities(config)
             if self.recorded.examples is None:
                 loaded = load_examples(
                     config.dataset,
                     PromptTemplate(config.template),
-                    max_input_characters=place.max_input_characters,
-                    max_output_characters=place.max_output_characters,
+                    max_input_characters=capabilities.max_input_characters,
+                    max_output_characters=capabilities.max_output_characters,
                     tokens=self.token_limit(config),
-                    control_tokens=None if place.is_hosted else self.counter(config).control_tokens_in,
+                    control_tokens=None if capabilities.is_hosted else self.counter(config).control_tokens_in,
                     most_places=self._most_places,
                     progress=self._progress,
                     draws=self._draws,
@@ -156,7 +156,7 @@ class Sources:
             else:
                 loaded = self.recorded.examples[number]
                 checks.check_lengths(loaded, self.token_limit(config))
-            checks.check_size(loaded.training, place)
+            checks.check_size(loaded.training, capabilities)
             self.warnings.extend(loaded.warnings)
             self.loaded.append(loaded)
             return loaded
@@ -165,18 +165,20 @@ class Sources:
 
     def measurement(self, config: TrialConfig, loaded: LoadedDataset) -> MeasurementPlan:
         """Return how the tuned models of a config are measured."""
-        place = self.capabilities(config)
+        capabilities = self.capabilities(config)
 
         def look_up() -> MeasurementPlan:
-            found = measurement_plan(config.evaluation, loaded.training, loaded.validation, place)
-            for note in found.notes:
+            measurement = measurement_plan(config.evaluation, loaded.training, loaded.validation, capabilities)
+            for note in measurement.notes:
                 self.warn(note)
-            self.measurements.append(found)
-            return found
+            self.measurements.append(measurement)
+            return measurement
 
         # By the examples' content: configs of many templates or limits may give the same examples.
         validation = loaded.validation.digest if loaded.validation else ""
-        return self._once(("measuring", config.evaluation, loaded.training.digest, validation, place.kind), look_up)
+        return self._once(
+            ("measuring", config.evaluation, loaded.training.digest, validation, capabilities.kind), look_up
+        )
 
     # Base model
 
@@ -191,7 +193,7 @@ class Sources:
 
         def look_up() -> FoundModel | None:
             try:
-                found = find(config.model.reference(), self._cache, ask_hub=self._needs_base_model)
+                base_model = find(config.model.reference(), self._cache, ask_hub=self._needs_base_model)
             except BaseModelError as error:
                 if self._needs_base_model:
                     raise
@@ -200,44 +202,44 @@ class Sources:
             except MissingPackageError as error:  # a plan needs no extra; `run` refuses before the first job
                 source = config.model.source
                 self.warn(f"model: {error}; until then it is not known which commit of {source} a run uses")
-                found = find(config.model.reference(), self._cache, ask_hub=False)
-            if found.path is None and found.commit is not None:
-                self.warn(f"model: {config.model.source} is not on this machine; a run fetches {found.commit}")
-            if not found.facts.has_end_token:
+                base_model = find(config.model.reference(), self._cache, ask_hub=False)
+            if base_model.path is None and base_model.commit is not None:
+                self.warn(f"model: {config.model.source} is not on this machine; a run fetches {base_model.commit}")
+            if not base_model.facts.has_end_token:
                 self.warn(
                     f"model: {config.model.name} names no end token, so its answers end at "
                     "evaluation.generation.max_output_tokens, and what follows an answer counts; choose a base model "
                     "with one, or set eos_token in its tokenizer_config.json"
                 )
-            if found.facts.has_experts:
+            if base_model.facts.has_experts:
                 self.warn(
                     f"model: {config.model.name} is a mixture of experts; experts that are stored as one tensor get no "
                     "adapter, and the tuned model's tunerun.json lists them under without_adapter"
                 )
-            return found
+            return base_model
 
         return self._once(("model", config.model), look_up)
 
     def identity(self, config: TrialConfig) -> str:
         """Return the identity of a base model's weights, as in trial keys; for a hosted model its backend and name."""
-        found = self.model(config)
-        return f"{self.capabilities(config).kind}:{config.model.name}" if found is None else found.identity
+        base_model = self.model(config)
+        return f"{self.capabilities(config).kind}:{config.model.name}" if base_model is None else base_model.identity
 
     def layers(self, config: TrialConfig) -> tuple[str, ...] | None:
         """Return the names of the layers that can have an adapter; None: the files on this machine do not list them."""
-        found = self.model(config)
-        if found is None or found.facts.layers is not None:
-            return None if found is None else found.facts.layers
+        base_model = self.model(config)
+        if base_model is None or base_model.facts.layers is not None:
+            return None if base_model is None else base_model.facts.layers
         # A GGUF file names its layers in llama.cpp's words; the folder that it was converted to has the right names.
-        converted = prepared_model.model_folder(found, self._cache)
+        converted = prepared_model.model_folder(base_model, self._cache)
         return None if converted is None else model_facts.of_folder(converted).layers
 
     def frozen(self, config: TrialConfig) -> TrialConfig:
         """Return the config with a hub model's revision resolved to a commit, because a branch or tag can move."""
-        found = self.model(config)
-        if found is None or found.commit is None or found.commit == config.model.revision:
+        base_model = self.model(config)
+        if base_model is None or base_model.commit is None or base_model.commit == config.model.revision:
             return config
-        model = config.model.model_copy(update={"revision": found.commit})
+        model = config.model.model_copy(update={"revision": base_model.commit})
         return config.model_copy(update={"model": model})
 
     # Tokens
@@ -265,8 +267,10 @@ class Sources:
 
     def token_limit(self, config: TrialConfig) -> TokenLimit | None:
         """Return the maximum number of tokens of an example; None: not known."""
-        found = self.model(config)
-        most = config.model.context_length if found is None else found.context_tokens(config.model.reference())
+        base_model = self.model(config)
+        most = (
+            config.model.context_length if base_model is None else base_model.context_tokens(config.model.reference())
+        )
         if most is None:
             return None
         counter = self.counter(config)

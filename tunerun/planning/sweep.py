@@ -187,15 +187,15 @@ def planned_trial(number: int, point: Point, sources: Sources, history: History,
         InputError: its data, template or values have problems; all of them, one line each.
     """
     config, hyperparameters = point.config, point.config.hyperparameters
-    place = sources.capabilities(config)
+    capabilities = sources.capabilities(config)
     loaded = sources.examples(config, number)
     layers = None if hyperparameters.target_modules is None else sources.layers(config)
-    if problems := [*checks.problems_of(point, loaded, place, layers)]:
+    if problems := [*checks.problems_of(point, loaded, capabilities, layers)]:
         raise ConfigError(problems)
-    for note in checks.notes_of(config, loaded, place):
+    for note in checks.notes_of(config, loaded, capabilities):
         sources.warn(note)
     measurement = sources.measurement(config, loaded)
-    key = TrialKey.of(config, place, loaded, sources.identity(config), round_=round_)
+    key = TrialKey.of(config, capabilities, loaded, sources.identity(config), round_=round_)
 
     # A branch or tag can move, so the ledger freezes the commit, and a run loads what was planned.
     frozen = sources.frozen(config)
@@ -204,7 +204,7 @@ def planned_trial(number: int, point: Point, sources: Sources, history: History,
         environment.pop("model.revision", None)  # the resolved commit replaced the environment's text
     tokens = sources.lengths(config, loaded.training).total * hyperparameters.epoch_count
     batches = math.ceil(len(loaded.training.examples) / hyperparameters.batch_size)
-    rate = history.rates.get((place.kind, environment.get("model.name", config.model.name)))
+    rate = history.rates.get((capabilities.kind, environment.get("model.name", config.model.name)))
     state = history.states.get(key.digest)
     held_out = {"validation": loaded.validation, "test": loaded.test}
     return Trial(
@@ -214,7 +214,7 @@ def planned_trial(number: int, point: Point, sources: Sources, history: History,
         overrides=point.overrides,
         config=frozen,
         environment=environment,
-        capabilities=place,
+        capabilities=capabilities,
         training=loaded.training,
         held_out={name: each for name, each in held_out.items() if each is not None},
         answer_method=measurement.answer_method,

@@ -41,7 +41,7 @@ class TrialKey:
     def of(
         cls,
         config: TrialConfig,
-        place: Capabilities,
+        capabilities: Capabilities,
         examples: LoadedDataset,
         model_identity: str,
         *,
@@ -51,7 +51,7 @@ class TrialKey:
 
         Args:
             config: of the trial.
-            place: capabilities of its backend.
+            capabilities: of its backend.
             examples: its examples, rendered by the template.
             model_identity: digest of the base model's content, or for a hosted model its name.
             round_: number of times that `--fresh` restarted every trial.
@@ -65,7 +65,7 @@ class TrialKey:
             "validation": examples.validation.digest if examples.validation else None,
             # Content, not a name: a folder whose files were replaced is another base model.
             "model": model_identity,
-            "chat_format": chat_format(place),
+            "chat_format": chat_format(capabilities),
             "epoch_count": hyperparameters.epoch_count,
             "batch_size": hyperparameters.batch_size,
             # A multiplier is the learning rate that it gives, so both ways of writing it have one key.
@@ -74,15 +74,15 @@ class TrialKey:
             "adapter_alpha": hyperparameters.adapter_alpha,
             "seed": config.seed,
             # Services may tune a model of one name differently; settings such as packing change no result.
-            "backend": {"kind": place.kind, "address": place.address},
-            "precision": place.precision,
+            "backend": {"kind": capabilities.kind, "address": capabilities.address},
+            "precision": capabilities.precision,
         }
         # Each of the following is absent where it has the value that all trials had before it existed.
         sets = (examples.training, examples.validation)
-        if not place.is_hosted and any(each.has_conversations for each in sets if each is not None):
+        if not capabilities.is_hosted and any(each.has_conversations for each in sets if each is not None):
             ingredients["turns"] = TURNS_VERSION
-        if place.quantization:
-            ingredients["quantization"] = place.quantization
+        if capabilities.quantization:
+            ingredients["quantization"] = capabilities.quantization
         if hyperparameters.keep != "last":
             ingredients["keep"] = hyperparameters.keep
         ingredients |= hyperparameters.for_tuning().later
@@ -91,25 +91,25 @@ class TrialKey:
         return cls(ingredients)
 
 
-def group_identity(place: Capabilities, examples: LoadedDataset, model_identity: str) -> dict[str, Any]:
+def group_identity(capabilities: Capabilities, examples: LoadedDataset, model_identity: str) -> dict[str, Any]:
     """Return what the subjects of baselines hash: trials for which it is equal are compared with the same baselines.
 
     Args:
-        place: capabilities of the trial's backend.
+        capabilities: of the trial's backend.
         examples: the trial's examples.
         model_identity: as in `TrialKey.of`.
     """
-    number_format = {"precision": place.precision, "quantization": place.quantization}
+    number_format = {"precision": capabilities.precision, "quantization": capabilities.quantization}
     return {
         "model": model_identity,
-        "chat_format": chat_format(place),
+        "chat_format": chat_format(capabilities),
         "validation": examples.validation.digest if examples.validation else None,
-        "backend": {"kind": place.kind, "address": place.address},
+        "backend": {"kind": capabilities.kind, "address": capabilities.address},
         # float32 was the only format of early versions; omitting it keeps the subjects of their baselines
         **{name: value for name, value in number_format.items() if value not in ("", "float32")},
     }
 
 
-def chat_format(place: Capabilities) -> str | None:
+def chat_format(capabilities: Capabilities) -> str | None:
     """Return the chat format's part of a key; None: the service's own format, which is not known."""
-    return None if place.is_hosted else chat_template.IN_KEY
+    return None if capabilities.is_hosted else chat_template.IN_KEY

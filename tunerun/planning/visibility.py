@@ -95,16 +95,16 @@ class Visibility:
             compared = f"in the {self.comparisons:,} comparisons of points with baselines"
         worth = f"{100 * self.worth:g} percentage point{'' if self.worth == 0.01 else 's'}"
         few, many = self._rows_for_worth(_RELATED), self.rows_for_worth
-        shown = "show no difference"
+        visible = "show no difference"
         if self.smallest_related is not None:
             related = f"{100 * self.smallest_related:.0f} percentage points or more"
             related += " if the models err on related examples"
-            shown = f"show differences of about {related}, and none if they do not,"
+            visible = f"show differences of about {related}, and none if they do not,"
             if self.smallest is not None:
                 points = f"{100 * self.smallest:.0f} percentage points or more"
-                shown = f"show differences of about {points}, or {related},"
+                visible = f"show differences of about {points}, or {related},"
         sentences = [
-            f"{rows} {shown} {compared} (power 80 %).",
+            f"{rows} {visible} {compared} (power 80 %).",
             f"To show {worth}, hold out about {few:,} to {many:,}." if many > self.clusters else "",
         ]
         if self.rows_for_equality is not None and self.clusters < self.rows_for_equality:
