@@ -37,18 +37,18 @@ def cancel(
 
     with chosen_sweep(overrides or [], config_dir, sweep, to_write=True) as (ledger, result):
         verdict = result.verdict
-        # Failed trials included: a lost job may be about to be submitted again.
+        # Failed trials too: a lost job may be about to be submitted again.
         numbers = trial or [t.record.number for t in verdict.trials if t.state is not JobState.SUCCEEDED]
         unknown = [n for n in numbers if not 0 <= n < len(verdict.trials)]
         if unknown:
             raise InputError(
                 [f"--trial {n}: {verdict.sweep.id} has the trials 0 to {len(verdict.trials) - 1}" for n in unknown]
             )
-        said = f"every trial of {verdict.sweep.id} has succeeded; nothing was cancelled"
+        done = f"every trial of {verdict.sweep.id} has succeeded; nothing was cancelled"
         if numbers:
             cache = cache_folder(places([], config_dir)[0].cache)
-            said = cancel_trials(ledger, verdict.sweep.id, numbers, cache=cache)
+            done = cancel_trials(ledger, verdict.sweep.id, numbers, cache=cache)
         if json_:
-            print_json({"sweep": verdict.sweep.id, "trials": numbers, "done": said})
+            print_json({"sweep": verdict.sweep.id, "trials": numbers, "done": done})
         else:
-            tables.out.print(tables.plain(said))
+            tables.out.print(tables.plain(done))

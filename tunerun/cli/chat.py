@@ -22,6 +22,7 @@ def talk(chat: Chat) -> None:
         BackendError: the model cannot be called.
         InputError: a line cannot be answered; in a terminal this is printed instead.
     """
+    # From another program nothing but answers is printed, one for each line, and the first error ends the conversation.
     is_terminal = sys.stdin.isatty()
     for warning in chat.warnings:
         sys.stderr.write(f"warning: {warning}\n")

@@ -54,16 +54,16 @@ def compare(
     ):
         earlier: Sequence[Opening] = ()
         if final:
-            cache = cache_folder(places([], config_dir)[0].cache)
             tested, *others = result.verdict.sweeps
             if others:
                 raise InputError("--final: opens the test set of one sweep; name one with --sweep")
+            cache = cache_folder(places([], config_dir)[0].cache)
             with tables.progress_on_stderr() as progress:
                 earlier = open_test(ledger, tested, cache=cache, progress=progress)
             result = on_test_set(ledger, result)
         if output is not None:
             for file in write_files(result.table, ledger, output):
-                tables.err.print(f"wrote {file}")
+                tables.err.print(f"wrote {file}")  # on stderr: stdout may be the JSON document
         if json_:
             openings = [{"sweep": o.sweep, "at": o.opened_at, "trials": list(o.points)} for o in earlier]
             print_json({**result.to_json(), **({"opened_before": openings} if final else {})})

@@ -30,10 +30,10 @@ def complete_override(ctx: typer.Context, incomplete: str) -> list[str]:
     key = _key_that_bash_split_off()
     text = incomplete if key is None else f"{key}={'' if incomplete == '=' else incomplete}"
     try:
-        found = completions(text, ctx.params.get("config_dir"))
-    except TunerunError:
+        completed = completions(text, ctx.params.get("config_dir"))
+    except TunerunError:  # a message would be printed into the line that is being typed
         return []
-    return found if key is None else [_Rest(each.partition("=")[2]) for each in found]
+    return completed if key is None else [_Rest(each.partition("=")[2]) for each in completed]
 
 
 def _key_that_bash_split_off() -> str | None:
@@ -45,7 +45,7 @@ def _key_that_bash_split_off() -> str | None:
         current = int(os.environ.get("COMP_CWORD", "0"))
     except ValueError:
         return None
-    for position in (current, current - 1):
+    for position in (current, current - 1):  # at the `=` itself, or in the value behind it
         if 1 < position < len(words) and words[position] == "=":
             return words[position - 1]
     return None

@@ -30,13 +30,13 @@ def config(
             print_json(explained)
         else:
             sys.stdout.write(text_of(explained) + "\n")
-    elif json_ and not schema:
-        import yaml
-
-        print_json(yaml.safe_load(compose.compose_yaml(overrides or (), config_dir)))
     elif schema:
         from tunerun.schema import json_schema
 
         print_json(json_schema())
+    elif json_:
+        import yaml
+
+        print_json(yaml.safe_load(compose.compose_yaml(overrides or (), config_dir)))
     else:
         sys.stdout.write(compose.compose_yaml(overrides or (), config_dir))

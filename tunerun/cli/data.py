@@ -39,13 +39,14 @@ def check(
     from tunerun.planning.visibility import visibility_of
     from tunerun.replicates import point_numbers
 
-    places = [sys.maxsize] if all_ or json_ else []
+    places = [sys.maxsize] if all_ or json_ else []  # how many rows of a finding are listed; [] for the default
     experiment = _experiment(overrides, config_dir)
     errors: DatasetError | TemplateError | None = None
     try:
         with Stages() as progress:
             loaded = load_dataset(experiment, *places, progress=progress)
     except (DatasetError, TemplateError) as error:
+        # The first look at a file often has other columns than the default template: the checks run all the same.
         errors = error
         fitting = _with_a_template_that_fits(experiment, places)
         if fitting is None:
@@ -53,23 +54,27 @@ def check(
                 print_json({"errors": _entries("error", error.problems), "warnings": []})
             raise
         experiment, loaded = fitting
-    shown = None  # the differences that the validation rows can show
+
+    visible = None  # the differences that the validation rows can show
     if loaded.validation is not None:
         points = len(set(point_numbers(point.overrides for point in experiment.points))) or 1
         baselines = baseline_count(loaded, experiment.evaluation)
-        shown = visibility_of([loaded.validation], points, baselines, experiment.evaluation)
+        visible = visibility_of([loaded.validation], points, baselines, experiment.evaluation)
     if json_:
         warnings = [
             *({"check": finding.check, "text": finding.text} for finding in loaded.findings),
             *_entries("advice", loaded.advice),
         ]
-        errors_found = _entries("error", errors.problems if errors else ())
-        document = {"errors": errors_found, "warnings": warnings, "training": loaded.conversations}
-        print_json({**document, **(shown.to_json() if shown else {})})
+        document = {
+            "errors": _entries("error", errors.problems if errors else ()),
+            "warnings": warnings,
+            "training": loaded.conversations,
+        }
+        print_json({**document, **(visible.to_json() if visible else {})})
     else:
         tables.findings_table(loaded, None if errors is None else yaml_line(experiment.template))
-        if shown is not None:
-            tables.out.print(tables.plain(str(shown)))
+        if visible is not None:
+            tables.out.print(tables.plain(str(visible)))
     if errors is not None:
         raise errors
 

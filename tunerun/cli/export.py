@@ -55,7 +55,7 @@ def export(
     from tunerun.export.formats import format_of
     from tunerun.record import open_record
 
-    if best and target is None:  # export --best SWEEP DIR: the only argument is the folder
+    if best and target is None:  # export --best SWEEP TARGET: the only argument is the target
         reference, target = "", Path(reference) if reference else None
     if bool(best) == bool(reference):
         raise InputError("give either a tuned model's name or --best SWEEP")
@@ -63,8 +63,10 @@ def export(
         raise InputError("--to is missing; give merged (transformers), adapter (PEFT) or gguf (llama.cpp)")
     format_of(to)
     if target is None:
-        raise InputError("the folder to write is missing: tunerun export tunedModels/NAME --to merged DIR")
-    # Both are read when torch and tqdm are imported, which happens in this process.
+        raise InputError("the folder to write is missing: tunerun export tunedModels/NAME --to merged FOLDER")
+
+    # Read when torch and tqdm are imported, which here happens in this process, not in an engine's. The user's own
+    # values stay.
     os.environ |= {"TQDM_DISABLE": "1"} | ENVIRONMENT | dict(os.environ)
     with open_record(best or reference, runs=runs) as record:
         trial = best_trial(record) if best else named_trial(record)

@@ -17,6 +17,7 @@ INTERRUPTED = 130
 
 def program_name() -> str:
     """Return how this program can be called: by its name if the shell finds it, else by its path."""
+    # `python -m tunerun` puts the path of __main__.py there, which cannot be called.
     if Path(sys.argv[0]).name == "__main__.py":
         return "python -m tunerun"
     return "tunerun" if shutil.which("tunerun") else os.path.relpath(sys.argv[0])

@@ -30,10 +30,12 @@ def plan(
             plans.append(made)
             if not json_:
                 plan_table(made)
+            # Checked only after it is printed: a plan that a limit refuses shows what it would cost.
             with each.named():
                 made.check()
         except (InputError, LimitError) as error:
             errors.append(error)
+
     if json_ and plans:
         documents = [made.to_json() for made in plans]
         print_json({"experiments": documents} if len(experiments) > 1 else documents[0])

@@ -46,6 +46,7 @@ def predict(
         raise InputError(
             "--run is missing; give an MLflow run id or tunedModels/NAME, as `tunerun status --json` shows them"
         )
+
     if chat:
         if file is not None or json_:
             raise InputError("--chat: reads messages from standard input and prints answers; omit --file and --json")
@@ -58,6 +59,7 @@ def predict(
             training = training_of(run_, runs)
             talk(Chat(model, system=system, columns=row, is_base=base, training=training))
         return
+
     if system is not None or base:
         raise InputError("--system and --base are for --chat; a row of messages has its own system message")
     if (file is None) == (not columns):

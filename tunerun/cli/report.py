@@ -46,7 +46,7 @@ def report(
 
 def _open_in_browser(file: Path) -> bool:
     """Open a file in the user's browser, or in the program that `BROWSER` names; return whether one was started."""
-    # Without a display Python would choose a browser for terminals, which shows no plot and takes over the terminal.
+    # Without a display Python chooses a browser for terminals, which shows no plot and takes over the terminal.
     has_display = os.name == "nt" or sys.platform == "darwin"
     if not has_display and not any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER")):
         return False

@@ -70,6 +70,7 @@ def rerun(
         raise InputError(
             "--verify: with --set it is a new experiment, so there are no results to compare with; remove one"
         )
+
     request = request_of(overrides or [], set_ or [], data or [], config_dir, fresh=fresh)
     runs = Path(request.paths.runs)
     try:
@@ -94,10 +95,12 @@ def rerun(
     except (MismatchError, RecordError) as error:
         if not verify:
             raise
+        # With --verify a record that cannot be repeated here is a result, "differs", and not a wrong command line.
         if json_:
             print_json({"verification": {"equal": False, "problems": list(error.problems)}})
         sys.stderr.writelines(f"differs: {problem}\n" for problem in error.problems)
         raise typer.Exit(1) from error
+
     is_equal = verification is None or verification.is_equal
     raise typer.Exit((0 if is_equal else 1) if verify else result.exit_code)
 

@@ -43,8 +43,9 @@ def run(
     gc.set_threshold(GARBAGE_THRESHOLD)
     experiments = named_experiments(overrides or (), config_dir)
     errors: list[TunerunError] = []
+    # Several are all checked first: if one is wrong, nothing of any of them is submitted.
     for each in experiments if len(experiments) > 1 else ():
-        try:  # all experiments are checked first: if one is wrong, nothing of any of them is submitted
+        try:
             made = each.plan(config_dir, fresh=fresh)
             with each.named():
                 made.check(retry_failed=retry_failed)
@@ -52,6 +53,7 @@ def run(
             errors.append(error)
     if (refused := first_error(errors)) is not None:
         raise refused
+
     results = []
     for each in experiments:
         try:
@@ -68,6 +70,7 @@ def run(
             print_mlflow_link(results[-1], overrides or [], config_dir, made.runs)
             tables.result_sentence(results[-1])
         print_remaining(results[-1], each.arguments)
+
     if json_ and results:
         documents = [result.to_json() for result in results]
         print_json({"experiments": documents} if len(experiments) > 1 else documents[0])
@@ -115,17 +118,13 @@ def print_interrupted(made: Plan, *, is_kept: bool) -> None:
     """
     from tunerun.cli import tables
 
-    how = (
-        "run the same command to continue" if is_kept else "nothing is kept; the same command starts from the beginning"
-    )
+    how, ended = "run the same command to continue", "`tunerun cancel` ends them"
+    if not is_kept:
+        how = "nothing is kept; the same command starts from the beginning"
+        ended = "they are not recorded here any more: cancel them at the service"
     tables.err.print(f"\ninterrupted; {how}:", soft_wrap=True)
     tables.err.print(f"  {tables.plain(command_line(sys.argv[1:]))}", soft_wrap=True)
     if any(trial.capabilities.survives_runner for trial in made.trials):
-        ended = (
-            "`tunerun cancel` ends them"
-            if is_kept
-            else "they are not recorded here any more: cancel them at the service"
-        )
         tables.err.print(f"jobs that are under way at a service continue; {ended}", soft_wrap=True)
 
 
@@ -168,10 +167,10 @@ def print_mlflow_link(result: SweepResult, overrides: list[str], config_dir: lis
     if result.link and result.server:
         tables.out.print(f"The runs in MLflow: {result.server}/{result.link}")
     elif result.link:
+        # `ui` composes no experiment: a runs folder that one sets, as debug=tiny does, has to be an override.
         ours = [o for o in overrides if o.startswith(("paths", "tracking", "local"))]
-        if Path(places(ours, config_dir)[0].runs).absolute() != runs.absolute():  # an experiment or debug=tiny sets it
+        if Path(places(ours, config_dir)[0].runs).absolute() != runs.absolute():
             ours.append(f"paths.runs={os.path.relpath(runs)}")
-        command = (
-            f"{program_name()} {shlex.join(['ui', *(part for d in config_dir or () for part in ('-cd', d)), *ours])}"
-        )
+        directories = [part for each in config_dir or () for part in ("-cd", each)]
+        command = f"{program_name()} {shlex.join(['ui', *directories, *ours])}"
         tables.out.print(f"To look at the runs: {command}   then open http://127.0.0.1:{UI_PORT}/{result.link}")

@@ -23,6 +23,7 @@ def status(
     with chosen_sweep(overrides or [], config_dir, sweep) as (ledger, result):
         shown = result.verdict.sweep
         cache = cache_folder(places([], config_dir)[0].cache)
+        # Jobs at a service continue without a runner; the ledger learns of it only when the sweep is run again.
         unwatched, problem = unwatched_jobs(ledger, shown.id, cache=cache)
         if problem:
             tables.note(f"{problem}; the ledger's own states follow")

@@ -51,20 +51,22 @@ def chosen_sweep(
 
     paths, tracking = places(overrides, config_dir)
     ids = [sweeps] if isinstance(sweeps, str) else sweeps or []
+    # Overrides that only say where things are leave the choice to the newest sweep; nothing is composed or planned.
     names_no_trial = all(o.startswith(("name=", "paths", "tracking", "local")) for o in overrides)
     composed = None if ids or names_no_trial else plan(load(overrides, config_dir))
     name = None if ids else compose_name(overrides, config_dir)
+
     with ExitStack() as stack:
         path = existing_ledger(Path(paths.runs))
         ledger = stack.enter_context(Ledger(path, read_only=not to_write))
-        found = chosen(ledger, ids, composed, name, as_frozen=as_frozen)
+        selected = chosen(ledger, ids, composed, name, as_frozen=as_frozen)
         tracker = open_tracker(tracking, Path(paths.runs))
         # A named experiment decides how its sweep is scored, even if it was frozen with other metrics.
         experiment = composed.experiment if composed and not as_frozen else None
-        if asks_judges and _ask_judges(ledger, found, experiment) and not to_write:
+        if asks_judges and _ask_judges(ledger, selected, experiment) and not to_write:
             ledger = stack.enter_context(Ledger(path, read_only=True))  # the first one reads a copy from before
         evaluation = experiment.evaluation if experiment else None
-        result = result_of(ledger, found, tracker, cache_folder(paths.cache), evaluation)
+        result = result_of(ledger, selected, tracker, cache_folder(paths.cache), evaluation)
         print_faults(result)
         yield ledger, result
 

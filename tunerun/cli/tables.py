@@ -82,6 +82,7 @@ def new_table(title: str) -> Table:
 
 def print_table(table: Table) -> None:
     """Print a table on stdout, or each row as lines of `head: cell` if the table would break words."""
+    # Rich would cut cells with an ellipsis instead: an id that is cut cannot be copied.
     options = out.options.update(width=MOST_COLUMNS)
     for column in table.columns:
         column.overflow, column.no_wrap = "fold", False
@@ -115,8 +116,6 @@ def findings_table(loaded: LoadedDataset, substitute: str | None = None) -> None
         loaded: the data set.
         substitute: the template that the checks used because the experiment's own does not fit; None: its own.
     """
-    sets = (("training", loaded.training), ("validation", loaded.validation), ("test", loaded.test))
-    counts = ", ".join(f"{len(each.examples):,} {name}" for name, each in sets if each is not None)
     if loaded.warnings:
         table = new_table("findings")
         table.add_column("check")
@@ -133,6 +132,9 @@ def findings_table(loaded: LoadedDataset, substitute: str | None = None) -> None
             f"training: {counted(turns['conversations'], 'example')} with several turns, {learned}; "
             f"{counted(turns['system_messages'], 'system message')}"
         )
+
+    sets = (("training", loaded.training), ("validation", loaded.validation), ("test", loaded.test))
+    counts = ", ".join(f"{len(each.examples):,} {name}" for name, each in sets if each is not None)
     if substitute is not None:
         out.print(plain(f"{counts} examples, checked with a template that fits their columns: {substitute}"))
         return

@@ -44,7 +44,9 @@ def verify(
             tables.out.print(f"[red]differs[/]  {tables.plain(problem)}", soft_wrap=True)
         if not checked.problems:
             tables.out.print(f"[green]same[/]  {checked.files} files, {checked.bytes / 1e6:.1f} MB, by their SHA-256")
+
     is_equal = not checked.problems
+    # In a bundle whose files have changed, the recorded results may have changed too.
     if is_equal and not files:
         try:
             verification = _run_again(bundle, trial, overrides or [], config_dir)
@@ -57,6 +59,7 @@ def verify(
             is_equal = verification.is_equal
             if not json_:
                 print_checks(verification)
+
     if json_:
         print_json({"bundle": str(bundle), "equal": is_equal, **document})
     elif is_equal:
@@ -71,10 +74,7 @@ def _run_again(bundle: Path, trial: int | None, overrides: list[str], config_dir
     from tunerun.record.running import request_of, verified
 
     request = request_of([*overrides, "tracking=none"], [], [], config_dir, fresh=False)
-    with (
-        temporary_folder("verify") as folder,
-        open_record(str(bundle), runs=folder) as record,
-    ):
+    with temporary_folder("verify") as folder, open_record(str(bundle), runs=folder) as record:
         numbers = [each.number for each in record.trials]
         if trial is not None and trial not in numbers:
             raise InputError(f"--trial {trial}: {record.sweep.id} has the trials 0 to {numbers[-1]}")
