@@ -8,7 +8,6 @@ from dataclasses import replace
 from tunerun.errors import InputError
 from tunerun.examples import Conversation, Example, Input, Turn, as_conversation
 from tunerun.prediction import OpenModel
-from tunerun.template import PromptTemplate
 from tunerun.template.prompt_template import SYSTEM, TEXT_INPUT
 
 
@@ -41,7 +40,13 @@ class Chat:
         self._model = model
         self._is_base = is_base
         self._columns = dict(columns or {})
-        self._message = _column_of_message(model.template, self._columns)
+        free = sorted(model.template.columns_of(TEXT_INPUT) - {SYSTEM} - self._columns.keys())
+        if not free:
+            raise InputError("--chat: COLUMN=VALUE gives every column of template.text_input; omit the message's own")
+        if len(free) > 1:
+            names = ", ".join(map(repr, free))
+            raise InputError(f"--chat: template.text_input reads {names}; give all but the message's as COLUMN=VALUE")
+        (self._message,) = free
         self._turns: tuple[Turn, ...] = ()
         self.warnings: list[str] = []
         self._system = self._chosen_system(system, training)
@@ -49,8 +54,10 @@ class Chat:
             self.warnings.append("training had rows of one turn; what is answered after the first was not learned")
 
     def _chosen_system(self, given: str | None, training: Sequence[Example]) -> str:
+        """Return the system message to send: the user's, else the one of training if all rows had the same."""
         template = self._model.template
         if not template.sends_own_system:
+            # The template makes it. The user's counts only where the template names it.
             if given is not None and SYSTEM not in template.input_columns:
                 raise InputError(
                     "--system: template.system says the system message of this model and does not name {{ system }}, "
@@ -85,24 +92,14 @@ class Chat:
         template, row = self._model.template, {**self._columns, self._message: message}
         if SYSTEM in template.input_columns:
             row.setdefault(SYSTEM, self._system)
-        asked: Input = template.render_input(row, Conversation(message, self._system))
+        rendered: Input = template.render_input(row, Conversation(message, self._system))
         if self._turns:
-            asked = replace(as_conversation(asked), earlier=self._turns)
-        (answer,) = self._model.answers([asked], is_base=self._is_base)
-        self._turns = (*self._turns, Turn(as_conversation(asked).text_input, answer))
+            rendered = replace(as_conversation(rendered), earlier=self._turns)
+        (answer,) = self._model.answers([rendered], is_base=self._is_base)
+        # The turn has the rendered message, as training's earlier turns have; kept only after it was answered.
+        self._turns = (*self._turns, Turn(as_conversation(rendered).text_input, answer))
         return answer
 
     def reset(self) -> None:
         """Forget what was said; the system message stays."""
         self._turns = ()
-
-
-def _column_of_message(template: PromptTemplate, given: Mapping[str, str]) -> str:
-    columns = template.columns_of(TEXT_INPUT) - {SYSTEM}
-    left = sorted(columns - given.keys())
-    if len(left) == 1:
-        return left[0]
-    if not left:
-        raise InputError("--chat: COLUMN=VALUE gives every column of template.text_input; omit the message's own")
-    names = ", ".join(map(repr, left))
-    raise InputError(f"--chat: template.text_input reads {names}; give all but the message's as COLUMN=VALUE")

@@ -106,7 +106,7 @@ def unlearned(inputs: Sequence[Input], training: Sequence[Example]) -> Iterator[
         training: the examples that the model was trained on.
     """
     trained = {example.system for example in training}
-    systems = [as_conversation(asked).system for asked in inputs]
+    systems = [as_conversation(each).system for each in inputs]
     count = f"of {len(inputs):,} {'row' if len(inputs) == 1 else 'rows'}"
     if trained and "" not in trained and (lacking := systems.count("")):
         yield (
@@ -192,8 +192,17 @@ class OpenModel:
             TemplateError, DatasetError: as in `many`.
         """
         placed = _placed(rows, self._model.template)
+        inputs: list[Input] = []
+        problems: list[str] = []
         with self._one_at_a_time:  # a template is not thread-safe
-            return _rendered(self._model.template, placed)
+            for row in placed:
+                try:
+                    inputs.append(self._model.template.render_input(row.columns, row.conversation))
+                except TemplateError as error:
+                    problems.extend(f"{row.place}: {problem}" for problem in error.problems)
+        if problems:
+            raise TemplateError(problems)
+        return inputs
 
     def answers(
         self, inputs: Sequence[Input], *, max_output_tokens: int | None = None, is_base: bool = False
@@ -211,6 +220,7 @@ class OpenModel:
         """
         options = replace(self._options, max_output_tokens=max_output_tokens or self._options.max_output_tokens)
         tuned = self._model.tuned_model
+        # `close` takes the lock too: it waits for the answer that is being generated.
         with self._one_at_a_time:
             if self._is_closed:
                 raise BackendError(f"{self.name} was closed; open it again with tunerun.open({self.name!r})")
@@ -266,6 +276,7 @@ def opened(model: CallableModel, runs: Path, *, max_output_tokens: int | None = 
         temperature=model.generation.temperature,
         seed=model.seed,
     )
+    # Closed again if its base model cannot be prepared; otherwise the open model closes it.
     with ExitStack() as stack:
         backend = stack.enter_context(open_backend(model.backend, runs, cache_folder(model.cache)))
         backend.prepare([model.tuned_model.model])
@@ -305,15 +316,32 @@ def checked_model(ledger: Ledger, tuned: TunedModel, trial: TrialRecord) -> Call
     Raises:
         NotFoundError: the adapter is missing or has changed; the message gives the command that makes it again.
     """
-    settings = trial.settings
+    cache = checked_cache(ledger, tuned, trial)
+    return replace(callable_model(tuned, trial.settings, trial.number_format), cache=cache)
+
+
+def checked_cache(ledger: Ledger, tuned: TunedModel, trial: TrialRecord) -> str | None:
+    """Check that a tuned model's adapter is unchanged, and return where its base model is converted.
+
+    Args:
+        ledger: of the trial.
+        tuned: the tuned model; one at a service is not checked.
+        trial: that trained it.
+
+    Returns:
+        The trial's folder of converted base models; None: the user's cache directory.
+
+    Raises:
+        NotFoundError: the adapter is missing or has changed; the message gives the command that makes it again.
+    """
     # A ledger may have moved to another machine: a cache folder that does not exist here is not created.
-    cache = resolved(settings.cache) if settings.cache else None
+    cache = resolved(trial.settings.cache) if trial.settings.cache else None
     cache = cache if cache is not None and Path(cache).is_dir() else None
     fault = None if tuned.folder is None else tuned_model.fault(tuned.folder, tuned.weights, cache_folder(cache))
     sweep = None if fault is None else ledger.newest_sweep_of_key(trial.key)
     if sweep is not None:
         raise NotFoundError(f"{fault}; to make it again: {sweep.command_afresh}")
-    return replace(callable_model(tuned, settings, trial.number_format), cache=cache)
+    return cache
 
 
 def callable_model(tuned: TunedModel, settings: TrialSettings, number_format: str = "") -> CallableModel:
@@ -370,23 +398,10 @@ def _placed(rows: Sequence[Mapping[str, Any]] | Path, template: PromptTemplate) 
     builder = RowBuilder("")
     for position, row in enumerate(rows, start=1):
         builder.add(position, row)
-    given = builder.rows()
-    read, findings = with_conversations(given, template.input_columns)
+    typed = builder.rows()
+    read, findings = with_conversations(typed, template.input_columns)
     if findings:
         raise TemplateError(findings.lines())
-    if read is given:  # no conversations: keep each row's own order of columns
+    if read is typed:  # without conversations each row keeps its own order of columns
         return [SourceRow("", position, row) for position, row in enumerate(rows, start=1)]
     return list(read)
-
-
-def _rendered(template: PromptTemplate, rows: Sequence[SourceRow]) -> list[Input]:
-    inputs: list[Input] = []
-    problems: list[str] = []
-    for row in rows:
-        try:
-            inputs.append(template.render_input(row.columns, row.conversation))
-        except TemplateError as error:
-            problems.extend(f"{row.place}: {problem}" for problem in error.problems)
-    if problems:
-        raise TemplateError(problems)
-    return inputs

@@ -15,6 +15,7 @@ _SECRET_NAMES = re.compile(r"PASS|SECRET|TOKEN|KEY|CRED|(?:^|_)(?:PWD|PAT)(?:_|\
 _NO_SECRETS = ("PWD",)
 """The shell's own: the current directory."""
 _MIN_SECRET_CHARACTERS = 8
+"""A shorter value, such as `yes`, would mask parts of ordinary words."""
 _ASSIGNMENT = re.compile(
     r"""([\w.-]*(?:pass|secret|token|key|cred|pwd|pat(?![a-z]))[\w.-]*["']?[ \t]*[:=][ \t]*+)"""
     r"""(?!["']?(?:\$\{|[-+.\d]+["']?[ \t]*(?:#.*)?$|null\b|true\b|false\b|\s*$|\{\{))[^\n]+""",
@@ -32,7 +33,7 @@ def redact(text: str) -> str:
     in any position), and of every variable that a config has read by `${oc.env:...}`; values of 8 characters or more.
     This is the second line of defence: a stored config holds the interpolation.
     """
-    for value in _environment_secrets():
+    for value in _secrets_of(tuple(os.environ.items()), frozenset(_read_by_configs)):
         text = text.replace(value, MASK)
     text = USERINFO.sub(rf"\1{MASK}@", text)
     return _KEY_SHAPES.sub(MASK, QUERY.sub(rf"\1{MASK}", text))
@@ -51,21 +52,17 @@ def remember(variables: Iterable[str]) -> None:
     _read_by_configs.update(variables)
 
 
-def _environment_secrets() -> list[str]:
-    return _secrets_of(tuple(os.environ.items()), frozenset(_read_by_configs))
-
-
 @lru_cache(maxsize=1)
 def _secrets_of(environment: tuple[tuple[str, str], ...], read: frozenset[str]) -> list[str]:
     """Return the values to mask; cached until the environment changes, since one MLflow run has fifty texts to search.
 
     Longest first: masking a value that is part of a longer one would leave the rest of the longer one readable.
     """
-    found = {
+    values = {
         value
         for name, value in environment
         if len(value) >= _MIN_SECRET_CHARACTERS
         and name not in _NO_SECRETS
         and (name in read or _SECRET_NAMES.search(name.upper()))
     }
-    return sorted(found, key=len, reverse=True)
+    return sorted(values, key=len, reverse=True)

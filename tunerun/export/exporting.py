@@ -16,8 +16,8 @@ from tunerun.export.model_card import model_card
 from tunerun.export.subject import ExportSubject
 from tunerun.export.usage import usage_of
 from tunerun.files import partial_folder
-from tunerun.interpolation import resolved
 from tunerun.ledger import TrialRecord, asked_by
+from tunerun.prediction import checked_cache
 from tunerun.record import OpenRecord
 
 MOST_ROWS = 24
@@ -156,10 +156,13 @@ def export(
     subject = ExportSubject(record, trial)
     source = _source(subject, quantization)
     export_format.check(source)
+
+    # A single-file format is one file beside its card if a file was named, else a folder as of every other format.
     is_file = bool(export_format.quantizations) and target.suffix == f".{export_format.name}"
     try:
         if target.exists() and (is_file or not target.is_dir() or any(target.iterdir())):
             raise InputError(f"{target}: exists already; give a new name, or an empty folder")
+        # Everything is written and checked beside the target and then renamed: what has the target's name is complete.
         with partial_folder(target) as folder:
             say(f"writing {subject.name} as {form}")
             file = export_format.write(source, folder)
@@ -172,7 +175,7 @@ def export(
             (folder / CARD).write_text(card, encoding="utf-8")
             files = sorted(each.name for each in folder.iterdir())
             size = sum(each.stat().st_size for each in folder.iterdir())
-            if is_file:  # the file itself last: where it is, the card beside it is complete
+            if is_file:  # the model last: where it is, the card beside it is complete
                 (folder / CARD).rename(target.with_suffix(".md"))
                 (folder / file).rename(target)
             else:
@@ -186,7 +189,7 @@ def export(
 
 
 def _source(subject: ExportSubject, quantization: str | None) -> ExportSource:
-    job, settings = subject.job, subject.trial.settings
+    job = subject.job
     if job is None or job.tuned_model is None:
         raise NotFoundError(f"{subject.name}: it has no tuned model; `tunerun status` shows why")
     folder = job.tuned_model.folder
@@ -195,12 +198,9 @@ def _source(subject: ExportSubject, quantization: str | None) -> ExportSource:
             f"{subject.name}: its weights are at the service that tuned it ({job.tuned_model.location}) and cannot be "
             "exported from here"
         )
-    cache = resolved(settings.cache) if settings.cache else None
-    cached = cache_folder(cache if cache is not None and Path(cache).is_dir() else None)
-    if (fault := tuned_model.fault(folder, job.tuned_model.weights, cached)) is not None:
-        raise NotFoundError(f"{subject.name}: {fault}; to make it again: {subject.record.sweep.command_afresh}")
-    found = tuned_model.read(folder)
-    return ExportSource(folder, found, cached, settings.generation, subject.base_name, quantization)
+    cache = cache_folder(checked_cache(subject.record.ledger, job.tuned_model, subject.trial))
+    record, options = tuned_model.read(folder), subject.trial.settings.generation
+    return ExportSource(folder, record, cache, options, subject.base_name, quantization)
 
 
 def _check(
@@ -211,6 +211,7 @@ def _check(
         return AnswerCheck(
             reason="its answers are drawn by chance (evaluation.generation.temperature), so none is the right one"
         )
+
     trial, ledger = subject.trial, subject.record.ledger
     examples = ledger.example_set(trial.validation or trial.training).examples
     inputs = [example.input for example in examples[:MOST_ROWS]]
@@ -218,8 +219,10 @@ def _check(
     total = len(examples)
     which = f"all {total}" if total <= MOST_ROWS else f"the first {len(inputs)} of {total}"
     say(f"asking it {which} {kind} rows")
+
+    # The ledger's answers are compared if they were generated: a trial of a closed set of answers was asked to choose.
     stored = None
-    if trial.validation and trial.asked == asked_by(source.options):  # else they were chosen, not generated
+    if trial.validation and trial.asked == asked_by(source.options):
         stored = ledger.answers(trial.key, trial.validation, trial.asked)
     if stored is not None:
         expected, origin = list(stored.texts[:MOST_ROWS]), "as the ledger has them"
@@ -229,6 +232,7 @@ def _check(
         base_model = source.record.base_model
         expected = export_answers.of_tuned(source.folder, base_model, source.cache, inputs, source.options)
         origin = "as it gives them now"
+
     answers = export_format.answers(source, folder, inputs)
     pairs = enumerate(zip(answers, expected, strict=True), start=1)
     different = tuple(number for number, (answer, before) in pairs if answer != before)

@@ -69,4 +69,13 @@ class ExportFormat(Protocol):
         """
 
     def answers(self, source: ExportSource, folder: Path, inputs: Sequence[Input]) -> list[str]:
-        """Answer inputs with the written files."""
+        """Answer inputs with the written files.
+
+        Args:
+            source: what was written.
+            folder: where `write` put the files.
+            inputs: rendered inputs.
+
+        Returns:
+            One answer for each input, in order.
+        """
