@@ -73,7 +73,6 @@ def test_a_p_value_has_four_decimals(value: float | None, text: str) -> None:
 def test_a_count_has_its_noun() -> None:
     """One is singular; thousands are grouped."""
     assert [numbers.counted(n, "row") for n in (0, 1, 1200)] == ["0 rows", "1 row", "1,200 rows"]
-    assert numbers.counted(2, "point", "points of it") == "2 points of it"
 
 
 def test_a_spread_has_the_decimals_of_its_value() -> None:

@@ -48,7 +48,6 @@ def judge(
     *,
     evaluation: Any = None,
     held_out: str = VALIDATION,
-    seed: int = 0,
 ) -> Verdict:
     """Compare the points of a sweep, or of several, with their baselines and each other, as far as the ledger knows.
 
@@ -56,7 +55,6 @@ def judge(
         sweep: one, or several that were measured on the same held-out rows.
         evaluation: the section whose metrics, alpha and worth count; None: the one frozen with the first sweep.
         held_out: `validation`; `test`: the point for which the test set was opened last, against the baselines.
-        seed: of flips and resamples.
 
     Raises:
         InputError: the sweeps were measured on different rows.
@@ -70,10 +68,10 @@ def judge(
         stored = sweeps[0].records[0].settings.evaluation
         # A restored record comes from elsewhere: code of its own metrics is not run.
         metrics, notes = resolve_stored(stored, document.get("metrics", {}), runs_code=not ledger.is_restored)
-        rules = Rules(stored.get("alpha", 0.05), stored.get("worth", 0.0), seed=seed)
+        rules = Rules(stored.get("alpha", 0.05), stored.get("worth", 0.0))
     else:
         metrics, notes = resolve(evaluation), []
-        rules = Rules(evaluation.alpha, evaluation.worth, seed=seed)
+        rules = Rules(evaluation.alpha, evaluation.worth)
     answers = {key: stored for each in sweeps for key, stored in each.answers.items()}
     scores = Scores(answers, ledger, judges.identities_of(metrics, document))
     kept, failed = scores.computable(metrics)

@@ -99,10 +99,6 @@ def spread(value: float, beside: str) -> str:
     return f"{value:,.{len(beside.partition('.')[2])}f}"
 
 
-def counted(count: int, noun: str, plural: str | None = None) -> str:
-    """Write a count and its noun: `1 row`, `1,200 rows`.
-
-    Args:
-        plural: of the noun; None: with an s.
-    """
-    return f"{count:,} {noun if count == 1 else plural or f'{noun}s'}"
+def counted(count: int, noun: str) -> str:
+    """Write a count and its noun: `1 row`, `1,200 rows`."""
+    return f"{count:,} {noun if count == 1 else f'{noun}s'}"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from tunerun.comparison import labels
 from tunerun.comparison.columns import ColumnKind
-from tunerun.comparison.results import LOSS, Difference
+from tunerun.comparison.results import Difference
 from tunerun.comparison.table import ComparisonTable
 from tunerun.ledger import Ledger
 from tunerun.metrics import Unit
@@ -64,7 +64,7 @@ def _losses(table: ComparisonTable, ledger: Ledger) -> bytes | None:
         snapshots = ledger.snapshots(job.id) if job is not None else []
         if job is not None and snapshots:
             losses = tuple(ledger.epoch_losses(job.id))
-            curves.append(TrialCurve(name, tuple(snapshots), trial.metrics.get(LOSS), validation=losses))
+            curves.append(TrialCurve(name, tuple(snapshots), validation=losses))
     if not curves:
         return None
     best = None if verdict.best is None else names[verdict.best]

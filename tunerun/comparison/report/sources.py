@@ -81,9 +81,9 @@ MOST_CURVE_POINTS = 100
 """Maximum number of points of a training curve: 200 curves are drawn at once, on a screen 1,000 pixels wide."""
 
 
-def thinned(curve: Sequence[tuple[float, float]], most: int = MOST_CURVE_POINTS) -> tuple[tuple[float, float], ...]:
-    """Return a curve of at most `most` points: means of equally many neighbours, at the place of the last of each."""
+def thinned(curve: Sequence[tuple[float, float]]) -> tuple[tuple[float, float], ...]:
+    """Return a curve of at most a hundred points: means of equally many neighbours, at the place of the last of each."""
     # Means and not every nth step: the loss of a single step is noisy.
-    size = -(-len(curve) // most)
+    size = -(-len(curve) // MOST_CURVE_POINTS)
     groups = [curve[start : start + size] for start in range(0, len(curve), size)] if curve else []
     return tuple((group[-1][0], sum(loss for _, loss in group) / len(group)) for group in groups)
