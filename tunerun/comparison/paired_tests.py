@@ -46,9 +46,9 @@ class Rules:
 
     alpha: float = 0.05
     worth: float = 0.0
-    # The same in every comparison, so that the same ledger gives the same sentence; simulations vary the seed.
     flips: int = FLIPS
     resamples: int = RESAMPLES
+    # The same in every comparison, so that one ledger always gives one sentence; simulations vary it.
     seed: int = 0
 
 

@@ -82,7 +82,7 @@ MOST_CURVE_POINTS = 100
 
 
 def thinned(curve: Sequence[tuple[float, float]]) -> tuple[tuple[float, float], ...]:
-    """Return a curve of at most a hundred points: means of equally many neighbours, at the place of the last of each."""
+    """Return a curve of at most a hundred points: means of equally many neighbours, at the last one's place."""
     # Means and not every nth step: the loss of a single step is noisy.
     size = -(-len(curve) // MOST_CURVE_POINTS)
     groups = [curve[start : start + size] for start in range(0, len(curve), size)] if curve else []
