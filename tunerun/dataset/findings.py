@@ -35,6 +35,10 @@ class _Entry(NamedTuple):
     is_warning: bool = False
 
 
+def _costs_row(entry: _Entry) -> bool:
+    return entry.is_of_row and not entry.is_warning
+
+
 class Findings:
     """Problems and warnings of a file in the order in which they were found.
 
@@ -81,6 +85,10 @@ class Findings:
         """Add a warning; arguments as in `add`."""
         self._add(_Entry(kind, line, is_warning=True))
 
+    def warn_row(self, kind: str, line: int, what: str) -> None:
+        """Add a warning about a row, which is kept; arguments as in `add_row`."""
+        self._add(_Entry(kind, what, is_of_row=True, is_warning=True), line)
+
     def _add(self, entry: _Entry, line: int = 0) -> None:
         self._entries.append(self._shared.setdefault(entry, entry))
         self._lines.append(line)
@@ -111,13 +119,13 @@ class Findings:
 
     def skipped(self, most: int = MOST_OF_A_KIND) -> tuple[str, ...]:
         """Return lines on how many rows were left out, and which; empty if all rows are good."""
-        # A row may have several problems.
-        count = len({line for entry, line in zip(self._entries, self._lines, strict=True) if entry.is_of_row})
+        entries = zip(self._entries, self._lines, strict=True)
+        count = len({line for entry, line in entries if _costs_row(entry)})  # a row may have several problems
         if not count:
             return ()
         rows = "1 row is" if count == 1 else f"{count:,} rows are"
         first = f"{self._file}: {rows} skipped (dataset.on_bad_row=skip)"
-        return (first, *self._by_kind(lambda entry: entry.is_of_row, most))
+        return (first, *self._by_kind(_costs_row, most))
 
     def _by_kind(self, is_wanted: Callable[[_Entry], bool], most: int) -> tuple[str, ...]:
         shown: dict[str, list[str]] = {}

@@ -1,6 +1,6 @@
 """Every check of a data set in one table: the errors, the warnings, and why each matters.
 
-Errors are found where rows are rendered (`checks.py`), and stop a plan. Warnings are found here, among examples that
+Errors are found where rows are rendered (`rendering.py`), and stop a plan. Warnings are found here, among examples that
 can be used.
 """
 
@@ -35,7 +35,7 @@ class Check:
     Attributes:
         meaning: what it finds, and why that matters.
         find: yields the lines of the findings; None: rows with this error are found where they are rendered
-            (`checks.py`).
+            (`rendering.py`).
     """
 
     name: str

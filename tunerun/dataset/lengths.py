@@ -28,7 +28,12 @@ class TokenLimit:
 
 
 def short_enough(rendered: RenderedRows, limit: TokenLimit) -> tuple[RenderedRows, Findings]:
-    """Return the rows that fit the base model's context, and findings on the others."""
+    """Return the rows that fit the base model's context, and findings on the others.
+
+    Args:
+        rendered: of one file.
+        limit: where it is an estimate, rows beyond it are kept, with a warning.
+    """
     # How many tokens the chat format adds, measured one by one: it may support only one of turns and system messages.
     (format_only,) = limit.count_all([Example("", "")])
     of_turn = of_system = 0
@@ -37,6 +42,7 @@ def short_enough(rendered: RenderedRows, limit: TokenLimit) -> tuple[RenderedRow
     if rendered.systems is not None:
         # One letter is at least a token: the estimate errs towards too little room for the texts.
         of_system = limit.count_all([Example("", "", system="s")])[0] - format_only
+
     # A token has at least one byte, so only rows with more bytes than the limit need to be counted, which is slow.
     long: list[tuple[int, Example]] = []
     for position, example in enumerate(rendered.examples):
@@ -47,16 +53,14 @@ def short_enough(rendered: RenderedRows, limit: TokenLimit) -> tuple[RenderedRow
             long.append((position, example))
     counts = limit.count_all([example for _, example in long]) if long else ()
     too_long = {position: count for (position, _), count in zip(long, counts, strict=True) if count > limit.most}
+
     findings = Findings(rendered.rows.file, rendered.rows.counted_in)
     for position, count in too_long.items():
+        line, what = rendered.rows.lines[position], f"{count:,} tokens, and the base model takes {limit.most:,}"
         if limit.exact:
-            what = f"{count:,} tokens, and the base model takes {limit.most:,}"
-            findings.add_row("context", rendered.rows.lines[position], f"{what}; shorten the row or the template")
+            findings.add_row("context", line, f"{what}; shorten the row or the template")
         else:
-            what = f"about {count:,} tokens, and the base model takes {limit.most:,}"
-            findings.warn(
-                "context", f"{rendered.place(position)}: {what}; `run` counts exactly before it submits anything"
-            )
+            findings.warn_row("context", line, f"about {what}; `run` counts exactly before it submits anything")
     if not too_long or not limit.exact:
         return rendered, findings
     return rendered.take([position for position in range(len(rendered)) if position not in too_long]), findings

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tunerun.dataset.advice import MOST_PLACES, advice_on_columns, advice_on_length, advice_on_size, advice_on_system
-from tunerun.dataset.checks import CharacterLimits, render_rows, require
 from tunerun.dataset.clusters import cells, clusters_of, kept_together
 from tunerun.dataset.drawing import draw
 from tunerun.dataset.findings import MOST_OF_A_KIND
@@ -16,6 +15,7 @@ from tunerun.dataset.inspection import ControlTokens, Finding, inspect
 from tunerun.dataset.lengths import TokenLimit, short_enough
 from tunerun.dataset.reading import collect_rows
 from tunerun.dataset.rendered_rows import RenderedRows
+from tunerun.dataset.rendering import CharacterLimits, render_rows, require
 from tunerun.dataset.rows import Rows, listed
 from tunerun.dataset.split import choose, ranks_of, split_rows
 from tunerun.digest import digest

@@ -9,10 +9,10 @@ import io
 from collections.abc import Iterator
 from pathlib import Path
 
-from tunerun.dataset.checks import CharacterLimits, render_rows
 from tunerun.dataset.findings import Findings
 from tunerun.dataset.json_rows import jsonl_rows
 from tunerun.dataset.rendered_rows import RenderedRows
+from tunerun.dataset.rendering import CharacterLimits, render_rows
 from tunerun.dataset.rows import Rows
 from tunerun.examples import Example
 from tunerun.job import TemplateText

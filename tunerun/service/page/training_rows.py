@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tunerun.dataset.advice import MOST_PLACES
-from tunerun.dataset.checks import CharacterLimits, render_rows
 from tunerun.dataset.export import FORMATS
 from tunerun.dataset.inspection import Finding, inspect
+from tunerun.dataset.rendering import CharacterLimits, render_rows
 from tunerun.dataset.rows import RowBuilder
 from tunerun.examples import Example
 from tunerun.job import TemplateText
