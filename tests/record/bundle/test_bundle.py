@@ -63,6 +63,12 @@ def bundled(project: Path, *arguments: str) -> Result:
     return CliRunner().invoke(app, ["bundle", "numbers", "--runs", str(project / "runs"), *arguments])
 
 
+def stored(path: Path) -> dict[str, bytes]:
+    """Every file but the manifest by its name, as it is stored: what `write_archive` takes."""
+    with zipfile.ZipFile(path) as opened:
+        return {name: opened.read(name) for name in opened.namelist() if not name.endswith("/") and name != MANIFEST}
+
+
 def contents(path: Path) -> dict[str, bytes]:
     """Every file by its name, compressed parts of the record as they are read."""
     with zipfile.ZipFile(path) as opened:
@@ -172,8 +178,7 @@ def test_it_is_opened_as_a_record(bundle: Path, project: Path) -> None:
 
 def test_a_record_that_is_hostile_is_refused_by_the_bundles_name(bundle: Path, tmp_path: Path) -> None:
     """An adapter outside the bundle is refused even if the manifest is right."""
-    with zipfile.ZipFile(bundle) as opened:
-        files = {name: opened.read(name) for name in opened.namelist() if not name.endswith("/") and name != MANIFEST}
+    files = stored(bundle)
     results = json.loads(gzip.decompress(files["record/results.json.gz"]))
     results["jobs"][0]["tuned_model"]["folder"] = "../../etc"
     files["record/results.json.gz"] = gzip.compress(json.dumps(results).encode())
@@ -189,8 +194,7 @@ def test_no_code_runs_that_a_bundle_names(bundle: Path, project: Path, tmp_path:
     """No command runs a metric's file that a bundle names, even if its digest is the recorded one."""
     source = b"open('ran', 'w')\n\ndef score(expected, answer):\n    return 1.0\n"
     Path("evil.py").write_bytes(source)
-    with zipfile.ZipFile(bundle) as opened:
-        files = {name: opened.read(name) for name in opened.namelist() if not name.endswith("/") and name != MANIFEST}
+    files = stored(bundle)
     record = json.loads(files["record/record.json"])
     for trial in record["trials"]:
         trial["config"]["evaluation"]["metrics"] = [{"name": "evil", "python": "evil.py:score"}]
@@ -246,8 +250,7 @@ def test_a_trial_of_a_bundle_is_verified(bundle: Path, project: Path, tmp_path: 
 
 def test_one_changed_row_is_found_under_a_manifest_that_is_right(bundle: Path, project: Path, tmp_path: Path) -> None:
     """The message names the set, and nothing is trained."""
-    with zipfile.ZipFile(bundle) as opened:
-        files = {name: opened.read(name) for name in opened.namelist() if not name.endswith("/") and name != MANIFEST}
+    files = stored(bundle)
     name = next(name for name in sorted(files) if name.startswith("record/examples/"))
     rows = gzip.decompress(files[name]).replace(b'"output":"2"', b'"output":"3"').replace(b'"102"', b'"103"')
     files[name] = gzip.compress(rows, mtime=0)
@@ -301,8 +304,7 @@ def test_it_is_a_process_run_crate(bundle: Path, offline: list[str], tmp_path: P
 
     assert faults(bundle) == []
     assert set(offline) == {"https://w3id.org/ro/crate/1.1/context"}
-    with zipfile.ZipFile(bundle) as opened:
-        files = {name: opened.read(name) for name in opened.namelist() if not name.endswith("/") and name != MANIFEST}
+    files = stored(bundle)
     crate = json.loads(files["ro-crate-metadata.json"])
     for entity in crate["@graph"]:
         entity.pop("instrument", None)
