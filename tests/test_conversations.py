@@ -25,7 +25,7 @@ from tunerun.planning import Plan, plan
 from tunerun.record.difference.rows import RowsDifference, rows_of
 from tunerun.runner import SweepResult
 from tunerun.testing.scripted import ScriptedBackend, ScriptedService
-from tunerun.tracking.answers import answered
+from tunerun.tracking.answers import scored_answers
 from tunerun.tracking.run_projection import FrozenSweep
 
 pytestmark = pytest.mark.process
@@ -125,7 +125,7 @@ def test_tables_show_the_conversation_as_text(ledger: Ledger) -> None:
     """MLflow's table of answers, whose first column says which rows belong together, tells rows apart."""
     sweep = ledger.sweeps()[0]
     trial = ledger.trials(sweep.id)[0]
-    shown = answered(ledger, FrozenSweep(ledger, sweep.id), trial.key, trial, "validation")
+    shown = scored_answers(ledger, FrozenSweep(ledger, sweep.id), trial.key, trial, "validation")
     assert shown is not None
     assert shown.text_inputs[0] == "system: Count on.\nuser: 1000\nassistant: 1001\nuser: and then?"
     assert len(set(shown.text_inputs)) == len(shown.text_inputs)

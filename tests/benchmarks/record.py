@@ -23,7 +23,7 @@ from tunerun.planning import plan
 from tunerun.planning.facts import facts_of
 from tunerun.testing.scripted import ScriptedBackend, ScriptedService
 from tunerun.tracking import open_tracker
-from tunerun.tracking.replay import ShownRun
+from tunerun.tracking.marked_run import MarkedRun
 from tunerun.tracking.run_projection import RECORD
 
 T = TypeVar("T")
@@ -132,10 +132,10 @@ def _one(rows: Path, folder: Path) -> Measured:
     record, started = Spent(), time.perf_counter()
     experiment = load(_overrides(rows, folder))
     made = plan(experiment)
-    sending = record.timed(ShownRun._send_written)
+    sending = record.timed(MarkedRun._send_large_files)
     with (
         patch("tunerun.runner.sweep_run.facts_of", record.timed(facts_of)),
-        patch.object(ShownRun, "_send_written", lambda shown, projection: sending(shown, projection)),
+        patch.object(MarkedRun, "_send_large_files", lambda run, projection: sending(run, projection)),
     ):
         runner.run(made, progress=None, open_backend=opened, poll_interval_s=0)
         tracker = open_tracker(experiment.tracking, folder / "runs")

@@ -15,7 +15,7 @@ from tunerun.job import JobState, JobStatus, Snapshot
 from tunerun.ledger import Ledger
 from tunerun.tracking import Tracker
 from tunerun.tracking.address import parse_address
-from tunerun.tracking.replay import ShownRun, tags_version
+from tunerun.tracking.marked_run import MarkedRun, tags_version
 from tunerun.tracking.run_projection import FrozenSweep, SharedTrial
 from tunerun.tracking.store import Store
 from tunerun.tracking.trial import trial_projection
@@ -95,7 +95,7 @@ def _logged_alone() -> float:
                 projection = replace(whole, inputs=None, artifacts={}, model=None)
                 run = store.create(experiment, projection)
                 document = {"tags": tags_version(projection)}
-                ShownRun(ledger, store, "bench", experiment, run, projection.subject, document).bring_up_to(projection)
+                MarkedRun(ledger, store, "bench", experiment, run, projection.subject, document).update(projection)
 
         return _seconds(log_all)
 

@@ -34,7 +34,7 @@ from tunerun.runner.final import open_test
 from tunerun.runner.judging import judge_unattended
 from tunerun.schema import Paths, Tracking
 from tunerun.testing.scripted import ScriptedBackend, ScriptedService
-from tunerun.tracking.answers import answered
+from tunerun.tracking.answers import scored_answers
 from tunerun.tracking.run_projection import FrozenSweep
 
 
@@ -83,7 +83,9 @@ def test_mlflow_shows_the_scores_of_each_row(lab: Lab) -> None:
     """MLflow has the value beside the other metrics, and a column in the table of answers."""
     with lab.record() as record:
         (trial,) = record.trials
-        result = answered(record.ledger, FrozenSweep(record.ledger, record.sweep.id), trial.key, trial, "validation")
+        result = scored_answers(
+            record.ledger, FrozenSweep(record.ledger, record.sweep.id), trial.key, trial, "validation"
+        )
     assert result is not None
     assert result.metrics == {"exact_match": 1.0, "judge": 5.0}
     assert json.loads(str(result.table.render()))["columns"] == [

@@ -130,12 +130,12 @@ def test_a_model_that_was_logged_without_its_files_gets_them(lab: Lab, uri: str)
     assert projection.model is not None
     run = run_of(uri, "trial", 0)
     store = Store(parse_address(uri, lab.ledger.path.parent))
-    assert store.logged_model(run.info.experiment_id, run.info.run_id, projection.model.render()) == before.model_id
+    assert store.log_model(run.info.experiment_id, run.info.run_id, projection.model.render()) == before.model_id
     after = logged(uri)
     assert "mlflow.model.isExternal" not in after.tags
     content = after.tags["tunerun.content"]
     client(uri).set_logged_model_tags(after.model_id, {"tunerun.content": "of other files"})
-    assert store.logged_model(run.info.experiment_id, run.info.run_id, projection.model.render()) == before.model_id
+    assert store.log_model(run.info.experiment_id, run.info.run_id, projection.model.render()) == before.model_id
     assert logged(uri).tags["tunerun.content"] == "of other files" != content
 
 

@@ -40,7 +40,8 @@ class Chosen:
 
     Attributes:
         experiment: the name of the MLflow experiment.
-        notes: which of these the environment has chosen, one line each.
+        address: from the tracking URI.
+        notes: a line for each of these that the environment has chosen.
     """
 
     address: Address
@@ -52,6 +53,7 @@ def choose(tracking: Tracking, runs: Path, name: str) -> Chosen:
     """Choose the tracking URI and the experiment: the config's, else the environment's, else the default.
 
     Args:
+        tracking: the section of the config.
         runs: the folder of the ledger, `paths.runs`.
         name: the experiment's name.
 
@@ -76,36 +78,36 @@ def parse_address(uri: str, runs: Path, source: str = "tracking.uri") -> Address
     """Read a tracking URI; a relative SQLite path is taken from the current directory.
 
     Args:
+        uri: as the user gives it.
         runs: where a database without a place of its own keeps its artifacts.
-        source: what said the URI, for messages.
+        source: the setting or variable that the URI is from, for messages.
 
     Raises:
         ConfigError: a scheme that MLflow or tunerun does not take, or an empty path.
     """
     scheme = uri.partition(":")[0].lower() if "://" in uri or uri.startswith("file:") else ""
     if scheme == "sqlite":
-        return _sqlite(uri, source)
+        path = uri.removeprefix(_SQLITE)
+        if not uri.startswith(_SQLITE) or not path or path.startswith(":memory:"):
+            raise ConfigError(
+                f"{source}={redact(uri)}: names no file; a SQLite store is sqlite:///relative/path.db or "
+                "sqlite:////absolute/path.db"
+            )
+        # Absolute: a job that changes its directory would open another store, and MLflow would create it.
+        file = Path(path).absolute()
+        return Address(f"{_SQLITE}{file}", f"{_SQLITE}{file}", file, file.parent / "mlartifacts")
     if scheme in _SERVERS:
         return Address(uri.rstrip("/"), tracker_name(uri.rstrip("/")), None, None)
     if scheme.partition("+")[0] in _DATABASES:
         return Address(uri, tracker_name(uri), None, runs.absolute() / "mlartifacts")
-    if scheme in ("file", ""):
+    if scheme in (
+        "file",
+        "",
+    ):  # MLflow raises without MLFLOW_ALLOW_FILE_STORE=true, and maintains it no longer (3.17.2)
         raise ConfigError(
             f"{source}={redact(uri)}: MLflow has given up its file store; {_ALLOWED}; use sqlite:///runs/mlflow.db"
         )
     raise ConfigError(f"{source}={redact(uri)}: unknown scheme {scheme!r}; {_ALLOWED}; choose one, or tracking=none")
-
-
-def _sqlite(uri: str, source: str) -> Address:
-    path = uri.removeprefix(_SQLITE)
-    if not uri.startswith(_SQLITE) or not path or path.startswith(":memory:"):
-        raise ConfigError(
-            f"{source}={redact(uri)}: names no file; a SQLite store is sqlite:///relative/path.db or "
-            "sqlite:////absolute/path.db"
-        )
-    file = Path(path).absolute()
-    absolute = f"{_SQLITE}{file}"
-    return Address(absolute, absolute, file, file.parent / "mlartifacts")
 
 
 def tracker_name(uri: str) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from tunerun.comparison.judges import identities_of
@@ -40,10 +42,14 @@ class ScoredAnswers:
     """The answers of one subject to one held-out set.
 
     Attributes:
+        held_out: the name of the set.
+        on: the set as an input of the run.
+        at: when it answered, in seconds since 1970 (UTC).
         metrics: value by name.
-        answers: None where only the losses of the expected answers were asked for.
+        text_inputs: of each row.
+        expected: the expected answer of each row.
+        answers: None if only the losses of the expected answers are stored.
         scores: of each row, by the name of a metric that scores rows; None: a judge gave none that can be read.
-        at: when it was asked, in seconds since 1970 (UTC).
     """
 
     held_out: str
@@ -62,22 +68,19 @@ class ScoredAnswers:
 
     @property
     def table(self) -> RunPart[Content]:
-        """The table as an artifact."""
-        version = digest([self.at, sorted(self.metrics), list(self.scores)])
-        return RunPart(version, self._table)
+        """The table as an artifact, in the form that MLflow's page shows, alone and beside that of other runs."""
 
-    def _table(self) -> str:
-        """In the form that MLflow's page shows, alone and beside that of other runs.
+        def render() -> str:
+            # Beside other runs the first column says which rows belong together and the second is compared (3.17.2).
+            answers = {} if self.answers is None else {"answer": self.answers}
+            columns = ["text_input", *answers, "expected", *self.scores]
+            rows = zip(self.text_inputs, *answers.values(), self.expected, *self.scores.values(), strict=True)
+            return json.dumps({"columns": columns, "data": [list(row) for row in rows]}, ensure_ascii=False)
 
-        There the first column says which rows belong together, and the second is the one that is compared.
-        """
-        given = {} if self.answers is None else {"answer": self.answers}
-        columns = ["text_input", *given, "expected", *self.scores]
-        rows = zip(self.text_inputs, *given.values(), self.expected, *self.scores.values(), strict=True)
-        return json.dumps({"columns": columns, "data": [list(row) for row in rows]}, ensure_ascii=False)
+        return RunPart(digest([self.at, sorted(self.metrics), list(self.scores)]), render)
 
     def measures(self) -> list[SingleMetric]:
-        """Its metrics, linked to the held-out set."""
+        """Return its metrics, linked to the held-out set."""
         time_ms, prefix = milliseconds(self.at), _PREFIXES[self.held_out]
         return [
             SingleMetric(metric_key(prefix + name), value, time_ms, self.on)
@@ -85,13 +88,17 @@ class ScoredAnswers:
         ]
 
 
-def answered(
+def scored_answers(
     ledger: Ledger, sweep: FrozenSweep, subject: str, trial: TrialRecord, held_out: str
 ) -> ScoredAnswers | None:
-    """Return a subject's answers to a trial's held-out set, scored by the sweep's frozen metrics; None: not asked.
+    """Return a subject's answers to a trial's held-out set, scored by the sweep's frozen metrics; None: it has none.
 
     Args:
+        ledger: the truth.
+        sweep: whose metrics score them.
         subject: the trial's key, or a baseline's.
+        trial: says which set, and how its answers are obtained.
+        held_out: the name of the set.
     """
     of_set = trial.held_out.get(held_out)
     if of_set is None:
@@ -100,41 +107,37 @@ def answered(
     if texts is None and losses is None:
         return None
     examples = sweep.examples(of_set)
-    expected = [example.output for example in examples.examples]
-    metrics: dict[str, float] = {}
-    scores: dict[str, Sequence[float | None]] = {}
-    given = {(subject, of_set, asked): each for asked, each in ((trial.asked, texts), (LOSSES, losses)) if each}
-    known = _metrics(sweep, trial)
-    judges = identities_of(known, sweep.record.document)
+    metrics: Sequence[Metric] = ()
+    with suppress(ConfigError):  # the deciding one is lost, which the sweep's own run reports
+        metrics = resolve_stored(trial.settings.evaluation, sweep.record.document.get("metrics", {}))[0]
+
+    stored = {(subject, of_set, asked): each for asked, each in ((trial.asked, texts), (LOSSES, losses)) if each}
+    judges = identities_of(metrics, sweep.record.document)
     for asked in (rated_by(identity, trial.asked) for identity in judges.values()):
-        if (rated := ledger.answers(subject, of_set, asked)) is not None:
-            given[subject, of_set, asked] = rated
-    rows = Scores(given, ledger, judges)
-    for metric in known:
+        if (ratings := ledger.answers(subject, of_set, asked)) is not None:
+            stored[subject, of_set, asked] = ratings
+
+    rows = Scores(stored, ledger, judges)
+    values: dict[str, float] = {}
+    scores: dict[str, Sequence[float | None]] = {}
+    for metric in metrics:
         try:
             table = rows.of(metric, subject, HeldOutRows(of_set, trial.asked))
         except (MetricError, MissingPackageError):  # reported on the sweep's own run; the answers are still shown
             continue
         if table is None or not len(readable(metric, table)):
             continue
-        metrics[metric.name] = float(metric.value(readable(metric, table).mean(axis=0)))
+        values[metric.name] = float(metric.value(readable(metric, table).mean(axis=0)))
         if not metric.is_corpus:
-            scores[metric.name] = [None if score != score else score for score in table[:, 0].tolist()]
+            # NaN, which is not JSON: the judge's reply could not be read.
+            scores[metric.name] = [None if math.isnan(score) else score for score in table[:, 0].tolist()]
     return ScoredAnswers(
         held_out,
         dataset_input(examples, CONTEXTS[held_out]),
-        max(each.created_at for each in given.values()),
-        metrics,
+        max(each.created_at for each in stored.values()),
+        values,
         [as_text(example.input) for example in examples.examples],
-        expected,
+        [example.output for example in examples.examples],
         None if texts is None else texts.texts,
         scores,
     )
-
-
-def _metrics(sweep: FrozenSweep, trial: TrialRecord) -> Sequence[Metric]:
-    """Return the metrics; none if the deciding one is lost, which the sweep's own run reports."""
-    try:
-        return resolve_stored(trial.settings.evaluation, sweep.record.document.get("metrics", {}))[0]
-    except ConfigError:
-        return ()

@@ -1,6 +1,6 @@
 """Names of runs and params: short enough for MLflow's tables, and sortable.
 
-The run column of MLflow's page cuts after about 20 characters (reference/mlflow.md, section 4).
+The run column of MLflow's page cuts names after about 20 characters (3.18.0).
 """
 
 from __future__ import annotations
@@ -39,9 +39,13 @@ def run_name(
     """Return the name of a trial's run, such as `t05 lr=0.0001 ep=5`: its number, then the varied keys.
 
     Args:
+        number: of the trial.
         trials: how many trials the sweep has; numbers are padded to its width.
-        varied: dotted keys; where nothing varies, learning rate and epochs are shown.
+        varied: dotted keys; if nothing varies, learning rate and epochs are shown.
+        overrides: of the trial, by dotted key.
+        config: of the trial, for keys that it does not override.
     """
+    # The swept values first: MLflow's own names, such as `dapper-slug-248`, say nothing, and the number sorts.
     return " ".join([padded("t", number, trials), *_values(varied, overrides, config)])
 
 
@@ -51,8 +55,11 @@ def point_name(
     """Return the name of a point, such as `p5 lr=0.0001 ep=5`: what its trials share, so without the seed.
 
     Args:
+        number: of the point.
         points: how many points the sweep has; numbers are padded to its width.
         varied: as for `run_name`.
+        overrides: of one of its trials, by dotted key.
+        config: of that trial.
     """
     swept = [key for key in varied if key != SEED]
     return " ".join([padded("p", number, points), *_values(swept, overrides, config)])
@@ -90,13 +97,13 @@ _PARAM_OF_LABEL = {"model": "model", "data": "dataset", "tpl": "template"}
 
 
 def param_name(key: str) -> str:
-    """The param that shows a dotted key."""
+    """Return the name of the param that shows a dotted key."""
     last = key.rpartition(".")[2]
     return last if last in PARAMS else _PARAM_OF_LABEL.get(label(key), key)
 
 
 def label(key: str) -> str:
-    """The short label of a dotted key."""
+    """Return the label of a dotted key in run names."""
     parts = key.split(".")
     while len(parts) > 1 and parts[-1] in _SAYS_NOTHING:
         parts.pop()
@@ -112,7 +119,7 @@ def value_of(key: str, overrides: Mapping[str, Scalar], config: Mapping[str, Any
 
 
 def short_value(value: Scalar) -> str:
-    """A value in at most 12 characters: numbers in their shortest form, paths without folder and ending."""
+    """Return a value in at most 12 characters: numbers in their shortest form, paths without folder and ending."""
     if isinstance(value, float):
         return re.sub(r"e([+-])0*", lambda m: "e-" if m[1] == "-" else "e", f"{value:g}")
     text = override_value(value) if not isinstance(value, str) else value
@@ -122,12 +129,12 @@ def short_value(value: Scalar) -> str:
 
 
 def override_line(key: str, value: Scalar) -> str:
-    """An override as it can be typed on the command line, in Hydra's grammar."""
+    """Return an override as it can be typed on the command line, in Hydra's grammar."""
     return f"{key}={override_value(value)}"
 
 
 def override_value(value: Scalar) -> str:
-    """A value in Hydra's grammar: null, true, false, a number, a plain word or a quoted string."""
+    """Return a value in Hydra's grammar: null, true, false, a number, a plain word or a quoted string."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -138,5 +145,6 @@ def override_value(value: Scalar) -> str:
 
 
 def metric_key(name: str) -> str:
-    """A metric's name with the characters MLflow refuses replaced: `hit@3` becomes `hit_at_3`."""
+    """Return a metric's name without characters that MLflow refuses: `hit@3` becomes `hit_at_3`."""
+    # Allowed are letters, digits, `_ - . space : /`; refused among others `@ [ ] = ,` (3.18.0).
     return re.sub(r"[^\w.:/ -]", "_", name.replace("@", "_at_"))

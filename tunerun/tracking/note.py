@@ -1,7 +1,7 @@
 """Notes on MLflow's pages: of a sweep's run, and of the experiment.
 
 MLflow renders them as Markdown without tables. Of an experiment's note it shows the first lines above every list of
-runs, the rest on a click: those lines are the verdict (reference/mlflow_more.md, section 2).
+runs, the rest on a click: those lines are the verdict (3.17.2).
 """
 
 from __future__ import annotations
@@ -27,8 +27,12 @@ class SweepLine:
     """The line of one sweep in an experiment's note.
 
     Attributes:
+        sweep: its id.
+        created_at: in seconds since 1970 (UTC).
+        sentence: the verdict in one sentence.
         note: the note of the sweep's own run.
-        run_id: of that run. has_report: whether it has a report.
+        run_id: of that run; None: MLflow does not have it yet.
+        has_report: whether that run has a report.
     """
 
     sweep: str
@@ -43,6 +47,7 @@ def sweep_note(table: ComparisonTable, interrupted: str | None) -> str:
     """Return the note of a sweep's run: the sentence, the points and the baselines.
 
     Args:
+        table: of the sweep's verdict.
         interrupted: the command that continues the sweep; None: it is complete, or a process runs it.
     """
     if interrupted is None:
@@ -52,13 +57,24 @@ def sweep_note(table: ComparisonTable, interrupted: str | None) -> str:
 
 
 def experiment_note(experiment_id: str, lines: Sequence[SweepLine]) -> str:
-    """The newest sweep's note with the links to its views, then a line for each earlier sweep.
+    """Return the newest sweep's note with the links to its views, then a line for each earlier sweep.
 
     Args:
+        experiment_id: MLflow's id.
         lines: one for each sweep, the newest first; not empty.
     """
     newest, *earlier = lines
-    note = f"{newest.note}\n\n{_links(experiment_id, newest)}"
+    paths = {
+        "runs": runs_path(experiment_id, newest.sweep),
+        "charts": runs_path(experiment_id, newest.sweep, mode="CHART"),
+        "answers side by side": runs_path(experiment_id, answers_view(newest.sweep), mode="ARTIFACT"),
+    }
+    if newest.run_id is not None:
+        run = f"#/experiments/{experiment_id}/runs/{newest.run_id}"
+        paths |= {"report": f"{run}/artifacts/report.html"} if newest.has_report else {"summary": run}
+    links = ", ".join(f"[{name}]({path})" for name, path in paths.items())
+    note = f"{newest.note}\n\nSweep {escaped(newest.sweep)} of {_day(newest)}: {links}"
+
     title = "\n\n**Earlier sweeps**\n\n"
     for position, line in enumerate(earlier):
         link = runs_path(experiment_id, line.sweep)
@@ -69,19 +85,6 @@ def experiment_note(experiment_id: str, lines: Sequence[SweepLine]) -> str:
             return note + rest
         note += added
     return note
-
-
-def _links(experiment_id: str, line: SweepLine) -> str:
-    paths = {
-        "runs": runs_path(experiment_id, line.sweep),
-        "charts": runs_path(experiment_id, line.sweep, mode="CHART"),
-        "answers side by side": runs_path(experiment_id, answers_view(line.sweep), mode="ARTIFACT"),
-    }
-    if line.run_id is not None:
-        run = f"#/experiments/{experiment_id}/runs/{line.run_id}"
-        paths |= {"report": f"{run}/artifacts/report.html"} if line.has_report else {"summary": run}
-    links = ", ".join(f"[{name}]({path})" for name, path in paths.items())
-    return f"Sweep {escaped(line.sweep)} of {_day(line)}: {links}"
 
 
 def _day(line: SweepLine) -> str:

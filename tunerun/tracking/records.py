@@ -17,8 +17,9 @@ from tunerun.ledger.portable import RECORD as RECORD_FILE
 from tunerun.ledger.subjects import RunKind
 from tunerun.retry import retry
 from tunerun.tracking.address import Address, parse_address
+from tunerun.tracking.connection import BusyError, Connection, RefusedError
 from tunerun.tracking.run_projection import RECORD, RECORD_TAG
-from tunerun.tracking.store import PAGE, BusyError, RefusedError, Store
+from tunerun.tracking.store import PAGE
 
 T = TypeVar("T")
 
@@ -125,12 +126,12 @@ class _Reader:
         def refuse() -> None:
             raise TrackingError(f"MLflow at {address.name}: the file is damaged or empty; the ledger can make it again")
 
-        self._store = Store(address, before_new=refuse)
+        self._connection = Connection(address, before_new=refuse)
 
     def _ask(self, question: Callable[[Any], T]) -> T:
         def answer() -> T:
-            with self._store.translated(_ADVICE):
-                return question(self._store.client)
+            with self._connection.client(_ADVICE) as client:
+                return question(client)
 
         return retry(answer, on=BusyError, attempts=_BUSY_ATTEMPTS, first_wait_s=_BUSY_WAIT_S)
 

@@ -16,11 +16,13 @@ from tunerun.digest import digest
 from tunerun.errors import ConfigError
 from tunerun.ledger.subjects import RunKind
 from tunerun.redaction import redact
+from tunerun.tracking.connection import RefusedError
+from tunerun.tracking.logged_models import new_model, upload
 from tunerun.tracking.mlflow_internals import tracking_uri_of_process
 from tunerun.tracking.packaged.record import CONTENT_TAG
 from tunerun.tracking.packaged.writing import Package
 from tunerun.tracking.run_projection import sweep_tag
-from tunerun.tracking.store import RefusedError, Store
+from tunerun.tracking.store import Store
 
 _AGAIN = "run the same command again: what was done of it is found, and not done twice"
 _NOT_IN_NAMES = re.compile(r"[/:'\"\x00-\x1f]|^\s|\s$")
@@ -117,108 +119,111 @@ def check_names(name: str, alias: str) -> None:
 def register(store: Store, entry: RegistryEntry) -> Registered:
     """Register a tuned model, once for its content, and let the alias name it.
 
+    Args:
+        store: where it is registered.
+        entry: what is registered, and under which names.
+
+    Returns:
+        The version, the same one when the call is repeated.
+
     Raises:
         TrackingError: MLflow cannot be reached or refuses; the same call later does the rest.
     """
-    with store.translated(_AGAIN):
+    with store.connection.client(_AGAIN) as client:
         experiment_id = store.experiment(entry.experiment)
-        run_id = _run_of(store, experiment_id, entry)
+        wanted = {"tunerun.kind": RunKind.TRIAL, "tunerun.key": entry.key}
+        runs = [run for run in store.runs(experiment_id) if run.is_active and wanted.items() <= run.tags.items()]
+        of_sweep = [run for run in runs if sweep_tag(entry.sweep) in run.tags]  # else any run of the same key
+        run_id = next((run.run_id for run in [*of_sweep, *runs]), None)
+
         tags = {**entry.tags, **entry.package.tags, **({} if run_id is None else {"tunerun.run": run_id})}
-        model_id = _logged(store, experiment_id, run_id, entry, tags)
+        model_id = _logged_model(client, experiment_id, run_id, entry, tags)
         registered = _registered_model(store, entry)
-        found = _version(store, entry)
-        version = found or _new_version(store, entry, model_id, run_id, tags)
-        if found is not None:
-            _describe_again(store, entry, found, tags)
+        version, is_new = _version(store, entry, model_id, run_id, tags)
         before = registered.aliases.get(entry.alias)
         if before is None or int(before) != int(version.version):
-            store.client.set_registered_model_alias(entry.name, entry.alias, version.version)
+            client.set_registered_model_alias(entry.name, entry.alias, version.version)
     return Registered(
         entry.name,
         entry.alias,
         int(version.version),
-        is_new=found is None,
+        is_new=is_new,
         before=None if before is None else int(before),
         run_id=run_id,
         model_id=model_id,
     )
 
 
-def _run_of(store: Store, experiment_id: str, entry: RegistryEntry) -> str | None:
-    """The trial's run: the sweep's own, else any of the same key."""
-    wanted = {"tunerun.kind": RunKind.TRIAL, "tunerun.key": entry.key}
-    runs = [run for run in store.runs(experiment_id) if run.is_active and wanted.items() <= run.tags.items()]
-    own = [run for run in runs if sweep_tag(entry.sweep) in run.tags]
-    return next((run.run_id for run in [*own, *runs]), None)
-
-
-def _logged(store: Store, experiment_id: str, run_id: str | None, entry: RegistryEntry, tags: Mapping[str, str]) -> str:
-    """The logged model with these files: the trial's own where it has them, else one of its own."""
+def _logged_model(
+    client: Any, experiment_id: str, run_id: str | None, entry: RegistryEntry, tags: Mapping[str, str]
+) -> str:
+    """Return the logged model with these files: the trial's own if it has them, else a new one."""
     from mlflow.entities import LoggedModelOutput
 
-    quoted = f"tags.`{CONTENT_TAG}` = '{entry.package.content}'"
-    found = list(store.client.search_logged_models([experiment_id], quoted))
-    found.sort(key=lambda model: model.status != "READY")
-    model = found[0] if found else store.new_model(experiment_id, entry.model, run_id, tags, {})
-    store.upload(model, entry.package, tags)
+    of_content = f"tags.`{CONTENT_TAG}` = '{entry.package.content}'"
+    models = sorted(client.search_logged_models([experiment_id], of_content), key=lambda each: each.status != "READY")
+    model = models[0] if models else new_model(client, experiment_id, entry.model, run_id, tags, {})
+    upload(client, model, entry.package, tags)
     if run_id is not None:
-        outputs = store.client.get_run(run_id).outputs
+        outputs = client.get_run(run_id).outputs
         if model.model_id not in [output.model_id for output in (outputs.model_outputs if outputs else [])]:
-            store.client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
+            client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
     return str(model.model_id)
 
 
 def _registered_model(store: Store, entry: RegistryEntry) -> Any:
-    """The registered model, made where it is not there; its description is ours unless a person has edited it."""
+    """Return the registered model, created if it does not exist; a description that a person has edited stays."""
     description = redact(entry.description)
     try:
-        with store.translated(_AGAIN):
-            registered = store.client.get_registered_model(entry.name)
+        with store.connection.client(_AGAIN) as client:
+            registered = client.get_registered_model(entry.name)
     except RefusedError:
         tags = {"tunerun.experiment": entry.experiment, _OWN_DESCRIPTION_TAG: digest(description)}
-        with store.translated(_AGAIN):
-            return store.client.create_registered_model(entry.name, tags=tags, description=description)
+        with store.connection.client(_AGAIN) as client:
+            return client.create_registered_model(entry.name, tags=tags, description=description)
     own = registered.tags.get(_OWN_DESCRIPTION_TAG)
     if registered.description != description and digest(registered.description or "") in (own, digest("")):
-        store.client.set_registered_model_tag(entry.name, _OWN_DESCRIPTION_TAG, digest(description))
-        store.client.update_registered_model(entry.name, description)
+        client.set_registered_model_tag(entry.name, _OWN_DESCRIPTION_TAG, digest(description))
+        client.update_registered_model(entry.name, description)
     return registered
 
 
-def _version(store: Store, entry: RegistryEntry) -> Any:
-    """The version with this content, the newest of several; None: there is none."""
-    found: list[Any] = []
-    token, is_last = None, False
-    while not is_last:
-        page = store.client.search_model_versions(f"name = '{entry.name}'", page_token=token)
-        found += [each for each in page if each.tags.get(CONTENT_TAG) == entry.package.content]
-        token = page.token
-        is_last = not token
-    return max(found, key=lambda each: int(each.version), default=None)
+def _version(
+    store: Store, entry: RegistryEntry, model_id: str, run_id: str | None, tags: Mapping[str, str]
+) -> tuple[Any, bool]:
+    """Return the version with this content, the newest of several, and whether it was created now."""
+    tags = {key: redact(value) for key, value in tags.items()}
+    description = redact(entry.version_description)
+    with store.connection.client(_AGAIN) as client:
+        versions: list[Any] = []
+        token, is_last = None, False
+        while not is_last:
+            page = client.search_model_versions(f"name = '{entry.name}'", page_token=token)
+            versions += [each for each in page if each.tags.get(CONTENT_TAG) == entry.package.content]
+            token = page.token
+            is_last = not token
+        if versions:
+            version = max(versions, key=lambda each: int(each.version))
+            # What the verdict says may have changed since, such as on the test set.
+            if version.description != description:
+                client.update_model_version(entry.name, version.version, description)
+            for key, value in tags.items():
+                if version.tags.get(key) != value:
+                    client.set_model_version_tag(entry.name, version.version, key, value)
+            return version, False
 
-
-def _new_version(store: Store, entry: RegistryEntry, model_id: str, run_id: str | None, tags: Mapping[str, str]) -> Any:
-    with tracking_uri_of_process(store.address.uri):
-        version = store.client.create_model_version(
-            entry.name,
-            source=f"models:/{model_id}",
-            run_id=run_id,
-            model_id=model_id,
-            tags={key: redact(value) for key, value in tags.items()},
-            description=redact(entry.version_description),
-        )
-    # A server writes this itself; its page links the logged model to its versions by it.
-    links = json.loads(store.client.get_logged_model(model_id).tags.get(_VERSIONS_TAG, "[]"))
-    link = {"name": entry.name, "version": int(version.version)}
-    if link not in [{**each, "version": int(each["version"])} for each in links]:
-        store.client.set_logged_model_tags(model_id, {_VERSIONS_TAG: json.dumps([*links, link])})
-    return version
-
-
-def _describe_again(store: Store, entry: RegistryEntry, version: Any, tags: Mapping[str, str]) -> None:
-    """What the verdict says may have changed since, such as on the test set."""
-    if version.description != redact(entry.version_description):
-        store.client.update_model_version(entry.name, version.version, redact(entry.version_description))
-    for key, value in tags.items():
-        if version.tags.get(key) != redact(value):
-            store.client.set_model_version_tag(entry.name, version.version, key, redact(value))
+        with tracking_uri_of_process(store.connection.address.uri):
+            version = client.create_model_version(
+                entry.name,
+                source=f"models:/{model_id}",
+                run_id=run_id,
+                model_id=model_id,
+                tags=tags,
+                description=description,
+            )
+        # A server writes this itself; its page links the logged model to its versions by it.
+        links = json.loads(client.get_logged_model(model_id).tags.get(_VERSIONS_TAG, "[]"))
+        link = {"name": entry.name, "version": int(version.version)}
+        if link not in [{**each, "version": int(each["version"])} for each in links]:
+            client.set_logged_model_tags(model_id, {_VERSIONS_TAG: json.dumps([*links, link])})
+        return version, True

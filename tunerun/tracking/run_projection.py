@@ -23,10 +23,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_DIGEST_CHARACTERS = 8  # MLflow takes 36 and shows them all; the whole digest is in the source
+_DIGEST_CHARACTERS = 8  # MLflow takes at most 36 and shows them all (3.18.0); the whole digest is in the source
 
 LAYOUT = 4
-"""Version of the content of runs: raised when something is added, so that the next replay updates older stores."""
+"""Version of the content of runs. Raise it when a tag, a param or an artifact is added: it is part of the digest that a
+mark holds, so the next replay sends it to the runs of older stores too."""
 
 STEP_LOSS, EPOCH_LOSS, VALIDATION_EPOCH_LOSS = "train/mean_loss", "train/epoch_mean_loss", "validation/epoch_loss"
 """The metrics that are curves."""
@@ -35,20 +36,20 @@ ONCE = "1"
 """The version of a part that never changes."""
 
 STANDINGS, VIEW = "standings", "view"
-"""Keys of a sweep's mark: by trial the fields of its last `Standing`; and the key of the view that MLflow has."""
+"""Keys of a sweep's mark: the fields of each trial's last `Standing`; and the key of the view that MLflow has."""
 
 NOTE_TAG = "mlflow.note.content"
 """The tag of a run or an experiment that MLflow shows as its description, in Markdown."""
 
 RERUN_TAG, RERUN_OF_TAG, RECORD_TAG = "tunerun.rerun", "tunerun.rerun_of", "tunerun.record"
-"""On the runs of a rerun: which one it is, and the run or the sweep that it runs again. On every trial: where the
-files are from which it can be run again, as `runs:/<the sweep's own run>/record`."""
+"""On the runs of a rerun: which one it is, and the run or the sweep that it runs again. On every trial: the folder of
+the files from which it can be run again, as `runs:/<the sweep's own run>/record`."""
 
 RECORD = "record"
 """The folder of these files among the artifacts of a sweep's own run."""
 
 YES = "yes"
-"""The value of a tag that says so; where it does not, the tag is empty."""
+"""The value of a tag that is true or false; false is the empty text."""
 
 
 class RunState(StrEnum):
@@ -68,7 +69,12 @@ class RunState(StrEnum):
 
 @dataclass(frozen=True)
 class RunPart(Generic[T]):
-    """A part of a run that is rendered and sent as a whole when its version differs from the one sent last."""
+    """A part of a run that is rendered and sent as a whole when its version differs from the one sent last.
+
+    Attributes:
+        version: of the content, in the run's mark.
+        render: makes the content; not called if it was sent already.
+    """
 
     version: str
     render: Callable[[], T]
@@ -79,10 +85,11 @@ Content: TypeAlias = str | bytes
 
 
 @dataclass(frozen=True)
-class WrittenFiles:
+class LargeFiles:
     """Files of a run that are too large for memory: written to a folder and sent when their version is new.
 
     Attributes:
+        version: of the content, in the run's mark.
         write: writes them into a folder, under the names of their artifacts.
     """
 
@@ -92,9 +99,11 @@ class WrittenFiles:
 
 @dataclass(frozen=True)
 class MetricPoint:
-    """One point of a metric; the time is in milliseconds since 1970 (UTC) and comes from the ledger, never from now.
+    """One point of a metric.
 
-    MLflow ignores a point that it has already, but stores it twice if it is sent again with another time.
+    Attributes:
+        time_ms: milliseconds since 1970 (UTC), from the ledger and never the clock: MLflow ignores a point that it has
+            already, and stores it twice if it comes again with another time (3.18.0).
     """
 
     key: str
@@ -105,7 +114,12 @@ class MetricPoint:
 
 @dataclass(frozen=True)
 class SingleMetric:
-    """A single value: what was measured, when, and on which data set."""
+    """A single value of a run.
+
+    Attributes:
+        time_ms: when it was measured, in milliseconds since 1970 (UTC).
+        on: the data set it was measured on; None: none, or MLflow does not have it.
+    """
 
     key: str
     value: float
@@ -115,7 +129,14 @@ class SingleMetric:
 
 @dataclass(frozen=True)
 class Input:
-    """A dataset that a run used."""
+    """A dataset that a run used.
+
+    Attributes:
+        digest: the first characters of our own digest of all its rows.
+        source: JSON with the file's name and the whole digest.
+        rows: how many it has.
+        context: what it was used for, in MLflow's word.
+    """
 
     name: str
     digest: str
@@ -129,7 +150,7 @@ class LoggedModel:
     """A tuned model.
 
     Attributes:
-        package: writes the files of one that MLflow can load into a new folder, or answers that it cannot be; None: its
+        package: writes the files of one that MLflow can load into a new folder; returns None if it cannot. None: its
             weights are not on this machine, so MLflow has its name alone.
     """
 
@@ -170,14 +191,15 @@ class RunProjection:
     """The intended content of one run.
 
     Attributes:
-        subject: names the run in the ledger's marks.
+        subject: the run's name in the ledger's marks.
         identity: the tags by which the run is found.
-        seen: a digest of the ledger's state that this projection was made from.
+        ledger_digest: a digest of the ledger's state that this projection was made from.
         end_ms: set when the state is finished.
-        measures: single values, at step 0: MLflow then draws a bar over all runs, and not a lonely dot. Those that
-            were measured on a data set are linked to it, and all of them to the model.
-        written: more artifacts, by what the mark calls them together.
-        remembered: what the mark keeps for later replays, as JSON values.
+        points: of its curves.
+        measures: single values, which are sent at step 0: MLflow then draws a bar over all runs, and not a lonely dot.
+            Those that were measured on a data set are linked to it, and all of them to the model.
+        large_files: more artifacts, by what the mark calls them together.
+        mark_values: what the mark keeps for later replays, as JSON values.
         experiment_tags: what the experiment should have as tags once the run is there, by the experiment's id and the
             run's.
     """
@@ -185,7 +207,7 @@ class RunProjection:
     subject: str
     kind: RunKind
     identity: Mapping[str, str]
-    seen: str
+    ledger_digest: str
     name: str
     start_ms: int
     state: RunState
@@ -196,14 +218,18 @@ class RunProjection:
     measures: Sequence[SingleMetric] = ()
     inputs: RunPart[list[Input]] | None = None
     artifacts: Mapping[str, RunPart[Content]] = field(default_factory=dict)
-    written: Mapping[str, WrittenFiles] = field(default_factory=dict)
+    large_files: Mapping[str, LargeFiles] = field(default_factory=dict)
     model: RunPart[LoggedModel] | None = None
-    remembered: Mapping[str, Any] = field(default_factory=dict)
+    mark_values: Mapping[str, Any] = field(default_factory=dict)
     experiment_tags: Callable[[str, str], Mapping[str, str]] | None = None
 
 
 class FrozenSweep:
-    """A sweep's plan as the ledger froze it, read once; and its example sets, the last few kept.
+    """A sweep's plan as the ledger froze it, read once; and its example sets, of which the last few are cached.
+
+    Args:
+        ledger: has the plan.
+        sweep_id: the sweep.
 
     Raises:
         NotFoundError: the ledger holds no such sweep.
@@ -252,18 +278,19 @@ class FrozenSweep:
         return trial_prefix(self.experiment, self.rerun)
 
     def subject(self, kind: RunKind, name: str = "") -> str:
-        """The subject of one of the sweep's runs, in the ledger's marks: `<sweep>/<kind>/<name>`."""
+        """Return the subject of one of the sweep's runs, in the ledger's marks: `<sweep>/<kind>/<name>`."""
         return f"{self.id}/{kind}/{name}"
 
     def identity(self, kind: RunKind, **more: str) -> dict[str, str]:
-        """The tags by which one of the sweep's runs is found."""
+        """Return the tags by which one of the sweep's runs is found."""
         own = {"tunerun.sweep": self.id, sweep_tag(self.id): kind, "tunerun.kind": kind}
         if self.rerun:
             own[RERUN_TAG] = self.rerun
         return own | {f"tunerun.{k}": v for k, v in more.items()}
 
     def code_tags(self) -> dict[str, str]:
-        """Tags of tunerun's version and of the Git commit of the user's project."""
+        """Return tags of tunerun's version and of the Git commit of the user's project."""
+        # `MlflowClient` sets none of MLflow's own context tags; its run page shows these as badges (3.18.0).
         tags = {"mlflow.source.name": "tunerun", "mlflow.source.type": "LOCAL"}
         tags["tunerun.version"] = str(self.record.document.get("version", ""))
         code = self.record.document.get("code")
@@ -286,7 +313,7 @@ class Pages:
     runs: Collection[str] = ()
 
     def path(self, run_id: str, below: str = "") -> str:
-        """Where a run is shown, or a page below it."""
+        """Return where a run is shown, or a page below it."""
         return f"#/experiments/{self.experiment_id}/runs/{run_id}{below}"
 
 
@@ -296,10 +323,10 @@ class SharedTrial:
 
     Attributes:
         members: the sweeps with their own record of the trial, the oldest first; the newest names the run.
-        progress: how far it is, as the newest sweep measures it.
+        progress: of its job, as the newest sweep measures it.
         is_interrupted: whether its job is under way and no process watches it.
         standing: the newest sweep's verdict about it; None: not judged yet.
-        record_run: the newest sweep's own run, which has the record; None: there is none yet.
+        record_run: the id of the newest sweep's own run, which has the record; None: there is none yet.
         pages: where both are shown.
     """
 
@@ -326,7 +353,7 @@ class SharedTrial:
         return f"{self.owner.trial_prefix}{self.trial.key}"
 
     @property
-    def seen(self) -> str:
+    def ledger_digest(self) -> str:
         """A digest of everything in the ledger that its run depends on."""
         places = [[sweep.id, trial.number] for sweep, trial in self.members]
         standing = None if self.standing is None else asdict(self.standing)
@@ -334,12 +361,21 @@ class SharedTrial:
 
 
 def sweep_tag(sweep_id: str) -> str:
-    """The tag of all runs of a sweep, also of those that it shares: a trial's number there, or the run's kind."""
+    """Return the tag of all runs of a sweep, also of those that it shares.
+
+    Its value is the trial's number in that sweep, or the kind of a run that is not a trial's.
+    """
+    # A tag for each sweep: `search_runs` has no OR (3.18.0), so one tag with several sweeps could not be filtered by.
     return f"tunerun.sweep.{sweep_id}"
 
 
 def dataset_input(examples: ExampleSet, context: str) -> Input:
-    """A set of examples as an input of a run, under the first characters of our own digest of all its bytes."""
+    """Return a set of examples as an input of a run.
+
+    Args:
+        examples: the set.
+        context: what it was used for: `training`, `validation` or `testing`.
+    """
     return Input(
         name=PurePath(examples.source).stem or "examples",
         digest=examples.digest[:_DIGEST_CHARACTERS],
@@ -350,12 +386,13 @@ def dataset_input(examples: ExampleSet, context: str) -> Input:
 
 
 def table_tag(*artifacts: str) -> dict[str, str]:
-    """The tag that makes MLflow's page show JSON artifacts as tables; `MlflowClient.log_table` sets it too."""
+    """Return the tag that makes MLflow's page show JSON artifacts as tables; empty without artifacts."""
+    # What `MlflowClient.log_table` sets too; but that appends to a table when it is called again (3.18.0).
     if not artifacts:
         return {}
     return {"mlflow.loggedArtifacts": json.dumps([{"path": path, "type": "table"} for path in artifacts])}
 
 
 def milliseconds(seconds: float) -> int:
-    """Seconds since 1970 as MLflow takes them."""
+    """Return seconds since 1970 (UTC) as MLflow takes them, in milliseconds."""
     return round(seconds * 1000)

@@ -1,4 +1,4 @@
-"""What MLflow should show of a sweep as a whole: baselines, a run with the verdict, the experiment's note and view."""
+"""What MLflow should show of a sweep as a whole: a run with the verdict, the experiment's note and view."""
 
 from __future__ import annotations
 
@@ -9,21 +9,20 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from tunerun.comparison import judge
-from tunerun.comparison.knowledge import BASE_LOSS
 from tunerun.comparison.renderers.note import escaped
 from tunerun.comparison.renderers.plots import FILE as PLOT
 from tunerun.comparison.renderers.plots import files as plots
 from tunerun.comparison.renderers.report import FILE as REPORT
 from tunerun.comparison.renderers.report import page
-from tunerun.comparison.results import LOSS, BaselineResult, TrialResult, Verdict
+from tunerun.comparison.results import Verdict
 from tunerun.comparison.table import ComparisonTable
 from tunerun.digest import digest
 from tunerun.job import JobState
-from tunerun.ledger import Ledger, Mark, SweepRecord, TrialProgress, TrialRecord
+from tunerun.ledger import Ledger, Mark, SweepRecord, TrialProgress
 from tunerun.ledger.portable import plan_files, results_file
 from tunerun.ledger.subjects import RunKind
 from tunerun.stored import section
-from tunerun.tracking.answers import FILES, VALIDATION, ScoredAnswers, answered
+from tunerun.tracking.baseline import baseline_projection
 from tunerun.tracking.naming import point_name, run_name
 from tunerun.tracking.note import SweepLine, experiment_note, sweep_note
 from tunerun.tracking.run_projection import (
@@ -39,36 +38,35 @@ from tunerun.tracking.run_projection import (
     VIEW,
     Content,
     FrozenSweep,
-    Input,
+    LargeFiles,
     Pages,
     RunPart,
     RunProjection,
     RunState,
     SingleMetric,
     Standing,
-    WrittenFiles,
-    dataset_input,
     milliseconds,
     table_tag,
 )
-from tunerun.tracking.trial import INTERRUPTED, measured, override_lines, rerun_lines
+from tunerun.tracking.trial import INTERRUPTED, override_lines, rerun_lines
 from tunerun.tracking.view import view_tags
 
 _SENTENCE, _NOTE, _REPORT = "sentence", "note", "report"
 TRIALS_FILE = "trials.json"
-_MAX_NAMED = 40
-"""Trials that a baseline's description names."""
 
 
 class Summary:
     """What the runs of a sweep as a whole depend on, and what they should look like.
 
     Args:
+        ledger: the truth.
+        sweep: its plan.
+        progress: of its trials, by number.
         pages: where MLflow shows the sweep's runs.
         is_run: whether a process runs the sweep now; without one what is not finished was interrupted.
 
     Attributes:
-        seen: a digest of everything in the ledger that they depend on.
+        ledger_digest: of everything in the ledger that they depend on.
     """
 
     def __init__(
@@ -84,10 +82,10 @@ class Summary:
         trials = [asdict(p) | {"last_step": p.last_step if p.state.is_finished else 0} for p in progress]
         openings = [opening.opened_at for opening in ledger.openings(sweep.id)]
         self._results: list[Any] = [trials, sorted(ledger.answered(sweep.id)), openings]
-        self.seen = digest([LAYOUT, *self._results, is_run])
+        self.ledger_digest = digest([LAYOUT, *self._results, is_run])
 
     def projections(self, others: Sequence[SweepLine]) -> list[RunProjection]:
-        """The runs of the baselines that are known, and last the run of the sweep itself.
+        """Return the runs of the baselines with results, and last the run of the sweep itself.
 
         Args:
             others: what the experiment's note says of its other sweeps.
@@ -97,43 +95,51 @@ class Summary:
         """
         verdict = judge(self._ledger, self._sweep.record)
         baselines = [
-            _baseline_projection(self._ledger, self._sweep, b, [verdict.trials[t].record for t in b.trials], self.seen)
-            for b in verdict.baselines
-            if b.estimates
+            baseline_projection(
+                self._ledger,
+                self._sweep,
+                baseline,
+                [verdict.trials[number].record for number in baseline.trials],
+                self.ledger_digest,
+            )
+            for baseline in verdict.baselines
+            if baseline.estimates
         ]
-        return [*baselines, self._own(verdict, others)]
+        return [*baselines, self._with_verdict(verdict, others)]
 
-    def _own(self, verdict: Verdict, others: Sequence[SweepLine]) -> RunProjection:
-        sweep, table = self._sweep, ComparisonTable.of(verdict)
-        has_curves = any(trial.last_step for trial in verdict.trials)
-        artifacts = self._code_diff() | {TRIALS_FILE: RunPart(self.seen, lambda: _trials_table(sweep, verdict))}
+    def _with_verdict(self, verdict: Verdict, others: Sequence[SweepLine]) -> RunProjection:
+        ledger, sweep, version, table = self._ledger, self._sweep, self.ledger_digest, ComparisonTable.of(verdict)
+        artifacts = self._code_diff() | {TRIALS_FILE: RunPart(version, lambda: _trials_table(sweep, verdict))}
         if verdict.is_complete and any(p.last_step for p in self._progress):
-            artifacts[PLOT] = RunPart(self.seen, lambda: plots(table, self._ledger)[PLOT])
+            artifacts[PLOT] = RunPart(version, lambda: plots(table, ledger)[PLOT])
         has_report = verdict.is_complete and not self._is_run
         if has_report:  # it reads every answer: once, when all is there
-            artifacts[REPORT] = RunPart(self.seen, lambda: page(table, self._ledger))
+            artifacts[REPORT] = RunPart(version, lambda: page(table, ledger))
         curves: list[list[str]] = []  # by the chart that shows them together
-        if has_curves:
-            held_out = [VALIDATION_EPOCH_LOSS] if self._ledger.validation_curves(sweep.id) else []
+        if any(trial.last_step for trial in verdict.trials):
+            held_out = [VALIDATION_EPOCH_LOSS] if ledger.validation_curves(sweep.id) else []
             curves = [[EPOCH_LOSS, *held_out], [STEP_LOSS]]
-        note = self._with_origin(sweep_note(table, self._sweep.record.command if self._is_interrupted else None))
+        note = self._with_origin(sweep_note(table, sweep.record.command if self._is_interrupted else None))
 
         def experiment_tags(experiment_id: str, run_id: str) -> Mapping[str, str]:
             own = SweepLine(sweep.id, sweep.record.created_at, verdict.sentence, note, run_id, has_report)
             lines = sorted([own, *others], key=lambda line: line.created_at, reverse=True)
-            return {
-                **view_tags(sweep, verdict, curves),
-                NOTE_TAG: experiment_note(experiment_id, lines),
-            }
+            return {**view_tags(sweep, verdict, curves), NOTE_TAG: experiment_note(experiment_id, lines)}
 
+        # The deciding metric of the advised point's first trial, once all of the sweep is done; under a name of its
+        # own, so that the trials' bars stay as they are.
+        best = None if verdict.best is None else verdict.trials[verdict.best]
+        measures, metric = [], verdict.metric
+        if best is not None and metric is not None and metric in best.metrics and verdict.is_complete:
+            measures = [SingleMetric(verdict_key(metric), best.metrics[metric], self._end_ms())]
         return replace(
-            self._bare(self.seen),
+            self._from_plan(version),
             state=self._state(verdict),
             end_ms=self._end_ms() if verdict.is_complete or self._is_interrupted else None,
             tags=self._tags(verdict, note),
-            measures=self._best_measures(verdict),
+            measures=measures,
             artifacts=artifacts,
-            remembered={
+            mark_values={
                 STANDINGS: _standings(sweep, verdict),
                 _SENTENCE: verdict.sentence,
                 _NOTE: note,
@@ -146,30 +152,30 @@ class Summary:
     def without_verdict(self, problem: str) -> RunProjection:
         """Return the sweep's own run when no verdict can be made: its record, and the reason.
 
-        Its `seen` differs from the ledger's state, so that the verdict is tried again.
+        Its digest differs from the ledger's, so that the verdict is tried again.
         """
         note = f"There is no verdict: {escaped(problem)}"
         return replace(
-            self._bare(digest([self.seen, problem])),
+            self._from_plan(digest([self.ledger_digest, problem])),
             state=RunState.KILLED if self._is_interrupted else RunState.RUNNING if self._is_run else RunState.FINISHED,
             end_ms=None if self._is_run else self._end_ms(),
             tags=self._sweep.code_tags() | {NOTE_TAG: self._with_origin(note)},
         )
 
-    def _bare(self, seen: str) -> RunProjection:
-        """What the run of the sweep itself has by its plan alone."""
+    def _from_plan(self, ledger_digest: str) -> RunProjection:
+        """Return what the run of the sweep itself has by its plan alone."""
         ledger, sweep, record = self._ledger, self._sweep, self._sweep.record
         # What was settled before the first job is sent with the run; the results, when no process runs the sweep.
-        written = {"record": WrittenFiles(ONCE, lambda folder: plan_files(ledger, record, folder / RECORD))}
+        files = {"record": LargeFiles(ONCE, lambda folder: plan_files(ledger, record, folder / RECORD))}
         if not self._is_run:
-            written["results"] = WrittenFiles(
+            files["results"] = LargeFiles(
                 digest([LAYOUT, *self._results]), lambda folder: results_file(ledger, record, folder / RECORD)
             )
         return RunProjection(
             subject=sweep.subject(RunKind.SWEEP),
             kind=RunKind.SWEEP,
             identity=sweep.identity(RunKind.SWEEP),
-            seen=seen,
+            ledger_digest=ledger_digest,
             # Without the experiment's name, under which the run is shown anyway: the page shows 20 characters.
             name=f"sweep {sweep.id.removeprefix(record.experiment + '-')}",
             start_ms=milliseconds(sweep.record.created_at),
@@ -180,7 +186,7 @@ class Summary:
                 ONCE, lambda: {"trials": str(len(sweep.trials)), "varied": " ".join(sweep.varied)[:250] or "nothing"}
             ),
             artifacts=self._code_diff(),
-            written=written,
+            large_files=files,
         )
 
     def _code_diff(self) -> dict[str, RunPart[Content]]:
@@ -221,20 +227,10 @@ class Summary:
         }
         if self._sweep.rerun_of:
             tags[RERUN_OF_TAG] = self._sweep.rerun_of
-        best = _best(verdict)
-        if best is not None and best.tuned_model is not None:
-            tags["tunerun.tuned_model"] = best.tuned_model.name
+        best = None if verdict.best is None else verdict.trials[verdict.best].tuned_model
+        if best is not None:
+            tags["tunerun.tuned_model"] = best.name
         return tags
-
-    def _best_measures(self, verdict: Verdict) -> list[SingleMetric]:
-        """The deciding metric of the advised point's first trial, once all of the sweep is done.
-
-        Under a name of its own, so that the trials' bars stay as they are.
-        """
-        best, metric = _best(verdict), verdict.metric
-        if best is None or metric is None or metric not in best.metrics or not verdict.is_complete:
-            return []
-        return [SingleMetric(verdict_key(metric), best.metrics[metric], self._end_ms())]
 
 
 def line_of(sweep: SweepRecord, mark: Mark) -> SweepLine | None:
@@ -256,85 +252,6 @@ def _standings(sweep: FrozenSweep, verdict: Verdict) -> dict[str, list[Any]]:
         standing = Standing(name, point.number == verdict.decision.advised, point.is_tied)
         standings |= {str(member.number): list(asdict(standing).values()) for member in members}
     return standings
-
-
-# Baselines
-
-
-def _baseline_projection(
-    ledger: Ledger, sweep: FrozenSweep, baseline: BaselineResult, members: Sequence[TrialRecord], seen: str
-) -> RunProjection:
-    """What MLflow should show of a baseline.
-
-    Args:
-        members: the trials that have it to beat; not empty.
-    """
-    first = members[0]
-    held_out = None
-    if first.validation is not None:
-        held_out = dataset_input(sweep.examples(first.validation), VALIDATION)
-    # Its answers to each held-out set, as they were asked for any of its trials: the first one's, if there are several.
-    asked = {(name, trial.held_out.get(name), trial.asked): trial for trial in members for name in FILES}
-    by_set: dict[str, ScoredAnswers] = {}
-    for (name, *_), trial in asked.items():
-        if name not in by_set and (scored := answered(ledger, sweep, baseline.subject, trial, name)) is not None:
-            by_set[name] = scored
-    answers = list(by_set.values())
-    measures = _base_loss(ledger, members, held_out) if LOSS in baseline.estimates else []
-    measures += [measure for each in answers for measure in each.measures()]
-    start_ms = milliseconds(sweep.record.created_at)
-    trials = ", ".join(str(m.number) for m in members[:_MAX_NAMED])
-    return RunProjection(
-        subject=sweep.subject(RunKind.BASELINE, baseline.subject),
-        kind=RunKind.BASELINE,
-        identity=sweep.identity(RunKind.BASELINE, key=baseline.subject),
-        seen=seen,
-        name=baseline.name,
-        start_ms=start_ms,
-        state=RunState.FINISHED,
-        end_ms=max([start_ms, *(measure.time_ms for measure in measures)]),
-        tags=sweep.code_tags()
-        | table_tag(*(each.file for each in answers))
-        | {"tunerun.point": baseline.name}
-        | {
-            "tunerun.backend": first.settings.backend.get("kind", ""),
-            NOTE_TAG: f"**{escaped(baseline.name)}**: {escaped(baseline.words or baseline.name)}, without tuning. "
-            f"What trials {trials} of sweep `{sweep.id}` have to beat.",
-        },
-        params=RunPart(
-            ONCE,
-            lambda: {
-                "model": baseline.model,
-                "template": str(first.overrides.get("template") or digest(first.settings.template.document)[:8]),
-                "backend": first.settings.backend.get("kind", ""),
-            },
-        ),
-        measures=measures,
-        inputs=None if held_out is None else RunPart(ONCE, lambda: [held_out]),
-        artifacts={each.file: each.table for each in answers},
-    )
-
-
-def _base_loss(ledger: Ledger, members: Sequence[TrialRecord], on: Input | None) -> list[SingleMetric]:
-    """The base model's own loss, as the first job that was done measured it: that never changes any more."""
-    keys = dict.fromkeys(member.key for member in members)
-    found = [
-        (job.finished_at, job.id, job.metrics[BASE_LOSS])
-        for key in keys
-        for job in ledger.jobs(key)
-        if BASE_LOSS in job.metrics and job.finished_at is not None
-    ]
-    if not found:
-        return []
-    finished_at, _, loss = min(found)
-    return measured({LOSS: loss}, finished_at, on)
-
-
-# The sweep
-
-
-def _best(verdict: Verdict) -> TrialResult | None:
-    return None if verdict.best is None else verdict.trials[verdict.best]
 
 
 def verdict_key(metric: str) -> str:

@@ -31,7 +31,7 @@ from tunerun.ledger import JobRecord, Ledger, TrialRecord
 from tunerun.ledger.portable import EXAMPLES
 from tunerun.ledger.subjects import RunKind
 from tunerun.stored import section
-from tunerun.tracking.answers import FILES, TEST, VALIDATION, ScoredAnswers, answered
+from tunerun.tracking.answers import FILES, TEST, VALIDATION, ScoredAnswers, scored_answers
 from tunerun.tracking.naming import metric_key, override_line, override_value, param_name, run_name, value_of
 from tunerun.tracking.run_projection import (
     EPOCH_LOSS,
@@ -70,10 +70,10 @@ MAX_ADAPTER_BYTES = 16 * 2**20
 choice: at rank 8 SmolLM2-135M's has 10 MB, and is packaged in 0.03 s of CPU (2026-11-26)."""
 
 _PACKAGED = "packaged 1"
-"""Raised when a package becomes another one."""
+"""Version of the content of packages. Raise it when that changes: then models that were sent get it too."""
 
 _PORTABLE = "2"
-"""The version of files that never change, and in which version 1 named places of the machine."""
+"""The version of files that never change; those of version 1 named places of the machine."""
 
 _PARAM_CHARACTERS = 250
 
@@ -85,32 +85,32 @@ _STATES = {
     JobState.CANCELLED: RunState.KILLED,
 }
 
-
 INTERRUPTED = "INTERRUPTED"
 """The state of a trial whose job is under way and that no process watches; MLflow's nearest word is KILLED."""
 
 
 def trial_projection(ledger: Ledger, shared: SharedTrial) -> RunProjection | None:
-    """What MLflow should show of a trial now; None before its first job has started.
-
-    The start of a run cannot be changed later, so it waits for the time that is known for good.
-    """
+    """Return what MLflow should show of a trial now; None before its first job has started."""
     sweep, trial = shared.owner, shared.trial
     jobs = ledger.jobs(trial.key)
     started_at = jobs[0].began_at if jobs else None
-    if started_at is None:
+    if started_at is None:  # MLflow cannot change the start of a run, so the run waits for the final one
         return None
     job = jobs[-1]
     curve, losses = union_curve(ledger, jobs), union_validation(ledger, jobs)
+
     answers: list[ScoredAnswers] = []
     for held_out in FILES:  # of each set as the newest sweep that asked for it has them
-        each = (answered(ledger, owner, member.key, member, held_out) for owner, member in reversed(shared.members))
+        each = (
+            scored_answers(ledger, owner, member.key, member, held_out) for owner, member in reversed(shared.members)
+        )
         answers += [first] if (first := next((one for one in each if one is not None), None)) else []
     validation = None
     if trial.validation is not None:
         validation = dataset_input(sweep.examples(trial.validation), VALIDATION)
     inputs = [dataset_input(sweep.examples(trial.training), "training"), *([validation] if validation else [])]
     inputs += [each.on for each in answers if each.held_out == TEST]
+
     name = run_name(trial.number, len(sweep.trials), sweep.varied, trial.overrides, trial.config)
     artifacts: dict[str, RunPart[Content]] = {
         "experiment.yaml": RunPart(_PORTABLE, lambda: _yaml(sweep.places.config(trial.config))),
@@ -123,6 +123,7 @@ def trial_projection(ledger: Ledger, shared: SharedTrial) -> RunProjection | Non
     for attempt in jobs:
         if attempt.failure is not None and attempt.failure.traceback:
             artifacts[f"failure-{attempt.attempt}.txt"] = RunPart(ONCE, partial(str, attempt.failure.traceback))
+
     state, end = _STATES.get(job.state, RunState.SCHEDULED), job.finished_at
     if shared.is_interrupted:
         state, end = RunState.KILLED, max([started_at, *(s.compute_time for s in curve[-1:])])
@@ -130,7 +131,7 @@ def trial_projection(ledger: Ledger, shared: SharedTrial) -> RunProjection | Non
         subject=shared.subject,
         kind=RunKind.TRIAL,
         identity=sweep.identity(RunKind.TRIAL, trial=str(trial.number), key=trial.key),
-        seen=shared.seen,
+        ledger_digest=shared.ledger_digest,
         name=name,
         start_ms=milliseconds(started_at),
         state=state,
@@ -147,7 +148,7 @@ def trial_projection(ledger: Ledger, shared: SharedTrial) -> RunProjection | Non
 
 
 def union_curve(ledger: Ledger, jobs: Sequence[JobRecord]) -> list[Snapshot]:
-    """The loss curve over all attempts, by step: each step as the first attempt that reached it recorded it."""
+    """Return the loss curve over all attempts, by step: each step as the first attempt that reached it recorded it."""
     curve: list[Snapshot] = []
     for job in jobs:
         curve += ledger.snapshots(job.id, after_step=curve[-1].step if curve else 0)
@@ -155,7 +156,7 @@ def union_curve(ledger: Ledger, jobs: Sequence[JobRecord]) -> list[Snapshot]:
 
 
 def union_validation(ledger: Ledger, jobs: Sequence[JobRecord]) -> list[EpochLoss]:
-    """The validation loss of each epoch over all attempts, as the first attempt that reached it recorded it."""
+    """Return the validation loss of each epoch over all attempts, as the first attempt that reached it recorded it."""
     losses: dict[int, EpochLoss] = {}
     for job in jobs:
         for one in ledger.epoch_losses(job.id):
@@ -166,7 +167,7 @@ def union_validation(ledger: Ledger, jobs: Sequence[JobRecord]) -> list[EpochLos
 def _curve_points(
     ledger: Ledger, curve: Sequence[Snapshot], losses: Sequence[EpochLoss], job: JobRecord
 ) -> list[MetricPoint]:
-    points = [MetricPoint(STEP_LOSS, _drawn(s.mean_loss), milliseconds(s.compute_time), s.step) for s in curve]
+    points = [MetricPoint(STEP_LOSS, _finite_or_nan(s.mean_loss), milliseconds(s.compute_time), s.step) for s in curve]
     is_done = job.state is JobState.SUCCEEDED
     for epoch, group in groupby(finished_epochs(curve, is_done=is_done), key=lambda s: s.epoch):
         steps = list(group)
@@ -174,44 +175,47 @@ def _curve_points(
             # As the table has it: an earlier attempt that was lost in the last epoch has no part in its result.
             steps = [s for s in ledger.snapshots(job.id) if s.epoch == epoch]
         points.append(
-            MetricPoint(EPOCH_LOSS, _drawn(epoch_means(steps)[0]), milliseconds(steps[-1].compute_time), epoch)
+            MetricPoint(EPOCH_LOSS, _finite_or_nan(epoch_means(steps)[0]), milliseconds(steps[-1].compute_time), epoch)
         )
     ends = {s.epoch: s.compute_time for s in curve}
     points += [
-        MetricPoint(VALIDATION_EPOCH_LOSS, _drawn(one.loss), milliseconds(ends[one.epoch]), one.epoch)
+        MetricPoint(VALIDATION_EPOCH_LOSS, _finite_or_nan(one.loss), milliseconds(ends[one.epoch]), one.epoch)
         for one in losses
         if one.epoch in ends
     ]
     return points
 
 
-def _drawn(value: float) -> float:
-    """NaN for infinity: MLflow stores that as 1.8e308, which flattens the whole chart."""
+def _finite_or_nan(value: float) -> float:
+    # MLflow stores infinity as 1.8e308 (3.18.0), which flattens the whole chart; NaN is a gap in it.
     return value if math.isfinite(value) else math.nan
 
 
 def _measures(
     trial: TrialRecord, job: JobRecord, answers: Sequence[ScoredAnswers], on: Input | None
 ) -> list[SingleMetric]:
-    """What the backend measured, once its job is done, and what the answers come to."""
     measures: list[SingleMetric] = []
     if job.state is JobState.SUCCEEDED and job.finished_at is not None:
         # The plan's count, which may be an estimate, where the backend has not counted.
         values = {TOKENS: float(trial.tokens)} | {k: v for k, v in job.metrics.items() if k != BASE_LOSS}
-        measures = measured(values, job.finished_at, on)
+        measures = single_metrics(values, job.finished_at, on)
     return [*measures, *(measure for each in answers for measure in each.measures())]
 
 
-def measured(metrics: Mapping[str, float], time_s: float, on: Input | None) -> list[SingleMetric]:
+def single_metrics(metrics: Mapping[str, float], time_s: float, on: Input | None) -> list[SingleMetric]:
     """Return single values of one time.
 
     Args:
+        metrics: values by name; the names may have characters that MLflow refuses.
         time_s: when they were measured, in seconds since 1970 (UTC).
         on: the validation set, to which metrics called `validation/...` are linked; None: MLflow does not have it.
     """
     return [
         SingleMetric(
-            metric_key(name), _drawn(value), milliseconds(time_s), on if name.startswith(_ON_VALIDATION) else None
+            metric_key(name),
+            _finite_or_nan(value),
+            milliseconds(time_s),
+            on if name.startswith(_ON_VALIDATION) else None,
         )
         for name, value in sorted(metrics.items())
     ]
@@ -286,7 +290,7 @@ def _note(shared: SharedTrial, job: JobRecord, curve: Sequence[Snapshot], losses
 
 
 def rerun_lines(sweep: FrozenSweep, pages: Pages) -> list[str]:
-    """What a sweep runs again, with a link where MLflow shows that in the same experiment; empty: nothing."""
+    """Return what a sweep runs again, with a link if MLflow shows that in the same experiment; empty: nothing."""
     if not sweep.rerun_of:
         return []
     source = section(sweep.record.document, "rerun_of")
@@ -298,13 +302,13 @@ def rerun_lines(sweep: FrozenSweep, pages: Pages) -> list[str]:
 
 
 def fenced(text: str) -> list[str]:
-    """Text as a block of code in Markdown, whatever backticks it holds."""
+    """Return text as a block of code in Markdown, whatever backticks it holds."""
     fence = "`" * max(3, *(len(run) + 1 for run in re.findall("`+", text)), 0)
     return [fence, text, fence]
 
 
 def _params(shared: SharedTrial) -> dict[str, str]:
-    """Params cannot be changed: the oldest sweep's count, and each later one adds what else it varies."""
+    # MLflow refuses another value of a param: the oldest sweep's count, and each later one adds what else it varies.
     sweep, trial = shared.members[0]
     settings = trial.settings
     hyperparameters = settings.hyperparameters
@@ -328,7 +332,7 @@ def _params(shared: SharedTrial) -> dict[str, str]:
 
 
 def override_lines(sweep: FrozenSweep, trial: TrialRecord) -> list[str]:
-    """A trial's overrides as they can be typed, files by their own names."""
+    """Return a trial's overrides as they can be typed, files without their folders."""
     return [override_line(key, sweep.places.value(key, value)) for key, value in trial.overrides.items()]
 
 
@@ -345,7 +349,7 @@ def _loss_png(name: str, job: JobRecord, curve: Sequence[Snapshot], losses: Sequ
 
 
 def _model(sweep: FrozenSweep, trial: TrialRecord, job: JobRecord, *, is_advised: bool) -> RunPart[LoggedModel] | None:
-    """The tuned model: one that MLflow can load where that costs little, or where it is the one to use."""
+    """Return the tuned model: one that MLflow can load if that costs little, or if it is the one to use."""
     tuned = job.tuned_model
     if tuned is None:
         return None
@@ -354,6 +358,16 @@ def _model(sweep: FrozenSweep, trial: TrialRecord, job: JobRecord, *, is_advised
         with suppress(OSError):
             size = (tuned.folder / WEIGHTS_FILE).stat().st_size
     is_packaged = size is not None and (size <= MAX_ADAPTER_BYTES or is_advised)
+
+    def package(folder: Path) -> Package | None:
+        from tunerun.tracking.packaged import writing  # the backends: a tracker is opened without them
+
+        held_out = sweep.examples(trial.validation).examples if trial.validation is not None else ()
+        try:
+            return writing.write(folder, writing.source_of(trial, job, held_out))
+        except (TunerunError, OSError):  # removed or damaged since; its name is shown all the same
+            return None
+
     model = LoggedModel(
         name=tuned.name.rpartition("/")[2],
         tags={
@@ -363,16 +377,6 @@ def _model(sweep: FrozenSweep, trial: TrialRecord, job: JobRecord, *, is_advised
             **({} if is_packaged else {"tunerun.location": tuned.location}),
         },
         params={"base_model": tuned.model.name},
-        package=partial(_package, sweep, trial, job) if is_packaged else None,
+        package=package if is_packaged else None,
     )
     return RunPart(f"{tuned.name} {_PACKAGED}" if is_packaged else tuned.name, lambda: model)
-
-
-def _package(sweep: FrozenSweep, trial: TrialRecord, job: JobRecord, folder: Path) -> Package | None:
-    from tunerun.tracking.packaged import writing  # the backends: a tracker is opened without them
-
-    held_out = sweep.examples(trial.validation).examples if trial.validation is not None else ()
-    try:
-        return writing.write(folder, writing.source_of(trial, job, held_out))
-    except (TunerunError, OSError):  # removed or damaged since; its name is shown all the same
-        return None

@@ -2,7 +2,7 @@
 
 MLflow has no API for columns or charts. Its page keeps a view that is shared as a tag of the experiment,
 `mlflow.sharedViewState.KEY`, and a link with `viewStateShareKey=KEY` opens it; we write that tag. The format is not
-documented (reference/mlflow_more.md, section 2, tried with 3.17.2): nothing but the look of the page may depend on it.
+documented (tried with mlflow 3.17.2): nothing but the look of the page may depend on it.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ PRIMARY_METRIC_TAG = "mlflow.experiment.primaryMetric.name"
 
 VALIDATION_LOSS = "validation/loss"
 MAX_RUNS_IN_CHARTS = 20
-"""Bars and curves of a chart, the best first; the page offers 10, 20 or all."""
+"""Bars and curves of a chart, the best first; the page offers 10, 20 or all, and hides the 11th run by default."""
 
 _SECTION = "tunerun"
 
 
 def runs_path(experiment_id: str, view: str | None = None, *, mode: str | None = None) -> str:
-    """The path of an experiment's runs on MLflow's page.
-
-    Without `workflowType` the page shows traces and no runs. A view is ignored as soon as a sort or a filter is
-    beside it in the link, so those are inside the view.
+    """Return the path of an experiment's runs on MLflow's page.
 
     Args:
+        experiment_id: MLflow's id.
         view: the key of a view that the experiment has; with an unknown one the page shows an error.
         mode: `CHART` or `ARTIFACT`; None: the list.
     """
+    # Without `workflowType` the page shows traces and no runs. A view is ignored as soon as a sort or a filter is
+    # beside it in the link (3.17.2), so those are inside the view.
     path = f"#/experiments/{experiment_id}/runs?workflowType=machine_learning"
     if mode is not None:
         path += f"&compareRunsMode={mode}"
@@ -51,16 +51,20 @@ def sorted_path(experiment_id: str, metric: str, *, ascending: bool) -> str:
     """Return the path of an experiment's runs without a view, sorted by a metric.
 
     Args:
+        experiment_id: MLflow's id.
         metric: its name in the ledger; MLflow's may have other characters.
+        ascending: whether less of it is better.
     """
     order = quote(f"metrics.`{metric_key(metric)}`")
     return f"{runs_path(experiment_id)}&orderByKey={order}&orderByAsc={str(ascending).lower()}"
 
 
 def view_tags(sweep: FrozenSweep, verdict: Verdict, curves: Sequence[Sequence[str]]) -> dict[str, str]:
-    """The experiment's tags that make a sweep's views; the key of the first is the sweep's id.
+    """Return the experiment's tags that make a sweep's views; the key of the first is the sweep's id.
 
     Args:
+        sweep: says what is varied.
+        verdict: says which metric decides.
         curves: the metrics that are curves, by the chart that shows them together.
     """
     state = view_state(sweep, verdict, curves)
@@ -75,7 +79,7 @@ def view_tags(sweep: FrozenSweep, verdict: Verdict, curves: Sequence[Sequence[st
 
 
 def answers_view(sweep_id: str) -> str:
-    """The key of the view that shows the answers of a sweep's runs side by side."""
+    """Return the key of the view that shows the answers of a sweep's runs side by side."""
     return f"{sweep_id}-answers"
 
 
@@ -84,8 +88,8 @@ def _tag(key: str) -> str:
 
 
 def _packed(sweep: FrozenSweep, name: str, state: dict[str, Any]) -> str:
-    """A view as MLflow's page writes it; its times are the sweep's, so that a rebuilt one is the same."""
-    time_ms = milliseconds(sweep.record.created_at)
+    # As MLflow's page writes it. A bare state would do, but only one with a name is listed under "Views" (3.17.2).
+    time_ms = milliseconds(sweep.record.created_at)  # the sweep's, so that a rebuilt view is the same
     packed = zlib.compress(json.dumps(state, separators=(",", ":")).encode(), 9)
     text = f"deflate;{base64.b64encode(packed).decode()}"
     return json.dumps({"name": name, "createdAt": time_ms, "updatedAt": time_ms, "state": text})
@@ -95,10 +99,16 @@ def view_state(sweep: FrozenSweep, verdict: Verdict, curves: Sequence[Sequence[s
     """Return what a sweep's view shows, in the words of MLflow's page.
 
     Args:
-        curves: as for `view_tags`.
+        sweep, verdict, curves: as for `view_tags`.
     """
     swept = list(dict.fromkeys(param_name(key) for key in sweep.varied if key != SEED))
-    metrics = _metrics(verdict)
+    # The metrics to look at, the one that decides first.
+    names = dict.fromkeys(metric_key(measure.name) for measure in verdict.measures)
+    if any(VALIDATION_LOSS in trial.metrics for trial in verdict.trials):
+        names.setdefault(VALIDATION_LOSS)
+    if not names and any(EPOCH_LOSS in trial.metrics for trial in verdict.trials):
+        names.setdefault(EPOCH_LOSS)
+    metrics = list(names)
     # What decides and what the verdict says of it first: beside the assistant's panel there is room for little more.
     columns = [
         *(f"metrics.`{name}`" for name in metrics[:1]),
@@ -107,21 +117,25 @@ def view_state(sweep: FrozenSweep, verdict: Verdict, curves: Sequence[Sequence[s
         *(f"metrics.`{name}`" for name in metrics[1:]),
         "tags.`tunerun.state`",
     ]
+    # Trials that differ in their seed alone as one row, with the mean of its bars and a band around its curves.
+    group = {"aggregateFunction": "average", "groupByKeys": [{"mode": "tag", "groupByData": "tunerun.point"}]}
     is_replicated = any(len(point.trials) > 1 for point in verdict.points)
+    # Pixels that show a column's name whole: by itself every column has 100.
+    widths = {column: 30 + 7 * len(column.partition(".")[2].strip("`")) for column in columns}
     order: dict[str, Any] = {}
     if metrics:
         order = {"orderByKey": f"metrics.`{metrics[0]}`", "orderByAsc": not verdict.measures[0].higher_is_better}
     return {
         "searchFilter": f"tags.`{sweep_tag(sweep.id)}` != ''",
         **order,
-        "selectedColumns": columns,
+        "selectedColumns": columns,  # which columns, but not in which order (3.17.2)
         "columnOrder": ["attributes.`Run Name`", *columns],
-        "columnWidths": {"attributes.`Run Name`": 230, **{column: _width(column) for column in columns}},
+        "columnWidths": {"attributes.`Run Name`": 230, **widths},
         "runsHiddenMode": f"FIRST_{MAX_RUNS_IN_CHARTS}_RUNS",
         "runListHidden": True,  # charts over the whole width, with titles that can be read
         "hideEmptyCharts": True,
         "isAccordionReordered": True,  # else the sections are sorted by name
-        "groupBy": _by_point() if is_replicated else None,
+        "groupBy": group if is_replicated else None,
         "useGroupedValuesInCharts": True,
         "compareRunSections": [
             {"uuid": _SECTION, "name": "Result", "display": True, "isReordered": True, "deleted": False,
@@ -133,26 +147,6 @@ def view_state(sweep: FrozenSweep, verdict: Verdict, curves: Sequence[Sequence[s
             for position, chart in enumerate(_charts(metrics, swept, curves))
         ],
     }  # fmt: skip
-
-
-def _width(column: str) -> int:
-    """Pixels that show a column's name whole: by itself every column has 100."""
-    return 30 + 7 * len(column.partition(".")[2].strip("`"))
-
-
-def _by_point() -> dict[str, Any]:
-    """Trials that differ in their seed alone as one row, with the mean of its bars and a band around its curves."""
-    return {"aggregateFunction": "average", "groupByKeys": [{"mode": "tag", "groupByData": "tunerun.point"}]}
-
-
-def _metrics(verdict: Verdict) -> list[str]:
-    """The metrics to look at, the one that decides first."""
-    names = dict.fromkeys(metric_key(measure.name) for measure in verdict.measures)
-    if any(VALIDATION_LOSS in trial.metrics for trial in verdict.trials):
-        names.setdefault(VALIDATION_LOSS)
-    if not names and any(EPOCH_LOSS in trial.metrics for trial in verdict.trials):
-        names.setdefault(EPOCH_LOSS)
-    return list(names)
 
 
 def _charts(metrics: Sequence[str], swept: Sequence[str], curves: Sequence[Sequence[str]]) -> list[dict[str, Any]]:

@@ -18,9 +18,10 @@ from tunerun.locks import holder_of
 from tunerun.redaction import redact
 from tunerun.schema import Tracking
 from tunerun.tracking.address import choose, parse_address
+from tunerun.tracking.connection import RefusedError
 from tunerun.tracking.replay import Replay, SyncReport
 from tunerun.tracking.run_projection import VIEW, FrozenSweep
-from tunerun.tracking.store import RefusedError, Store
+from tunerun.tracking.store import Store
 from tunerun.tracking.view import runs_path, sorted_path
 
 LOCK_WAIT_S = 20.0
@@ -28,9 +29,10 @@ LOCK_WAIT_S = 20.0
 
 
 def open_tracker(tracking: Tracking, runs: Path) -> Tracker | None:
-    """The tracker of a config, None where it says there is none; nothing is imported or opened yet.
+    """Return the tracker of a config, None if it has none; nothing is imported or opened yet.
 
     Args:
+        tracking: the section of the config.
         runs: the folder of the ledger, `paths.runs`.
 
     Raises:
@@ -48,14 +50,15 @@ class Tracker:
     brings it. Processes that share a ledger take turns by a lock beside it; one that finds it taken skips its turn.
 
     Args:
-        ledger_path: the ledger's file; need not be there before the first replay.
-        uri: a tracking URI; it may hold a password, which is shown nowhere.
+        ledger_path: the ledger's file; need not exist before the first replay.
+        uri: a tracking URI; it may hold a password, which is never displayed.
         interval_s: seconds between two replays.
 
     Attributes:
         uri: the tracking URI, a SQLite path made absolute.
         name: the same without user and password.
-        problem: what went wrong last, in one line for the user; None: all is well.
+        store: the store, for what is not in the ledger; not to be used beside the thread.
+        problem: what went wrong last, in one line for the user; None: nothing did.
 
     Raises:
         ConfigError: MLflow cannot keep runs at the URI.
@@ -67,7 +70,7 @@ class Tracker:
         self.name = address.name
         self.problem: str | None = None
         self._ledger_path = ledger_path
-        self._store = Store(address, before_new=self._void_marks)
+        self.store = Store(address, before_new=self._void_marks)
         self._was_rebuilt = False
         self._interval_s = interval_s
         self._sweep_id: str | None = None
@@ -78,7 +81,9 @@ class Tracker:
         """Replay a sweep that this process runs, until closed, in a thread of its own."""
         self._sweep_id = sweep_id
         # A daemon: a store that does not answer must not keep a finished process from ending.
-        self._thread = threading.Thread(target=self._write, args=[sweep_id], name="tunerun-tracker", daemon=True)
+        self._thread = threading.Thread(
+            target=self._replay_until_closed, args=[sweep_id], name="tunerun-tracker", daemon=True
+        )
         self._thread.start()
 
     def close(self, timeout_s: float) -> None:
@@ -116,7 +121,7 @@ class Tracker:
             NotFoundError: the ledger holds no such sweep.
         """
         with Ledger(self._ledger_path) as ledger:
-            replay = Replay(ledger, self._store, self.name, self._is_run)
+            replay = Replay(ledger, self.store, self.name, self._is_run)
             wanted = [sweep.id for sweep in ledger.sweeps()] if sweep_ids is None else list(sweep_ids)
             self._turn(replay, wanted, LOCK_WAIT_S)
             return SyncReport(len(wanted), replay.runs, replay.points, self.problem)
@@ -125,19 +130,14 @@ class Tracker:
         """Return the run ids of the trials that MLflow has, by number, from the ledger's marks."""
         sweep = FrozenSweep(ledger, sweep_id)
         marks = ledger.trial_marks(self.name, sweep_id, sweep.trial_prefix)
-        found = {key_of_subject(subject): mark.run_id for subject, mark in marks.items()}
-        return {t.number: run_id for t in sweep.trials if (run_id := found.get(t.key)) is not None}
-
-    @property
-    def store(self) -> Store:
-        """The store, for what is not in the ledger; not beside a thread that was started."""
-        return self._store
+        by_key = {key_of_subject(subject): mark.run_id for subject, mark in marks.items()}
+        return {t.number: run_id for t in sweep.trials if (run_id := by_key.get(t.key)) is not None}
 
     @property
     def notice(self) -> str | None:
-        """What was done about a store that could not be used, in a line for the user; None: nothing."""
-        if self._store.notice is not None:
-            return f"MLflow's store {self._store.notice}; its runs come from the ledger"
+        """What was done about a store that was missing or could not be used, in a line for the user; None: nothing."""
+        if self.store.connection.notice is not None:
+            return f"MLflow's store {self.store.connection.notice}; its runs come from the ledger"
         if self._was_rebuilt:
             return f"MLflow's store at {self.name} was not there: made again from the ledger"
         return None
@@ -157,11 +157,16 @@ class Tracker:
         return self.name if self.uri.startswith("http") else None
 
     def link(self, ledger: Ledger, sweep_id: str, metric: str | None = None, *, ascending: bool = False) -> str | None:
-        """The path of a sweep's view on MLflow's page, from the ledger alone; None: its experiment is not there yet.
+        """Return the path of a sweep's view on MLflow's page, from the ledger's marks alone.
 
         Args:
-            metric: what the runs are sorted by where MLflow has not got the view; None: by their start.
+            ledger: has the marks.
+            sweep_id: the sweep.
+            metric: what the runs are sorted by while MLflow does not have the view; None: by their start.
             ascending: whether less of it is better.
+
+        Returns:
+            None: MLflow does not have the experiment yet.
         """
         marks = ledger.marks(self.name, f"{sweep_id}/")
         experiment = next((m.document["experiment"] for m in marks.values() if "experiment" in m.document), None)
@@ -173,13 +178,14 @@ class Tracker:
             return runs_path(experiment, view)
         return sorted_path(experiment, metric, ascending=ascending)
 
-    def _write(self, sweep_id: str) -> None:
+    def _replay_until_closed(self, sweep_id: str) -> None:
         try:
             with Ledger(self._ledger_path) as ledger:
-                replay = Replay(ledger, self._store, self.name, self._is_run)
+                replay = Replay(ledger, self.store, self.name, self._is_run)
                 is_caught_up = False
                 while not self._closing.is_set():
                     self._turn(replay, [sweep_id], 0)
+                    # Once, what other commands of the same ledger could not send while MLflow was down.
                     if self.problem is None and not (is_caught_up or self._closing.is_set()):
                         self._turn(replay, replay.overdue(), 0)
                         is_caught_up = self.problem is None
@@ -189,7 +195,7 @@ class Tracker:
             self.problem = str(error)
 
     def _turn(self, replay: Replay, sweep_ids: Sequence[str], lock_wait_s: float) -> None:
-        """Replay some sweeps; a refusal is kept and the next sweep is replayed; if MLflow does not answer, stop."""
+        """Replay some sweeps; after a refusal the next sweep is replayed, and if MLflow does not answer, none."""
         problem = None
         lock = FileLock(self._ledger_path.with_name(self._ledger_path.name + ".tracker.lock"), timeout=lock_wait_s)
         try:
@@ -211,13 +217,10 @@ class Tracker:
         except LedgerError:
             raise
         except Exception as error:  # noqa: BLE001 - otherwise the thread would end without a message to the user
-            self.problem = self._unforeseen(error)
-
-    def _unforeseen(self, error: Exception) -> str:
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        cause = redact(f"{type(error).__name__}: {error}".partition("\n")[0])
-        return (
-            f"MLflow at {self.name}: not up to date, by a fault of tunerun or MLflow: {cause} "
-            f"({Path(last.filename).name}:{last.lineno}); nothing is lost: the ledger has it, and `tunerun sync` "
-            "brings MLflow up to date"
-        )
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            cause = redact(f"{type(error).__name__}: {error}".partition("\n")[0])
+            self.problem = (
+                f"MLflow at {self.name}: not up to date, by a fault of tunerun or MLflow: {cause} "
+                f"({Path(last.filename).name}:{last.lineno}); nothing is lost: the ledger has it, and `tunerun sync` "
+                "brings MLflow up to date"
+            )

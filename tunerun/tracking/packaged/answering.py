@@ -58,10 +58,8 @@ class TunedText(PythonModel):  # type: ignore[misc]  # mlflow has no types
     ) -> list[str]:
         """Answer rows, in order.
 
-        A server passes every exception but MLflow's own on with its traceback, and with it paths of this machine, so
-        what is raised here holds words alone.
-
         Args:
+            context: not used.
             model_input: a data frame, or rows as mappings; a missing column, None and NaN are the same to the template.
             params: `max_output_tokens`.
 
@@ -69,11 +67,17 @@ class TunedText(PythonModel):  # type: ignore[misc]  # mlflow has no types
             MlflowException: a row cannot be rendered or is too long; or the engine failed, for a reason in the log.
         """
         try:
-            return self._model.many(rows_of(model_input), max_output_tokens=_most(params or {}))
+            most = (params or {}).get("max_output_tokens")
+            if most is not None and most < 1:
+                raise TemplateError(f"max_output_tokens={most}: a whole number of at least 1")
+            rows = rows_of(model_input)
+            return self._model.many(rows, max_output_tokens=None if most is None else int(most))
+        # `from None`, and words alone: `mlflow models serve` answers with the whole traceback, which has paths of this
+        # machine and prompts (3.17.2).
         except TemplateError as error:
             raise MlflowException.invalid_parameter_value("\n".join(error.problems)) from None
         except Exception as error:
-            if type(error) is InputError:  # an input is too long; the more special ones are about this machine
+            if type(error) is InputError:  # an input is too long; its subclasses are about this machine
                 raise MlflowException.invalid_parameter_value(str(error)) from None
             _logger.exception("the tuned model could not answer")
             raise MlflowException("the tuned model could not answer; the log of this process says why") from None
@@ -97,7 +101,7 @@ def open_packaged(artifacts: Mapping[str, Path], runs: Path) -> OpenModel:
     finished = tuned_model.read_finished(folder)
     trained_on = None if finished is None else finished.trained_on
     cache = cache_folder(None)
-    model = _found(record.base_model, record.base_identity, artifacts.get(BASE_MODEL), cache)
+    model = _base_model(record.base_model, record.base_identity, artifacts.get(BASE_MODEL), cache)
     callable_model = CallableModel(
         tuned_model=TunedModel(record.tuned_model, model, str(folder), record.weights),
         template=PromptTemplate(packaged.template),
@@ -109,12 +113,12 @@ def open_packaged(artifacts: Mapping[str, Path], runs: Path) -> OpenModel:
     return opened(callable_model, runs)
 
 
-def _found(model: BaseModelRef, identity: str, copy: Path | None, cache: Path) -> BaseModelRef:
-    """Where the base model is: inside, where the user says, by its package or name, or where it was last seen here."""
-    said = os.environ.get(PLACE_VARIABLE, "").strip()
+def _base_model(model: BaseModelRef, identity: str, copy: Path | None, cache: Path) -> BaseModelRef:
+    """Find the base model: in the package, where the user says, by its package or name, or where it last was here."""
+    own_place = os.environ.get(PLACE_VARIABLE, "").strip()
     remembered = base_model.place_of(identity, cache)
-    if copy is not None or said:
-        places = [replace(model, source=said if copy is None else str(copy), package=None)]
+    if copy is not None or own_place:
+        places = [replace(model, source=own_place if copy is None else str(copy), package=None)]
     else:
         elsewhere = [] if remembered is None else [replace(model, source=str(remembered), package=None)]
         places = [model, *elsewhere]
@@ -133,7 +137,10 @@ def _found(model: BaseModelRef, identity: str, copy: Path | None, cache: Path) -
 
 
 def rows_of(model_input: Any) -> Sequence[Mapping[str, Any]]:
-    """The rows of whatever MLflow hands on; a cell that pandas calls missing is null."""
+    """Return the rows of a data frame, of mappings or of a mapping of columns, the forms that MLflow passes.
+
+    A cell that pandas calls missing is None.
+    """
     if isinstance(model_input, Mapping):
         is_columns = all(isinstance(cells, list) for cells in model_input.values())
         model_input = pandas.DataFrame(model_input) if is_columns else [model_input]
@@ -143,13 +150,6 @@ def rows_of(model_input: Any) -> Sequence[Mapping[str, Any]]:
     return [
         {str(name): cell for name, cell in row.items()} for row in cells.where(cells.notna(), None).to_dict("records")
     ]
-
-
-def _most(params: Mapping[str, Any]) -> int | None:
-    most = params.get("max_output_tokens")
-    if most is not None and most < 1:
-        raise TemplateError(f"max_output_tokens={most}: a whole number of at least 1")
-    return None if most is None else int(most)
 
 
 def _close(model: OpenModel, logs: TemporaryDirectory[str]) -> None:

@@ -34,7 +34,7 @@ class InputColumn:
 
 
 def input_columns(template: PromptTemplate) -> list[InputColumn]:
-    """The columns of a template's input, by name; empty: it uses the row as a whole, so any may be given."""
+    """Return the columns of a template's input, by name; empty: it uses whole rows, so any may be sent."""
     if template.uses_row:
         return []
     parts = [part for part in template.parts if part != OUTPUT]
@@ -44,7 +44,11 @@ def input_columns(template: PromptTemplate) -> list[InputColumn]:
 
 
 def example_row(template: PromptTemplate, inputs: Iterable[str]) -> Mapping[str, str] | None:
-    """The row behind the first input that shows what its cells were.
+    """Return the row behind the first input that shows what its cells were.
+
+    Args:
+        template: what the inputs were rendered with.
+        inputs: rendered inputs.
 
     Returns:
         None: the template does more than print cells, or no input says where one cell ends and the next begins.
@@ -52,6 +56,7 @@ def example_row(template: PromptTemplate, inputs: Iterable[str]) -> Mapping[str,
     segments = template.segments(TEXT_INPUT, template.input_columns)
     if segments is None or template.columns_of(SYSTEM) - template.columns_of(TEXT_INPUT):
         return None
+    # An input shows its cells if the shortest and the longest match agree: then no separator is inside a cell.
     names = list(dict.fromkeys(each.name for each in segments if isinstance(each, PrintedColumn)))
     shortest, longest = (_pattern(segments, names, cell) for cell in (".*?", ".*"))
     for text in inputs:
@@ -62,13 +67,12 @@ def example_row(template: PromptTemplate, inputs: Iterable[str]) -> Mapping[str,
         try:
             if template.render_part(TEXT_INPUT, row) == text:
                 return row
-        except TemplateError:  # what looks like its cells is not
+        except TemplateError:  # text that matched by chance
             continue
     return None
 
 
 def _pattern(segments: Sequence[str | PrintedColumn], names: Sequence[str], cell: str) -> re.Pattern[str]:
-    """What an input looks like, with a group for each column's first place."""
     parts, seen = [], set[str]()
     for each in segments:
         if isinstance(each, str):
@@ -81,7 +85,12 @@ def _pattern(segments: Sequence[str | PrintedColumn], names: Sequence[str], cell
 
 
 def stored_row(file: Path, template: PromptTemplate, inputs: Sequence[str]) -> Mapping[str, Any] | None:
-    """The first row of a file that one of some inputs was made of, with the columns that the template reads.
+    """Return the first row of a file that one of some inputs was made from, with the columns that the template reads.
+
+    Args:
+        file: the rows.
+        template: what the inputs were rendered with.
+        inputs: rendered inputs.
 
     Returns:
         None: there is none; or the file is not on this machine, cannot be read or is large.

@@ -1,8 +1,8 @@
 """Writes the folder of a model that MLflow can load; the same bytes for the same tuned model and the same packages.
 
 Not `mlflow.pyfunc.save_model`: it writes absolute paths of this machine into MLmodel, takes `uv.lock` and
-`pyproject.toml` of the current directory along, runs the wrapper, and copies every artifact twice
-(reference/mlflow_more.md, 1). Nor does this import mlflow.pyfunc, which warns about itself.
+`pyproject.toml` of the current directory along, runs the wrapper, and copies every artifact twice (3.17.2). Nor does
+this import mlflow.pyfunc, which warns about itself.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from tunerun.prediction import CallableModel, callable_model
 from tunerun.redaction import redact
 from tunerun.stored import section
 from tunerun.template import PromptTemplate
+from tunerun.tracking.connection import import_mlflow
 from tunerun.tracking.packaged.columns import example_row, input_columns, stored_row
 from tunerun.tracking.packaged.record import (
     BASE_MODEL,
@@ -58,6 +59,7 @@ class Package:
     """A model's folder as it was written.
 
     Attributes:
+        folder: holds the files.
         sums: SHA-256 of every file, in the form that `sha256sum --check` reads.
         content: their digest; the same for the same tuned model.
     """
@@ -77,10 +79,11 @@ class PackageSource:
     """A tuned model that is to be packaged.
 
     Attributes:
+        model: how it is called.
         folder: of its adapter, on this machine.
         made_at: when it was tuned, in seconds since 1970 (UTC).
-        inputs: held-out inputs; the first that can be is shown as the example.
-        rows: the file that they were made of; None: not known.
+        inputs: held-out inputs, one of which becomes the example.
+        rows: the file that they were made from; None: it is not recorded.
     """
 
     model: CallableModel
@@ -91,12 +94,11 @@ class PackageSource:
 
 
 def source_of(trial: TrialRecord, job: JobRecord, held_out: Sequence[Example] = ()) -> PackageSource:
-    """A trial's tuned model, to be packaged.
-
-    Rows of MLflow are columns, not conversations: where all held-out rows had the same system message, it is the
-    template's, so that the model is asked as it was measured.
+    """Return a trial's tuned model, to be packaged.
 
     Args:
+        trial: the trial.
+        job: the one that made the model.
         held_out: of the trial; the first few are looked through for the example.
 
     Raises:
@@ -112,6 +114,8 @@ def source_of(trial: TrialRecord, job: JobRecord, held_out: Sequence[Example] = 
     dataset = section(trial.config, "dataset")
     rows = section(dataset, "validation").get("path") or dataset.get("path")
     model = callable_model(tuned, trial.settings)
+    # Rows of MLflow are columns, not conversations: the system message that all held-out rows had becomes the
+    # template's, so that the model is asked as it was measured.
     model = replace(model, template=with_system(model.template, held_out))
     return PackageSource(model, tuned.folder, made_at, inputs, Path(rows) if rows is not None else None)
 
@@ -132,6 +136,7 @@ def write(folder: Path, source: PackageSource, *, base: base_model.FoundModel | 
 
     Args:
         folder: new or empty.
+        source: what is packaged.
         base: the base model, of which a copy is put in; None: it is named, and looked for when the model is loaded.
 
     Raises:
@@ -142,61 +147,53 @@ def write(folder: Path, source: PackageSource, *, base: base_model.FoundModel | 
     """
     artifacts = folder / _ARTIFACTS
     artifacts.mkdir(parents=True)
-    copy = None if base is None else _copy_base(base, source, artifacts / BASE_MODEL)
-    _copy_adapter(source, artifacts / TUNED_MODEL, copy)
-    packaged = _packaged(source.model)
-    (artifacts / MODEL_FILE).write_text(packaged.text(), encoding="utf-8")
-    for text in packaged.template.document.values():
+    _copy_models(source, base, artifacts)
+    model, parts = source.model, source.model.template.template
+    template = TemplateText(parts.text_input, parts.output, parts.system)
+    for text in template.document.values():
         if redact(text) != text:
             raise TemplateError(
                 "the template holds what looks like a key or a password, and users of the model could read it; "
                 "remove it from the template and tune again"
             )
+    section = model.backend.model_dump(mode="json")
+    if section.get("device", "cpu") != "cpu":
+        section["device"] = "auto"  # the machine that loads it may have another one
+    packaged = PackagedModel(template, replace(model.generation, seed=model.seed), section)
+    (artifacts / MODEL_FILE).write_text(packaged.text(), encoding="utf-8")
+
     shutil.copyfile(Path(__file__).with_name(_WRAPPER), folder / _WRAPPER)
     _write_requirements(folder)
-    row = _example(source)
-    if row is not None:
-        _write_example(folder, row)
-    _write_mlmodel(folder, source, has_base=base is not None, has_example=row is not None)
+    has_example = _write_example(folder, source)
+    _write_mlmodel(folder, source, has_base=base is not None, has_example=has_example)
     sums = _sums(folder)
     return Package(folder, sums, digest(sums))
 
 
-def _packaged(model: CallableModel) -> PackagedModel:
-    section = model.backend.model_dump(mode="json")
-    if section.get("device", "cpu") != "cpu":
-        section["device"] = "auto"  # where it is loaded there may be another one
-    template = model.template.template
-    generation = replace(model.generation, seed=model.seed)
-    return PackagedModel(TemplateText(template.text_input, template.output, template.system), generation, section)
-
-
-def _copy_base(base: base_model.FoundModel, source: PackageSource, target: Path) -> str:
-    """Copy a base model's files, and return the identity of the copy."""
-    recorded = tuned_model.read(source.folder).base_identity
-    if base.identity != recorded:
-        raise BaseModelError(
-            f"{source.model.tuned_model.name} was tuned from {recorded}, but the base model found now "
-            f"({base.origin}) is {base.identity}; restore the old one, or leave out --with-base"
-        )
-    base_model.copy(base, target)
-    copied = BaseModelRef(source.model.tuned_model.model.name, str(target))
-    with TemporaryDirectory(prefix="tunerun-") as cache:
-        return base_model.find(copied, Path(cache)).identity
-
-
-def _copy_adapter(source: PackageSource, target: Path, copied_identity: str | None) -> None:
+def _copy_models(source: PackageSource, base: base_model.FoundModel | None, artifacts: Path) -> None:
+    """Copy the adapter, and the base model if it is given; the adapter's record names the copy."""
     record = tuned_model.read(source.folder)
+    identity = record.base_identity
+    if base is not None:
+        if base.identity != identity:
+            raise BaseModelError(
+                f"{source.model.tuned_model.name} was tuned from {identity}, but the base model found now "
+                f"({base.origin}) is {base.identity}; restore the old one, or leave out --with-base"
+            )
+        base_model.copy(base, artifacts / BASE_MODEL)
+        copy = BaseModelRef(source.model.tuned_model.model.name, str(artifacts / BASE_MODEL))
+        with TemporaryDirectory(prefix="tunerun-") as cache:
+            identity = base_model.find(copy, Path(cache)).identity
+
     place = Path(resolved_record(record.base_model).source).expanduser()
-    if place.exists():  # where it is loaded on this machine it is found again
+    if place.exists():  # loaded on this machine again, the model finds it there
         base_model.remember_place(record.base_identity, place, base_model.cache_folder(None))
     named = portable(record.base_model, record.base_identity)
-    identity = copied_identity or record.base_identity
-    tuned_model.copy(source.folder, target, replace(record, base_model=named, base_identity=identity))
+    tuned_model.copy(source.folder, artifacts / TUNED_MODEL, replace(record, base_model=named, base_identity=identity))
 
 
 def _write_requirements(folder: Path) -> None:
-    """Exact versions of what is installed, without builds such as `+cpu`: an index has torch under the bare one."""
+    # Exact versions of what is installed; without builds such as `+cpu`: an index has torch under the bare version.
     pins = [f"tunerun=={tunerun.__version__}"]
     for package in _PINNED:
         try:
@@ -218,26 +215,39 @@ def _write_yaml(file: Path, value: object) -> None:
     file.write_text(yaml.safe_dump(value, sort_keys=False), encoding="utf-8")
 
 
-def _example(source: PackageSource) -> Mapping[str, Any] | None:
-    """A held-out row: as its input shows it, else as the file has it; None: neither does."""
+def _write_example(folder: Path, source: PackageSource) -> bool:
+    """Write a held-out row, as its input shows it, else as the file has it; return False if neither does."""
     template = source.model.template
     row: Mapping[str, Any] | None = example_row(template, source.inputs)
     if row is None and source.rows is not None:
         row = stored_row(source.rows, template, source.inputs)
     if row is None:
-        return None
-    return {name: redact(cell) if isinstance(cell, str) else cell for name, cell in row.items()}
-
-
-def _write_example(folder: Path, row: Mapping[str, Any]) -> None:
-    split = {"columns": list(row), "data": [list(row.values())]}
+        return False
+    cells = [redact(cell) if isinstance(cell, str) else cell for cell in row.values()]
+    split = {"columns": list(row), "data": [cells]}
     for name, document in ((_EXAMPLE, split), (_SERVED_EXAMPLE, {"dataframe_split": split})):
         (folder / name).write_text(json.dumps(document, ensure_ascii=False, default=str), encoding="utf-8")
+    return True
 
 
 def _write_mlmodel(folder: Path, source: PackageSource, *, has_base: bool, has_example: bool) -> None:
-    from mlflow.models import Model
+    import_mlflow()  # before its other modules, which would start its telemetry
+    from mlflow.models import Model, ModelSignature
+    from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
+    from mlflow.types.schema import AnyType
 
+    # Written by hand: to infer it from an example MLflow loads the model and runs it, 8 s of CPU for a tiny one
+    # (3.17.2).
+    columns = [
+        ColSpec("string" if each.is_text else AnyType(), each.name, required=each.is_required)
+        for each in input_columns(source.model.template)
+    ]
+    most = source.model.generation.max_output_tokens
+    signature = ModelSignature(
+        inputs=Schema(columns) if columns else None,
+        outputs=Schema([ColSpec("string")]),
+        params=ParamSchema([ParamSpec("max_output_tokens", "long", most)]),
+    )
     names = {TUNED_MODEL: TUNED_MODEL, MODEL: MODEL_FILE} | ({BASE_MODEL: BASE_MODEL} if has_base else {})
     paths = {name: f"{_ARTIFACTS}/{file}" for name, file in names.items()}
     example = {
@@ -246,7 +256,7 @@ def _write_mlmodel(folder: Path, source: PackageSource, *, has_base: bool, has_e
     made = datetime.fromtimestamp(source.made_at, UTC).replace(tzinfo=None)
     model = Model(
         utc_time_created=str(made),
-        signature=_signature(source.model.template, source.model.generation.max_output_tokens),
+        signature=signature,
         saved_input_example_info=example if has_example else None,
         model_uuid=digest(_sums(folder))[:32],
     )
@@ -261,22 +271,6 @@ def _write_mlmodel(folder: Path, source: PackageSource, *, has_base: bool, has_e
     )
     model.model_size_bytes = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     model.save(folder / "MLmodel")
-
-
-def _signature(template: PromptTemplate, max_output_tokens: int) -> Any:
-    from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
-    from mlflow.types.schema import AnyType
-
-    columns = [
-        ColSpec("string" if each.is_text else AnyType(), each.name, required=each.is_required)
-        for each in input_columns(template)
-    ]
-    return ModelSignature(
-        inputs=Schema(columns) if columns else None,
-        outputs=Schema([ColSpec("string")]),
-        params=ParamSchema([ParamSpec("max_output_tokens", "long", max_output_tokens)]),
-    )
 
 
 def _sums(folder: Path) -> str:
