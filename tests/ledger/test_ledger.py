@@ -199,7 +199,7 @@ def test_openings_of_a_test_set_are_kept_in_their_order(ledger: Ledger) -> None:
     ledger.freeze(SweepRecord("z-1", "z", 1.0, {}), [trial(0)], [SET])
     ledger.open_test("x-1", [1], 20.0)
     ledger.open_test("x-1", [0, 1], 10.0)
-    expected = [Opening("x-1", (1,), ("d1",), 20.0), Opening("x-1", (0, 1), ("d1",), 10.0)]
+    expected = [Opening("x-1", 20.0, (1,), ("d1",)), Opening("x-1", 10.0, (0, 1), ("d1",))]
     assert ledger.openings("x-1") == ledger.openings("y-1") == expected
     assert ledger.openings("z-1") == []
 

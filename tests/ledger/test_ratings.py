@@ -23,7 +23,7 @@ def test_a_judgement_is_kept_once_by_judge_and_item(tmp_path: Path) -> None:
             "item": (4.0, "good"),
             "other": (None, "hm"),
         }
-        assert ledger.judged_usd("x-1") == 0.75
+        assert ledger.spending("x-1").usd == 0.75
         assert ledger.spending("x-2").usd == 8.0
 
 

@@ -13,27 +13,19 @@ _PIECE = 1_000_000
 
 
 def row_checksum(*values: Any) -> int:
-    """Return a checksum of a row's columns, in their order, as an integer that SQLite can hold.
-
-    Integers are hashed as floats, since SQLite returns floats for integers that were written into a REAL column.
-    """
+    """Return a checksum of a row's columns, in their order, as an integer that SQLite can hold."""
     # Most values are texts; a call for each value would take twice the time (10,000 jobs: 0.2 s).
     parts = [value if type(value) is str else _text(value) for value in values]
-    if sum(map(len, parts)) > _PIECE:
-        return _in_pieces(parts)
-    digest = blake2b("\x1f".join(parts).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big", signed=True)
-
-
-def _in_pieces(parts: Sequence[str]) -> int:
-    """The same checksum without two more copies of the data in memory: examples may have hundreds of megabytes."""
-    found = blake2b(digest_size=8)
-    for position, part in enumerate(parts):
-        if position:
-            found.update(b"\x1f")
-        for start in range(0, len(part), _PIECE):
-            found.update(part[start : start + _PIECE].encode())
-    return int.from_bytes(found.digest(), "big", signed=True)
+    if sum(map(len, parts)) <= _PIECE:
+        checksum = blake2b("\x1f".join(parts).encode(), digest_size=8)
+    else:  # the same, without two more copies in memory: examples may have hundreds of megabytes
+        checksum = blake2b(digest_size=8)
+        for position, part in enumerate(parts):
+            if position:
+                checksum.update(b"\x1f")
+            for start in range(0, len(part), _PIECE):
+                checksum.update(part[start : start + _PIECE].encode())
+    return int.from_bytes(checksum.digest(), "big", signed=True)
 
 
 def with_checksum(*values: object) -> tuple[object, ...]:
@@ -44,11 +36,13 @@ def with_checksum(*values: object) -> tuple[object, ...]:
 def _text(value: Any) -> str:
     if isinstance(value, str):  # a state
         return str(value)
+    # Integers as floats: SQLite returns a float for an integer that was written into a REAL column.
     return repr(float(value) if isinstance(value, int) else value)
 
 
 def snapshot_checksum(job: int, step: int, epoch: int, mean_loss: float, compute_time: float) -> int:
-    """Return the checksum of a point of a loss curve in a third of the time, since there may be millions."""
+    """Return the checksum of a point of a loss curve."""
+    # A third of the time of `row_checksum`: there may be millions of points.
     return zlib.crc32(struct.pack("<qqqdd", job, step, epoch, mean_loss, compute_time))
 
 

@@ -17,15 +17,14 @@ import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path, PurePath
 from typing import IO, Any
 
 from tunerun.digest import digest_of_file
-from tunerun.job import Scalar
 from tunerun.ledger.ledger import Ledger
-from tunerun.ledger.records import SweepRecord, TrialRecord
+from tunerun.ledger.records import BaselineRecord, Opening, SweepRecord, TrialRecord
 from tunerun.ledger.rows import dump
 from tunerun.ledger.transfer import ExampleText, WholeAgreement, WholeAnswers, WholeJob
 from tunerun.provenance.places import Places
@@ -46,49 +45,14 @@ _COMPRESSORS = 2
 
 
 @dataclass(frozen=True)
-class PortableSweep:
-    """A frozen plan: `SweepRecord` as it is written."""
-
-    id: str
-    experiment: str
-    created_at: float
-    document: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class PortableTrial:
-    """A frozen trial, as `TrialRecord`."""
-
-    number: int
-    key: str
-    baselines: tuple[str, ...]
-    asked: str
-    training: str
-    held_out: dict[str, str]
-    tokens: int
-    steps: int
-    overrides: dict[str, Scalar]
-    config: dict[str, Any]
-    ingredients: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class PortableBaseline:
-    """A baseline, as `BaselineRecord`."""
-
-    subject: str
-    name: str
-    kind: str
-    document: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class PortableSet:
     """An entry of the index of example sets.
 
     Attributes:
         file: relative to `record.json`.
-        sha256: of the compressed file. bytes: of its lines, uncompressed.
+        sha256: of the compressed file.
+        bytes: of its lines, uncompressed.
+        rows: how many lines it has.
         source: the name of the file of rows that they came from.
     """
 
@@ -101,24 +65,20 @@ class PortableSet:
 
 @dataclass(frozen=True)
 class PortableRecord:
-    """The content of `record.json`."""
+    """The content of `record.json`.
+
+    Attributes:
+        format: of these files: `FORMAT` of the version that wrote them.
+        tunerun: that version.
+        examples: the index of example sets, by digest.
+    """
 
     format: int
     tunerun: str
-    sweep: PortableSweep
-    trials: tuple[PortableTrial, ...]
-    baselines: tuple[PortableBaseline, ...]
+    sweep: SweepRecord
+    trials: tuple[TrialRecord, ...]
+    baselines: tuple[BaselineRecord, ...]
     examples: dict[str, PortableSet]
-
-
-@dataclass(frozen=True)
-class PortableOpening:
-    """An opening of the test set, by this sweep or by another one that shares it."""
-
-    sweep: str
-    opened_at: float
-    points: tuple[int, ...]
-    held_out: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -127,13 +87,15 @@ class PortableResults:
 
     Attributes:
         sweep: the id of the sweep that they belong to.
+        openings: of its test set, also by other sweeps that share it.
+        agreements: of its judges with people.
     """
 
     format: int
     sweep: str
     jobs: tuple[WholeJob, ...] = ()
     answers: tuple[WholeAnswers, ...] = ()
-    openings: tuple[PortableOpening, ...] = ()
+    openings: tuple[Opening, ...] = ()
     agreements: tuple[WholeAgreement, ...] = ()
 
 
@@ -141,6 +103,8 @@ def portable_files(ledger: Ledger, sweep: SweepRecord, folder: Path) -> list[str
     """Write a sweep as portable files.
 
     Args:
+        ledger: has the sweep.
+        sweep: its record.
         folder: the target folder, created if missing.
 
     Returns:
@@ -157,7 +121,7 @@ def plan_files(ledger: Ledger, sweep: SweepRecord, folder: Path) -> list[str]:
     """Write the part that is fixed before the first job, examples included: it never changes.
 
     Args:
-        folder: as for `portable_files`.
+        ledger, sweep, folder: as for `portable_files`.
 
     Returns:
         The names of the files, `record.json` last.
@@ -167,31 +131,29 @@ def plan_files(ledger: Ledger, sweep: SweepRecord, folder: Path) -> list[str]:
     trials = ledger.trials(sweep.id)
     places = _places(ledger, trials)
     (folder / EXAMPLES).mkdir(parents=True, exist_ok=True)
+    baselines = []
+    for baseline in ledger.baselines(sweep.id):
+        document = dict(baseline.document)
+        if isinstance(model := document.get("base_model"), Mapping):
+            document["base_model"] = places.model(model)
+        if "model" in document:
+            document["model"] = places.value("model.name", document["model"])
+        baselines.append(replace(baseline, document=document))
     digests = dict.fromkeys(digest for t in trials for digest in (t.training, *t.held_out.values()))
     record = PortableRecord(
         format=FORMAT,
         tunerun=__version__,
-        sweep=PortableSweep(sweep.id, sweep.experiment, sweep.created_at, _document(sweep, places)),
+        sweep=replace(sweep, document=_document(sweep, places)),
         trials=tuple(
-            PortableTrial(
-                number=trial.number,
-                key=trial.key,
-                baselines=trial.baselines,
-                asked=trial.asked,
-                training=trial.training,
-                held_out=dict(trial.held_out),
-                tokens=trial.tokens,
-                steps=trial.steps,
+            replace(
+                trial,
                 overrides={key: places.value(key, value) for key, value in trial.overrides.items()},
                 config=places.config(trial.config),
                 ingredients=dict(trial.ingredients),
             )
             for trial in trials
         ),
-        baselines=tuple(
-            PortableBaseline(b.subject, b.name, b.kind, _baseline_document(b.document, places))
-            for b in ledger.baselines(sweep.id)
-        ),
+        baselines=tuple(baselines),
         examples={digest: _write_examples(ledger, digest, folder, places) for digest in sorted(digests)},
     )
     # The second line of defence: older versions stored passwords in addresses of commands and configs.
@@ -204,7 +166,7 @@ def results_file(ledger: Ledger, sweep: SweepRecord, folder: Path) -> str | None
     """Write the results of a sweep so far.
 
     Args:
-        folder: as for `portable_files`.
+        ledger, sweep, folder: as for `portable_files`.
 
     Returns:
         The file's name; None: there are no results yet, and no file.
@@ -218,9 +180,7 @@ def results_file(ledger: Ledger, sweep: SweepRecord, folder: Path) -> str | None
     # Answers of a shared model to another sweep's own test set: this record does not have the rows.
     sets = {digest for trial in trials for digest in (trial.training, *trial.held_out.values())}
     answers = {key: each for key, each in ledger.answers_of_sweep(sweep.id).items() if key[1] in sets}
-    openings = [
-        PortableOpening(each.sweep, each.opened_at, each.points, each.held_out) for each in ledger.openings(sweep.id)
-    ]
+    openings = ledger.openings(sweep.id)
     if first is None and not answers and not openings:
         return None
     places = _places(ledger, trials)
@@ -260,7 +220,8 @@ def _write_list(file: gzip.GzipFile, values: Iterable[object]) -> None:
 
 
 def _blocks(examples: Iterable[ExampleText]) -> Iterator[tuple[int, bytes]]:
-    """Yield blocks of JSON Lines with their counts; where a block ends depends on the examples only."""
+    """Yield blocks of JSON Lines with their counts."""
+    # Where a block ends depends on the examples alone: the same sweep gives the same bytes.
     lines: list[str] = []
     length = 0
     for text_input, output, before in examples:
@@ -273,22 +234,20 @@ def _blocks(examples: Iterable[ExampleText]) -> Iterator[tuple[int, bytes]]:
     yield len(lines), "".join(lines).encode()
 
 
-def _member(block: bytes) -> bytes:
-    """Return a block as a gzip member; members in sequence are one gzip file (RFC 1952, 2.2)."""
-    made = io.BytesIO()
-    with _compressed(made) as file:
-        file.write(block)
-    return made.getvalue()
-
-
 def _write_examples(ledger: Ledger, digest: str, folder: Path, places: Places) -> PortableSet:
+    def compressed(block: bytes) -> bytes:
+        member = io.BytesIO()
+        with _compressed(member) as file:
+            file.write(block)
+        return member.getvalue()
+
     source, examples = ledger.example_rows(digest)
     name, size, rows = f"{EXAMPLES}/{digest}.jsonl.gz", 0, 0
     with (folder / name).open("wb") as file, ThreadPoolExecutor(_COMPRESSORS) as pool:
-        waiting: deque[Future[bytes]] = deque()
+        waiting: deque[Future[bytes]] = deque()  # gzip members; in sequence they are one gzip file (RFC 1952, 2.2)
         for count, block in _blocks(examples):
             rows, size = rows + count, size + len(block)
-            waiting.append(pool.submit(_member, block))
+            waiting.append(pool.submit(compressed, block))
             if len(waiting) > _COMPRESSORS:
                 file.write(waiting.popleft().result())
         for member in waiting:
@@ -322,15 +281,6 @@ def _texts(value: Any, places: Places) -> Any:
     if isinstance(value, Mapping):
         return {key: _texts(each, places) for key, each in value.items()}
     return [_texts(each, places) for each in value] if isinstance(value, list | tuple) else value
-
-
-def _baseline_document(document: Mapping[str, Any], places: Places) -> dict[str, Any]:
-    changed = dict(document)
-    if isinstance(model := changed.get("base_model"), Mapping):
-        changed["base_model"] = places.model(model)
-    if "model" in changed:
-        changed["model"] = places.value("model.name", changed["model"])
-    return changed
 
 
 def _job(job: WholeJob, places: Places) -> dict[str, Any]:

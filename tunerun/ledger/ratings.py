@@ -64,11 +64,6 @@ class RatingTable:
                 found[row["item"]] = row["score"], row["reason"]
         return found
 
-    def judged_usd(self, sweep: str) -> float:
-        """Return the cost of the judgements that a sweep has asked for, in US dollars."""
-        row = self._file.row("SELECT coalesce(sum(usd), 0.0) AS usd FROM rating WHERE sweep = ?", [sweep])
-        return 0.0 if row is None else float(row["usd"])
-
     def record_agreement(self, judge: str, sample: str, document: Mapping[str, Any]) -> None:
         """Record how well a judge agrees with a labelled sample; a later measurement replaces an earlier one.
 

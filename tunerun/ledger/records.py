@@ -1,4 +1,8 @@
-"""The ledger's records as frozen dataclasses."""
+"""The ledger's records as frozen dataclasses.
+
+Plans and openings are written under these names of fields into the files of `portable.py` too. So a field is never
+renamed, and a new one has a default: files of earlier versions lack it.
+"""
 
 from __future__ import annotations
 
@@ -43,12 +47,18 @@ class StoredObject(Mapping[str, Any]):
 
 @dataclass(frozen=True)
 class SweepRecord:
-    """A frozen plan; `document` holds what applies to the sweep as a whole, as JSON values."""
+    """A frozen plan.
+
+    Attributes:
+        experiment: its name in the config.
+        created_at: in seconds since 1970 (UTC).
+        document: what applies to the sweep as a whole, as JSON values.
+    """
 
     id: str
     experiment: str
     created_at: float
-    document: Mapping[str, Any]
+    document: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def mlflow_experiment(self) -> str:
@@ -76,7 +86,9 @@ class TrialSettings:
     """The part of a trial's stored config that is read back; keys that the writing version lacked have defaults.
 
     Attributes:
-        name: of the experiment. model: name of the base model. dataset: path of the rows.
+        name: of the experiment.
+        model: name of the base model.
+        dataset: path of the rows.
         backend: the stored section; `tunerun.backends.stored_section` makes today's of it.
         evaluation: the stored section: how answers are measured.
         cache: folder of converted base models; None: the user's cache directory.
@@ -121,7 +133,8 @@ class TrialRecord:
             them.
         training: digest of the training examples.
         held_out: digests of the held-out sets, by name: `validation`, `test`; empty where nothing is held out.
-        tokens: training tokens over all epochs. steps: optimiser steps.
+        tokens: training tokens over all epochs.
+        steps: optimiser steps.
         config: the trial's whole config as the version that froze it wrote it, to be shown; read it by `settings`.
         ingredients: the values that its key hashes, as JSON values; empty in ledgers of format 1.
     """
@@ -145,7 +158,7 @@ class TrialRecord:
 
     @property
     def number_format(self) -> str:
-        """Of the frozen weights in training, such as `float32`; empty: a service trained it, or it is not known."""
+        """Of the frozen weights in training, such as `float32`; empty: a service trained it, or it was not recorded."""
         return str(self.ingredients.get("precision", ""))
 
     @cached_property
@@ -176,15 +189,16 @@ class Opening:
     """An opening of a sweep's test set.
 
     Attributes:
+        sweep: the one that opened it; several may share a test set.
+        opened_at: in seconds since 1970 (UTC).
         points: the numbers of the trials whose models were asked, all replicates of the point.
         held_out: the digests of the test sets that they were asked.
-        opened_at: in seconds since 1970 (UTC).
     """
 
     sweep: str
+    opened_at: float
     points: tuple[int, ...]
     held_out: tuple[str, ...]
-    opened_at: float
 
 
 @dataclass(frozen=True)
@@ -215,10 +229,8 @@ class JobRecord:
 
     @property
     def began_at(self) -> float | None:
-        """When training began, in seconds since 1970 (UTC); None: not yet.
-
-        A short job may begin and end between two polls, so that nothing recorded when it began: then its creation.
-        """
+        """When training began, in seconds since 1970 (UTC); None: not yet."""
+        # A short job may begin and end between two polls, so that no poll saw it running: then its creation.
         if self.started_at is None and self.state.is_finished:
             return self.created_at
         return self.started_at
@@ -226,7 +238,13 @@ class JobRecord:
 
 @dataclass(frozen=True)
 class Spending:
-    """The cost of some jobs: their number, training tokens, and US dollars."""
+    """The cost of some jobs.
+
+    Attributes:
+        jobs: how many.
+        tokens: training tokens.
+        usd: US dollars.
+    """
 
     jobs: int
     tokens: int
@@ -259,7 +277,12 @@ class TrialProgress:
 
 @dataclass(frozen=True)
 class Mark:
-    """What was sent to a tracker of one subject."""
+    """What was sent to a tracker of one subject.
+
+    Attributes:
+        run_id: the tracker's id of the run; None: not recorded.
+        document: by part of the run what was sent, as JSON values.
+    """
 
     run_id: str | None
     document: Mapping[str, Any]

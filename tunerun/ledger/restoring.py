@@ -7,7 +7,7 @@ import json
 import re
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -31,7 +31,6 @@ from tunerun.ledger.portable import (
     PortableResults,
     PortableSet,
 )
-from tunerun.ledger.records import BaselineRecord, SweepRecord, TrialRecord
 from tunerun.ledger.rows import dump
 from tunerun.ledger.stops import STOPPED
 from tunerun.ledger.stored_types import problems_of_config, problems_of_document
@@ -97,8 +96,17 @@ def restored(folder: Path, path: Path) -> str:
         RecordError: the files are damaged, incomplete, unsafe, or of a newer tunerun; no ledger is left behind.
         LedgerError: the ledger exists already, or cannot be written.
     """
-    record = _checked(folder)
+    record = read_record(folder)
+    # First everything that needs no decompression, so that a damaged record is refused before anything is unpacked.
+    problems = list(islice(_problems(record), _MOST_PROBLEMS))
+    if problems:
+        raise RecordError([f"{folder / RECORD}: {problem}; {_ADVICE}" for problem in problems])
+    for each in record.examples.values():
+        file = _inside(folder, each.file)
+        if digest_of_file(file) != each.sha256:
+            raise RecordError(f"{file}: its content does not match the SHA-256 in {RECORD}; {_ADVICE}")
     results = read_results(folder, record)
+
     if path.exists():
         raise LedgerError(f"{path}: exists already; restore the record into a folder without a ledger")
     is_whole = False
@@ -106,16 +114,15 @@ def restored(folder: Path, path: Path) -> str:
         with Ledger(path) as ledger:
             ledger.mark_restored()
             ledger.restore(
-                SweepRecord(**vars(record.sweep)),
-                (TrialRecord(**vars(trial)) for trial in record.trials),
-                (BaselineRecord(**vars(baseline)) for baseline in record.baselines),
+                record.sweep,
+                record.trials,
+                record.baselines,
                 ((digest, each.source, _examples(folder, each)) for digest, each in record.examples.items()),
             )
             if results is not None:
-                openings = ((o.sweep, o.opened_at, o.points, o.held_out) for o in results.openings)
                 # Answers of a shared model to another sweep's own test set: its rows are not in this record.
                 answers = (each for each in results.answers if each.held_out in record.examples)
-                ledger.restore_results(results.jobs, answers, openings, results.agreements)
+                ledger.restore_results(results.jobs, answers, results.openings, results.agreements)
         is_whole = True
     except (ValueError, OverflowError, struct.error) as error:  # NaN, or a number too large for a column
         raise RecordError(f"{folder / RECORD}: contains a value that a ledger cannot store; {_ADVICE}") from error
@@ -168,20 +175,18 @@ def _problems_of_answers(answers: WholeAnswers, record: PortableRecord) -> Itera
     if answers.asked.startswith(STOPPED):  # a JSON object, and some of the rows
         if not answers.values or (held_out is not None and len(answers.values) > held_out.rows):
             yield f"answers of {answers.subject!r}: no trial stops after {len(answers.values) - 1:,} rows"
-        elif not isinstance(_object(answers.values[0]), dict):
-            yield f"answers of {answers.subject!r}: stopped early, but the reason is missing"
+        else:
+            try:
+                reason = json.loads(str(answers.values[0]))
+            except ValueError:
+                reason = None
+            if not isinstance(reason, dict):
+                yield f"answers of {answers.subject!r}: stopped early, but the reason is missing"
     elif held_out is not None and len(answers.values) != held_out.rows:
         rows = f"{held_out.rows:,} rows of the set {answers.held_out[:12]}"
         yield f"answers of {answers.subject!r}: {len(answers.values):,} for the {rows}"
     if answers.asked == LOSSES and any(isinstance(value, str) for value in answers.values):
         yield f"answers of {answers.subject!r}: losses must be numbers"
-
-
-def _object(text: object) -> object:
-    try:
-        return json.loads(text) if isinstance(text, str) else None
-    except ValueError:
-        return None
 
 
 def _problems_of_job(job: WholeJob, keys: set[str]) -> Iterator[str]:
@@ -201,19 +206,6 @@ def _problems_of_job(job: WholeJob, keys: set[str]) -> Iterator[str]:
     location = place.get("location", "")
     if is_path(location) or ".." in PurePosixPath(location).parts:
         yield "its tuned model's location is outside the record"
-
-
-def _checked(folder: Path) -> PortableRecord:
-    """Read the record, and check everything that needs no decompression."""
-    record = read_record(folder)
-    problems = list(islice(_problems(record), _MOST_PROBLEMS))
-    if problems:
-        raise RecordError([f"{folder / RECORD}: {problem}; {_ADVICE}" for problem in problems])
-    for each in record.examples.values():
-        file = _inside(folder, each.file)
-        if digest_of_file(file) != each.sha256:
-            raise RecordError(f"{file}: its content does not match the SHA-256 in {RECORD}; {_ADVICE}")
-    return record
 
 
 def _problems(record: PortableRecord) -> Iterator[str]:
@@ -242,7 +234,7 @@ def _problems(record: PortableRecord) -> Iterator[str]:
         yield from (f"{place}.{problem}" for problem in _problems_of_metrics(trial.config))
 
 
-def _problems_of_metrics(config: dict[str, Any]) -> Iterator[str]:
+def _problems_of_metrics(config: Mapping[str, Any]) -> Iterator[str]:
     """Yield problems of metrics: their code may only be in the folder that the command runs in."""
     metrics = section(config, "evaluation").get("metrics")
     for number, entry in enumerate(metrics if isinstance(metrics, list) else ()):
@@ -306,19 +298,20 @@ def _unpacked(file: Path, most: int) -> Iterator[bytes]:
 def _examples(folder: Path, each: PortableSet) -> str:
     """Return the examples of a set as the ledger stores them: as text, since objects would take more memory."""
     file = folder / each.file
-    pairs = [_pair(line, file, number) for number, line in enumerate(_unpacked(file, each.bytes), start=1)]
+    pairs: list[str] = []
+    for number, line in enumerate(_unpacked(file, each.bytes), start=1):
+        try:
+            row = json.loads(line)
+            text_input, output = row["text_input"], row["output"]
+            is_text = isinstance(text_input, str) and isinstance(output, str)
+            is_short = "system" not in row and "earlier" not in row
+            if is_text:
+                values = [text_input, output] if is_short else example_json.to_list(example_json.from_object(row))
+                pairs.append(dump(values))
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise RecordError(f"{file}:{number}: is not an example; {_ADVICE}") from error
+        if not is_text:
+            raise RecordError(f"{file}:{number}: text_input and output must be texts; {_ADVICE}")
     if len(pairs) != each.rows:
         raise RecordError(f"{file}: has {len(pairs):,} examples, and {RECORD} says {each.rows:,}; {_ADVICE}")
     return f"[{','.join(pairs)}]"
-
-
-def _pair(line: bytes, file: Path, number: int) -> str:
-    try:
-        row = json.loads(line)
-        text_input, output = row["text_input"], row["output"]
-        if isinstance(text_input, str) and isinstance(output, str):
-            is_short = "system" not in row and "earlier" not in row
-            return dump([text_input, output] if is_short else example_json.to_list(example_json.from_object(row)))
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise RecordError(f"{file}:{number}: is not an example; {_ADVICE}") from error
-    raise RecordError(f"{file}:{number}: text_input and output must be texts; {_ADVICE}")

@@ -56,7 +56,7 @@ def state_of(text: str) -> JobState:
     try:
         return JobState(text)
     except ValueError:
-        return JobState.STOPPED
+        return JobState.STOPPED  # final, so that this version neither watches such a job nor starts another one
 
 
 class RowReader:
@@ -147,11 +147,17 @@ class RowReader:
     def opening(self, row: sqlite3.Row) -> Opening:
         """Convert a row to an opening of a test set."""
         self.check("opening", row)
-        return Opening(row["sweep"], tuple(load(row["points"])), tuple(load(row["held_out"])), row["opened_at"])
+        return Opening(row["sweep"], row["opened_at"], tuple(load(row["points"])), tuple(load(row["held_out"])))
 
     def job(self, row: sqlite3.Row) -> JobRecord:
         """Convert a row to a job."""
         self.check("job", row)
+        failure = None
+        if row["failure"]:
+            values = load(row["failure"])
+            # A kind that only a later version has reads as CRASHED: unlike LOST, it is not tried again.
+            kind = values.get("kind") if values.get("kind") in list(FailureKind) else FailureKind.CRASHED
+            failure = Failure(FailureKind(kind), values.get("message", ""), values.get("traceback"))
         return JobRecord(
             id=row["id"],
             key=row["key"],
@@ -160,7 +166,7 @@ class RowReader:
             ref=read_stored(JobRef, load(row["reference"])) if row["reference"] else None,
             metrics=load(row["metrics"]),
             tuned_model=self._tuned_model(load(row["tuned_model"])) if row["tuned_model"] else None,
-            failure=_failure(load(row["failure"])) if row["failure"] else None,
+            failure=failure,
             created_at=row["created_at"],
             started_at=row["started_at"],
             finished_at=row["finished_at"],
@@ -200,9 +206,3 @@ def with_relative_location(tuned_model: str) -> str:
         del values["location"]
         values["folder"] = f"{_TUNED_MODELS}/{place.name}"
     return dump(values)
-
-
-def _failure(values: Mapping[str, Any]) -> Failure:
-    is_known = values.get("kind") in list(FailureKind)
-    kind = FailureKind(values["kind"]) if is_known else FailureKind.CRASHED
-    return Failure(kind, values.get("message", ""), values.get("traceback"))

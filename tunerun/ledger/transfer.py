@@ -12,7 +12,7 @@ from pydantic import BeforeValidator
 
 from tunerun.database import DatabaseFile
 from tunerun.ledger.checksums import row_checksum, snapshot_checksum, with_checksum
-from tunerun.ledger.records import BaselineRecord, SweepRecord, TrialRecord
+from tunerun.ledger.records import BaselineRecord, Opening, SweepRecord, TrialRecord
 from tunerun.ledger.rows import RowReader, dump, load
 
 Loss = Annotated[float, BeforeValidator(lambda value: float(value) if value in ("inf", "nan") else value)]
@@ -168,14 +168,10 @@ class TransferTable:
         self,
         jobs: Iterable[WholeJob],
         answers: Iterable[WholeAnswers],
-        openings: Iterable[tuple[str, float, tuple[int, ...], tuple[str, ...]]],
+        openings: Iterable[Opening],
         agreements: Iterable[WholeAgreement] = (),
     ) -> None:
-        """Record the results of a restored plan.
-
-        Args:
-            openings: sweep, time, points and held-out sets.
-        """
+        """Record the results of a restored plan, in one transaction."""
         with self._file.transaction():
             for job in jobs:
                 columns = [
@@ -204,7 +200,7 @@ class TransferTable:
                 )
             self._file.write_many(
                 "INSERT INTO opening VALUES (?, ?, ?, ?, ?)",
-                (with_checksum(of, at, dump(points), dump(held_out)) for of, at, points, held_out in openings),
+                (with_checksum(o.sweep, o.opened_at, dump(o.points), dump(o.held_out)) for o in openings),
             )
             self._file.write_many(
                 "INSERT OR IGNORE INTO agreement VALUES (?, ?, ?, ?)",
