@@ -40,10 +40,10 @@ _CHECKED_BYTES = 1 << 26
 
 @dataclass(frozen=True)
 class DatabaseFormat:
-    """What a kind of file looks like.
+    """The schema of a kind of file.
 
     Attributes:
-        table: one that every file of the kind has.
+        table: the name of one that every file of the kind has, which distinguishes it from other programs' files.
         migrations: the schema as the steps that led to it: step n brings a file of version n to n + 1. A step is never
             changed once a release has written with it; its statements end in `;` and a line break.
         place: the setting that says where the file is, for messages.
@@ -57,12 +57,12 @@ class DatabaseFormat:
 
     @property
     def version(self) -> int:
-        """What `PRAGMA user_version` says of a file that this program has written."""
+        """The `PRAGMA user_version` of a file that this program has written."""
         return len(self.migrations)
 
     @cached_property
     def columns(self) -> dict[str, list[str]]:
-        """The columns of each table, by its name."""
+        """The columns of each table, by the table's name."""
         empty = sqlite3.connect(":memory:", isolation_level=None)
         _add_functions(empty, self)
         _migrate(empty, self, nullcontext())
@@ -77,7 +77,7 @@ def _add_functions(connection: sqlite3.Connection, format: DatabaseFormat) -> No
 
 
 def _migrate(connection: sqlite3.Connection, format: DatabaseFormat, transaction: AbstractContextManager[None]) -> None:  # noqa: A002
-    """Bring the schema up to date: all steps in one transaction, so that a killed process leaves the old one."""
+    # All steps in one transaction, so that a killed process leaves the old schema.
     with transaction:
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         for script in format.migrations[version:]:
@@ -98,12 +98,14 @@ def _columns(connection: sqlite3.Connection) -> dict[str, list[str]]:
 
 
 class DatabaseFile:
-    """A connection to the file; made with its folder if it is not there.
+    """A connection to a SQLite file, which is created with its folder if it does not exist.
 
     Args:
+        path: the file.
+        format: what kind of file it is.
         read_only: read the file as it is now, in this or an older format; nothing in its folder is changed.
         any_thread: whether the connection may be used from threads other than this one, one at a time.
-        busy_timeout_s: how long to wait for another writer.
+        busy_timeout_s: seconds to wait for another writer.
 
     Raises:
         LedgerError: the file is of another kind, is damaged, was written by a newer tunerun, or cannot be written.
@@ -129,43 +131,14 @@ class DatabaseFile:
                 stack.callback(self._connection.close)
                 self._connection.row_factory = sqlite3.Row
                 _add_functions(self._connection, format)
-                self._check()
                 self._prepare(read_only=read_only)
             except (sqlite3.Error, OSError) as error:
                 raise self._translated(error) from error
             self._closing = stack.pop_all()
 
     def _prepare(self, *, read_only: bool) -> None:
-        if not read_only:
-            self._connection.execute("PRAGMA journal_mode = WAL")
-        self._connection.execute(f"PRAGMA synchronous = {'OFF' if read_only else 'FULL'}")
-        self._connection.execute("PRAGMA foreign_keys = ON")
-        if self._version() < self._format.version:
-            _migrate(self._connection, self._format, self.transaction())
-        if _columns(self._connection) != self._format.columns:
-            raise sqlite3.DatabaseError("its schema has been changed or is damaged")
-        if read_only:
-            self._connection.execute("PRAGMA query_only = ON")
-            self._check_indexes()
-
-    def _check_indexes(self) -> None:
-        """Refuse a file whose indexes miss rows: a row that a query does not find looks as if it was never written."""
-        pages, page_size = (
-            self._connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size")
-        )
-        if pages * page_size > _CHECKED_BYTES:
-            return
-        found = self._connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
-        if found != "ok":
-            raise sqlite3.DatabaseError(f"it is damaged ({' '.join(found.split())})")
-
-    def _version(self) -> int:
-        version: int = self._connection.execute("PRAGMA user_version").fetchone()[0]
-        return version
-
-    def _check(self) -> None:
-        """Refuse a file of another kind or of a newer format, before anything is written into it."""
-        version = self._version()
+        # Before anything is written, a file of a newer format or of another kind is refused.
+        version = self._connection.execute("PRAGMA user_version").fetchone()[0]
         if version > self._format.version:
             raise LedgerError(
                 f"{self.path}: written by a newer tunerun (format {version}, this one knows {self._format.version}); "
@@ -176,6 +149,28 @@ class DatabaseFile:
             raise LedgerError(
                 f"{self.path}: a database of another program; move it away, or choose another {self._format.place}"
             )
+
+        if not read_only:
+            self._connection.execute("PRAGMA journal_mode = WAL")
+        # A reader migrates and recovers its own copy, which need not survive a power failure.
+        self._connection.execute(f"PRAGMA synchronous = {'OFF' if read_only else 'FULL'}")
+        self._connection.execute("PRAGMA foreign_keys = ON")
+        if version < self._format.version:
+            _migrate(self._connection, self._format, self.transaction())
+        if _columns(self._connection) != self._format.columns:
+            raise sqlite3.DatabaseError("its schema has been changed or is damaged")
+        if not read_only:
+            return
+
+        self._connection.execute("PRAGMA query_only = ON")
+        pages, page_size = (
+            self._connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size")
+        )
+        if pages * page_size <= _CHECKED_BYTES:
+            # Checksums do not cover indexes: a row that a damaged one misses looks as if it was never written.
+            answer = self._connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
+            if answer != "ok":
+                raise sqlite3.DatabaseError(f"it is damaged ({' '.join(answer.split())})")
 
     def _translated(self, error: Exception) -> LedgerError:
         """Translate an error of SQLite or the disk; a busy file, a full disk or a lack of descriptors is not damage."""
@@ -202,10 +197,6 @@ class DatabaseFile:
         return LedgerError(
             f"{self.path}: {text}; the file was not changed: restore it from a backup, or choose another {place}"
         )
-
-    def function(self, name: str, of: Callable[[str], str]) -> None:
-        """Let queries call a deterministic function of one text by this name."""
-        self._connection.create_function(name, 1, of, deterministic=True)
 
     def transaction(self) -> Transaction:
         """Return a context whose writes are atomic: on disk when it ends, or all rolled back by an error."""
@@ -253,6 +244,8 @@ class Transaction:
         self._translated = translated
 
     def __enter__(self) -> None:
+        # IMMEDIATE: a transaction that reads first and writes later would fail with SQLITE_BUSY, without any wait, if
+        # another process has written in between (sqlite.org/lang_transaction).
         self._execute("BEGIN IMMEDIATE")
 
     def __exit__(

@@ -14,10 +14,10 @@ from tunerun.errors import LedgerError
 from tunerun.files import private_folder
 
 _ATTEMPTS = 1000
-"""Attempts at a copy: one fails when a writer restarts its log meanwhile, about once in a thousand pages written."""
+"""Attempts at a copy: one fails when a writer restarts its log meanwhile, about once in a thousand written pages."""
 
 _LOGS = ("-wal", "-journal")
-"""What SQLite keeps beside a file: committed pages that are not in it yet, or pages to roll back to."""
+"""Files that SQLite keeps beside a database: committed pages that are not in it yet, or pages to roll back to."""
 
 _LOG_HEADER_BYTES = 32
 """Of a write-ahead log. Its salts change whenever SQLite restarts the log (sqlite.org/fileformat2, section 4.1)."""
@@ -28,16 +28,18 @@ _written_here: Counter[Path] = Counter()
 
 @contextmanager
 def opened_for_writing(path: Path) -> Iterator[Path]:
-    """Note that this process writes a file, while the context lasts; its folder is made.
+    """Register that this process writes a file, while the context lasts; its folder is created.
 
-    Closing any descriptor of a file drops all POSIX locks of the process on it, those of SQLite too
-    (sqlite.org/howtocorrupt, section 2.2). So a file that this process writes is not copied.
+    Args:
+        path: the file; it need not exist yet.
 
     Raises:
         OSError: the folder cannot be made.
     """
     private_folder(path.parent)
     file = path.resolve()
+    # Closing any descriptor of a file drops all POSIX locks of the process on it, those of SQLite too
+    # (sqlite.org/howtocorrupt, section 2.2). So `copied` must not open a file that this process writes.
     with _opening:
         _written_here[file] += 1
     try:
@@ -49,7 +51,10 @@ def opened_for_writing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def copied(path: Path) -> Iterator[Path]:
-    """A file to read instead of the given one, while the context lasts: a copy, or itself if this process writes it.
+    """Yield a file to read instead of another one: a copy, or the file itself if this process writes it.
+
+    Args:
+        path: the file.
 
     Raises:
         OSError: it cannot be read, or there is no room for the copy.
@@ -67,12 +72,11 @@ def copied(path: Path) -> Iterator[Path]:
 
 
 def _copy(file: Path, copy: Path) -> None:
-    """Copy a file and its logs such that SQLite, opening the copy, recovers the last committed state.
-
-    Without locks this is safe in this order. A page of the file changes only when it is copied out of the write-ahead
-    log; the log keeps it until it is restarted, so a page read halfway is replaced by the log's. Half a commit at the
-    log's end fails its checksum and is ignored. Only a restart in between loses pages, and the log's header shows it.
-    """
+    """Copy a file and its logs such that SQLite, opening the copy, recovers the last committed state."""
+    # Without locks this is safe if the file is copied before its log. A page of the file changes only when it is copied
+    # out of the log, which keeps it until it is restarted: a page that was read halfway is replaced by the log's. Half
+    # a commit at the log's end fails its checksum and is ignored. Only a restart in between loses pages, and that
+    # changes the log's header.
     for _ in range(_ATTEMPTS):
         before = _stamp(file)
         shutil.copyfile(file, copy)
@@ -89,14 +93,13 @@ def _copy(file: Path, copy: Path) -> None:
 
 
 def _stamp(file: Path) -> tuple[object, ...]:
-    logs = tuple(_header(file.with_name(file.name + log)) for log in _LOGS)
+    """Return what changes when pages may be lost: the headers of the logs; without a log the file's time and size."""
+    headers = []
+    for log in _LOGS:
+        try:
+            with file.with_name(file.name + log).open("rb") as opened:
+                headers.append(opened.read(_LOG_HEADER_BYTES))
+        except FileNotFoundError:
+            headers.append(b"")
     stat = file.stat()
-    return (stat.st_ino, *logs) if any(logs) else (stat.st_ino, stat.st_mtime_ns, stat.st_size)
-
-
-def _header(log: Path) -> bytes:
-    try:
-        with log.open("rb") as opened:
-            return opened.read(_LOG_HEADER_BYTES)
-    except FileNotFoundError:
-        return b""
+    return (stat.st_ino, *headers) if any(headers) else (stat.st_ino, stat.st_mtime_ns, stat.st_size)

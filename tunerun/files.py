@@ -28,11 +28,11 @@ def replacing(target: Path) -> Iterator[Path]:
     Raises:
         OSError: the file cannot be replaced.
     """
-    aside = target.with_name(f".{target.name}.{os.getpid()}")
+    aside = target.with_name(f".{target.name}.{os.getpid()}")  # beside it: a rename is atomic within a file system only
     try:
         yield aside
         with aside.open("rb") as written:
-            os.fsync(written.fileno())
+            os.fsync(written.fileno())  # else a power failure may leave the new name with an empty file
         aside.replace(target)
     finally:
         aside.unlink(missing_ok=True)
@@ -40,14 +40,14 @@ def replacing(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def temporary_folder(purpose: str) -> Iterator[Path]:
-    """A folder that is removed at the end, also where an interruption ends the process at once.
+    """Yield a folder that is removed at the end of the context.
 
     Args:
         purpose: a word of its name.
     """
     with tempfile.TemporaryDirectory(prefix=f"tunerun-{purpose}-") as name:
         folder = Path(name)
-        _temporary.add(folder)
+        _temporary.add(folder)  # an interrupted command ends the process without leaving its contexts
         try:
             yield folder
         finally:
@@ -55,19 +55,21 @@ def temporary_folder(purpose: str) -> Iterator[Path]:
 
 
 def remove_temporary_folders() -> None:
-    """Remove every temporary folder of this process: it ends without leaving their contexts."""
+    """Remove every temporary folder of this process, which is about to end without leaving their contexts."""
     for folder in _temporary:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def private_folder(folder: Path) -> Path:
-    """Make a folder that only its owner can read, unless it exists: it will hold training data and answers.
+    """Create a folder that only its owner can read, for training data and answers, unless it exists.
 
-    A folder that exists keeps its permissions: its owner may have opened it to others.
+    Args:
+        folder: its parents are created with the usual permissions.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: it cannot be created.
     """
+    # One that exists keeps its permissions: its owner may have opened it to others.
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
         folder.mkdir(mode=0o700, exist_ok=True)
@@ -76,25 +78,25 @@ def private_folder(folder: Path) -> Path:
 
 @contextmanager
 def partial_folder(folder: Path) -> Iterator[Path]:
-    """Make the folder in which the content of another one is prepared; the caller renames it when it is whole.
+    """Create the folder in which the content of another one is prepared; the caller renames it when it is complete.
 
-    It is locked while it is prepared, so that `remove_partial_folders` of another process leaves it alone. What is left
-    of it at the end is removed.
+    It is locked, so that `remove_partial_folders` of another process leaves it alone. What is left of it at the end of
+    the context is removed.
 
     Args:
         folder: what it will be renamed to.
 
     Raises:
-        OSError: the disk refuses.
+        OSError: it cannot be created.
     """
     partial = folder.with_name(f".{folder.name}{_PARTIAL}")
-    if partial.is_symlink():  # what it leads to is not ours
+    if partial.is_symlink():  # its target is not ours to remove
         partial.unlink()
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     descriptor = os.open(partial, os.O_RDONLY)
     try:
-        with suppress(OSError):  # a file system without locks: no process can lock it there, so none removes it
+        with suppress(OSError):  # a file system without locks: no process can lock it, so none removes it
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield partial
     finally:
@@ -103,7 +105,11 @@ def partial_folder(folder: Path) -> Iterator[Path]:
 
 
 def remove_partial_folders(parent: Path) -> None:
-    """Remove what processes that were killed left of `partial_folder`; what a live process prepares stays."""
+    """Remove partial folders that killed processes left; what a live process prepares stays.
+
+    Args:
+        parent: the folder that they are in.
+    """
     for partial in parent.glob(f".*{_PARTIAL}"):
         with suppress(OSError):
             descriptor = os.open(partial, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
@@ -120,7 +126,8 @@ def lacks_descriptors(error: BaseException) -> bool:
 
 
 def no_descriptor_is_left() -> bool:
-    """Whether no further file can be opened now; libraries do not pass the system's own error on."""
+    """Whether no further file can be opened now."""
+    # Libraries do not pass the system's own error on: SQLite says "unable to open database file".
     try:
         os.close(os.open(os.devnull, os.O_RDONLY))
     except OSError as error:

@@ -16,7 +16,7 @@ from tunerun.errors import LedgerError, LockedError
 from tunerun.files import lacks_descriptors, private_folder
 
 _PATIENCE_S = 0.5
-"""`holder_of` takes the lock for a moment to look; an owner that starts just then waits that long."""
+"""Seconds that an owner waits for the lock: `holder_of` takes it for a moment to look."""
 
 
 @contextmanager
@@ -25,7 +25,7 @@ def held(runs: Path, sweep: str) -> Iterator[None]:
 
     Args:
         runs: the folder of the ledger.
-        sweep: its id; or the name of another thing that one process may own at a time, such as a service's folder.
+        sweep: its id; or another name of what one process may own at a time, such as a service's folder.
 
     Raises:
         LockedError: another process holds it; names the process, its machine and since when.
@@ -45,16 +45,29 @@ def held(runs: Path, sweep: str) -> Iterator[None]:
     except OSError as error:
         raise _not_written(file, error) from error
     try:
-        _write_note(note)
+        since = time.strftime("%Y-%m-%d %H:%M:%S")
+        try:
+            note.write_text(f"process {os.getpid()} on {socket.gethostname()} since {since}", encoding="utf-8")
+        except OSError as error:
+            raise _not_written(note, error) from error
         yield
     finally:
+        # The note first: with the lock free, another process may have written its own already.
         note.unlink(missing_ok=True)
         lock.release()
 
 
 @contextmanager
 def held_if_free(runs: Path, sweep: str) -> Iterator[bool]:
-    """Lock a sweep if it is free, to change what belongs to it while the context lasts; yields whether it was free."""
+    """Lock a sweep if it is free, to change what belongs to it while the context lasts.
+
+    Args:
+        runs: the folder of the ledger.
+        sweep: its id.
+
+    Yields:
+        Whether it was free.
+    """
     lock = FileLock(_lock_file(runs, sweep))
     try:
         lock.acquire(timeout=0)
@@ -71,7 +84,15 @@ def held_if_free(runs: Path, sweep: str) -> Iterator[bool]:
 
 
 def holder_of(runs: Path, sweep: str) -> str | None:
-    """Return which process runs a sweep, on which machine and since when; None: no process does. Changes no file."""
+    """Return which process runs a sweep, on which machine and since when. No file is changed.
+
+    Args:
+        runs: the folder of the ledger.
+        sweep: its id.
+
+    Returns:
+        None: no process runs it.
+    """
     file = _lock_file(runs, sweep)
     # Not with a FileLock: it would create the file, and its exclusive lock could refuse a runner that starts just now.
     try:
@@ -85,17 +106,9 @@ def holder_of(runs: Path, sweep: str) -> str | None:
 
 
 def holders_in(runs: Path) -> list[str]:
-    """Return a line for each lock of a folder that is held now: the process, and what it runs."""
+    """Return a line for each held lock of a runs folder: the process, and what it runs."""
     names = sorted(file.stem for file in (runs / "locks").glob("*.lock"))
     return [f"{holder} (running {name})" for name in names if (holder := holder_of(runs, name)) is not None]
-
-
-def _write_note(note: Path) -> None:
-    since = time.strftime("%Y-%m-%d %H:%M:%S")
-    try:
-        note.write_text(f"process {os.getpid()} on {socket.gethostname()} since {since}", encoding="utf-8")
-    except OSError as error:
-        raise _not_written(note, error) from error
 
 
 def _not_written(file: Path, error: OSError) -> LedgerError:

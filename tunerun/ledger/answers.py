@@ -19,7 +19,7 @@ from tunerun.ledger.stops import STOPPED
 from tunerun.stored import read_stored
 
 LOSSES = "losses"
-"""The `asked` part of the key for losses of the expected answers, where models generate no text."""
+"""The `asked` part of the key for losses of the expected answers, which are computed without generating text."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class StoredAnswers:
 
 
 def asked_by(generation: GenerateOptions, choices: Sequence[str] = ()) -> str:
-    """Return a digest of how answers are obtained, and of nothing else: the `asked` part of their key.
+    """Return a digest of how answers are obtained: the `asked` part of their key.
 
     Args:
         generation: the options of generation.
@@ -75,7 +75,8 @@ class AnswerTable:
 
         Args:
             subject: the key of a trial, or the subject of a baseline.
-            held_out: the digest of the example set. asked: from `asked_by`, or `LOSSES`.
+            held_out: the digest of the example set.
+            asked: from `asked_by`, or `LOSSES`.
             values: one for each example of the set.
         """
         with self._file.transaction():
@@ -97,17 +98,20 @@ class AnswerTable:
 
         Args:
             key: subject, held-out set and how it was asked, as for `record_answers`.
-            start: the position of the first of these examples. rows: how many examples there are.
+            start: the position of the first of these examples.
+            values: one for each of these examples.
+            rows: how many examples the set has.
         """
+        # A service's answers are paid for: each part is written as it arrives, so that a killed run asks no row twice.
         text = dump(list(values))
         with self._file.transaction():
             self._file.write(
                 "INSERT OR IGNORE INTO some_answers VALUES (?, ?, ?, ?, ?, ?)",
                 [*key, start, text, row_checksum(*key, start, text)],
             )
-            known = self.answers_so_far(*key)
-            if len(known) >= rows:
-                self._record_answers(*key, known)
+            so_far = self.answers_so_far(*key)
+            if len(so_far) >= rows:
+                self._record_answers(*key, so_far)
                 self._file.write(f"DELETE FROM some_answers WHERE {_OF_KEY}", key)
 
     def answers_so_far(self, subject: str, held_out: str, asked: str) -> list[Any]:
@@ -119,13 +123,13 @@ class AnswerTable:
         Raises:
             LedgerError: a row is damaged.
         """
-        known: list[Any] = []
+        answers: list[Any] = []
         rows = self._file.rows(f"SELECT * FROM some_answers WHERE {_OF_KEY} ORDER BY start", [subject, held_out, asked])
         for row in rows:
             start, values = self._rows.some_answers(row)
-            if start <= len(known):  # two sweeps that ask at once may overlap: the first answers are kept
-                known += values[len(known) - start :]
-        return known
+            if start <= len(answers):  # two sweeps that ask at once may overlap: the first answers are kept
+                answers += values[len(answers) - start :]
+        return answers
 
     def answers(self, subject: str, held_out: str, asked: str) -> StoredAnswers | None:
         """Return the answers of a subject; None: it was not asked.
@@ -142,7 +146,7 @@ class AnswerTable:
     def answers_of_sweep(self, sweep: str) -> dict[tuple[str, str, str], StoredAnswers]:
         """Return all answers of a sweep's trials and baselines, by subject, held-out set and `asked`.
 
-        Trials that other sweeps share may have been asked in other ways too; those answers are here as well.
+        They include the answers that other sweeps obtained from shared trials in other ways.
         """
         rows = self._file.rows(f"SELECT * FROM answers WHERE {_OF_SWEEP}", [sweep, sweep])
         return {(r["subject"], r["held_out"], r["asked"]): StoredAnswers(*self._rows.answers(r)) for r in rows}

@@ -7,7 +7,7 @@ from tunerun.ledger.records import Mark
 from tunerun.ledger.rows import dump, load
 
 _RESTORED = ("record", "restored")
-"""A mark, not of a tracker, on a ledger that was restored from a record."""
+"""Tracker and subject of a mark that says of the ledger itself that it was restored from a record."""
 
 
 class MarkTable:
@@ -31,6 +31,7 @@ class MarkTable:
 
     def marks(self, tracker: str, prefix: str) -> dict[str, Mark]:
         """Return the marks of all subjects that begin with a prefix, by subject."""
+        # Not LIKE, in which the `_` of a sweep's name matches any character.
         rows = self._file.rows(
             "SELECT * FROM mark WHERE tracker = ? AND substr(subject, 1, ?) = ?", [tracker, len(prefix), prefix]
         )
@@ -41,6 +42,7 @@ class MarkTable:
 
         Args:
             tracker: the name of the tracker.
+            sweep: its id.
             prefix: from `tunerun.ledger.subjects.trial_prefix`; a trial's key follows it.
         """
         rows = self._file.rows(
@@ -57,7 +59,8 @@ class MarkTable:
             )
 
     def void_marks(self, tracker: str) -> int:
-        """Reset all marks of a tracker but keep their subjects; return the number of marks."""
+        """Reset all marks of a tracker, whose store was lost, and return the number of marks."""
+        # The subjects stay: by them `Replay.overdue` knows which sweeps the tracker had.
         with self._file.transaction():
             return self._file.write("UPDATE mark SET run_id = NULL, document = '{}' WHERE tracker = ?", [tracker])
 

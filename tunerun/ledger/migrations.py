@@ -177,4 +177,4 @@ FORMAT = DatabaseFormat(
 )
 
 SCHEMA_VERSION = FORMAT.version
-"""What `PRAGMA user_version` says of a ledger that this program has written."""
+"""The `PRAGMA user_version` of a ledger that this program has written."""

@@ -20,7 +20,9 @@ class OpeningTable:
         """Record that the test set is about to be opened for trials of a sweep.
 
         Args:
-            points: the numbers of the trials. at: the time, in seconds since 1970 (UTC).
+            sweep: its id.
+            points: the numbers of the trials.
+            at: the time, in seconds since 1970 (UTC).
         """
         numbers = sorted(set(points))
         rows = self._file.rows("SELECT * FROM trial WHERE sweep = ? ORDER BY number", [sweep])
@@ -33,6 +35,7 @@ class OpeningTable:
 
     def openings(self, sweep: str) -> list[Opening]:
         """Return the openings of a sweep's test set, oldest first, including those by other sweeps that share it."""
+        # By the set's digest: rows that another sweep has looked at are no longer unseen here either.
         rows = self._file.rows(
             "SELECT * FROM opening WHERE sweep = ?1 OR EXISTS (SELECT 1 FROM json_each(opening.held_out) JOIN trial "
             "ON json_extract(trial.held_out, '$.test') = json_each.value WHERE trial.sweep = ?1) ORDER BY rowid",

@@ -19,14 +19,15 @@ RATED = "judge:"
 """Prefix of `asked` for a judge's replies about a subject's answers."""
 
 _AT_ONCE = 500
-"""Items of one query: SQLite takes at least 999 parameters."""
+"""Items of one query: before SQLite 3.32 a query takes 999 parameters (sqlite.org/limits)."""
 
 
 def rated_by(judge: str, asked: str) -> str:
     """Return the `asked` part of the key for a judge's replies about a subject's answers.
 
     Args:
-        judge: the judge's identity. asked: how the answers that it judged were obtained.
+        judge: the judge's identity.
+        asked: how the answers that it judged were obtained.
     """
     return RATED + digest([judge, asked])
 
@@ -43,26 +44,34 @@ class RatingTable:
         """Record a judgement of an item; one that is there already is kept.
 
         Args:
-            judge: the judge's identity, a digest. item: the digest of what was judged.
+            judge: the judge's identity, a digest.
+            item: the digest of what was judged.
             score: None: the reply could not be read.
-            usd: its cost. sweep: the sweep that asked for it; None: it was restored from a record.
+            reason: the judge's own words.
+            usd: its cost, in US dollars.
+            sweep: the sweep that asked for it; None: it was restored from a record.
         """
         values = with_checksum(judge, item, score, reason, float(usd), sweep, time.time())
         with self._file.transaction():
             self._file.write("INSERT OR IGNORE INTO rating VALUES (?, ?, ?, ?, ?, ?, ?, ?)", list(values))
 
     def ratings(self, judge: str, items: Iterable[str]) -> dict[str, tuple[float | None, str]]:
-        """Return score and reason of those of these items that a judge has judged."""
+        """Return score and reason of the items that a judge has judged, by item.
+
+        Args:
+            judge: the judge's identity.
+            items: digests, as for `record_rating`.
+        """
         wanted = list(dict.fromkeys(items))
-        found: dict[str, tuple[float | None, str]] = {}
+        ratings: dict[str, tuple[float | None, str]] = {}
         for start in range(0, len(wanted), _AT_ONCE):
             some = wanted[start : start + _AT_ONCE]
             places = ", ".join("?" * len(some))
             rows = self._file.rows(f"SELECT * FROM rating WHERE judge = ? AND item IN ({places})", [judge, *some])
             for row in rows:
                 self._rows.check("rating", row)
-                found[row["item"]] = row["score"], row["reason"]
-        return found
+                ratings[row["item"]] = row["score"], row["reason"]
+        return ratings
 
     def record_agreement(self, judge: str, sample: str, document: Mapping[str, Any]) -> None:
         """Record how well a judge agrees with a labelled sample; a later measurement replaces an earlier one.
@@ -78,9 +87,9 @@ class RatingTable:
 
     def agreements(self, judges: Sequence[str]) -> dict[tuple[str, str], dict[str, Any]]:
         """Return the agreements of these judges, by judge and sample."""
-        found = {}
+        agreements = {}
         for judge in judges:
             for row in self._file.rows("SELECT * FROM agreement WHERE judge = ?", [judge]):
                 self._rows.check("agreement", row)
-                found[row["judge"], row["sample"]] = load(row["document"])
-        return found
+                agreements[row["judge"], row["sample"]] = load(row["document"])
+        return agreements

@@ -63,7 +63,7 @@ class RowReader:
     """Converts rows to records.
 
     Args:
-        ledger: the ledger's file; locations are relative to its folder.
+        ledger: the ledger's file; locations of adapters are relative to its folder.
     """
 
     def __init__(self, ledger: Path) -> None:
@@ -72,6 +72,10 @@ class RowReader:
 
     def check(self, table: str, row: sqlite3.Row) -> sqlite3.Row:
         """Check a row, whose last column is its checksum, and return it.
+
+        Args:
+            table: the row's, for the message.
+            row: all of its columns.
 
         Raises:
             LedgerError: its bytes have changed since it was written.
@@ -182,7 +186,8 @@ class RowReader:
         return read_stored(TunedModel, values, model=model, location=location, checkpoints=checkpoints)
 
     def stored_tuned_model(self, tuned: TunedModel) -> str:
-        """Return a tuned model as JSON, with its adapter's location relative to the runs folder, which may be moved."""
+        """Return a tuned model as JSON, with its adapter's location relative to the runs folder."""
+        # The folder may be moved; and a copy of a project must use its own adapters, not those of the original.
         values: dict[str, Any] = {
             "name": tuned.name,
             "model": {name: value for name, value in vars(tuned.model).items() if value is not None},

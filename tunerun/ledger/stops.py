@@ -31,7 +31,8 @@ class Stop:
 
     Attributes:
         better: the key of a trial of the point that it is worse than.
-        e_value: the evidence. needed: the limit that it reached (`tunerun.statistics.anytime`).
+        e_value: the evidence (`tunerun.statistics.anytime`).
+        needed: the limit that it reached.
         texts: its answers to the first rows.
     """
 
@@ -75,7 +76,9 @@ class StopTable:
         """Record that a sweep stops asking a subject; an earlier record is kept.
 
         Args:
+            sweep: its id.
             key: subject, held-out set and how it was asked.
+            stop: the reason, and the answers to the first rows.
         """
         subject, held_out, asked = key
         self.record_answers(subject, held_out, stopped_by(sweep, asked), stop.values)
@@ -83,5 +86,5 @@ class StopTable:
     def stop(self: _Ledger, sweep: str, key: tuple[str, str, str]) -> Stop | None:
         """Return why a sweep stopped asking a subject; None: it did not stop."""
         subject, held_out, asked = key
-        found = self.answers(subject, held_out, stopped_by(sweep, asked))
-        return None if found is None else Stop.of(found.texts)
+        stored = self.answers(subject, held_out, stopped_by(sweep, asked))
+        return None if stored is None else Stop.of(stored.texts)

@@ -23,27 +23,36 @@ class RunKind(StrEnum):
 
 
 def subject_of_sweep(sweep_id: str) -> str:
-    """The subject of a sweep's own run, in the ledger's marks."""
+    """Return the subject of a sweep's own run, in the ledger's marks."""
     return f"{sweep_id}/{RunKind.SWEEP}/"
 
 
 def trial_prefix(experiment: str, rerun: str) -> str:
-    """What the subjects of the trials of an MLflow experiment begin with; the key follows.
+    """Return the prefix of the subjects of the trials of an MLflow experiment; the key follows.
 
     Args:
+        experiment: its name.
         rerun: the tag `tunerun.rerun` of a rerun, whose trials have runs of their own; empty: of any other sweep.
     """
     return f"{experiment}/rerun/{rerun}/{RunKind.TRIAL}/" if rerun else f"{experiment}/{RunKind.TRIAL}/"
 
 
 def key_of_subject(subject: str) -> str | None:
-    """The key of the trial that a mark's subject names; None: it is not a trial's."""
+    """Return the key of the trial that a mark's subject names; None: it is not a trial's."""
     experiment, _, key = subject.rpartition(f"/{RunKind.TRIAL}/")
     return key if experiment else None
 
 
 def sweep_of_subject(ledger: Ledger, subject: str) -> SweepRecord | None:
-    """The sweep whose run a mark's subject names; of a trial that several share, the newest. None: there is none."""
+    """Return the sweep whose run a mark's subject names; of a trial that several share, the newest.
+
+    Args:
+        ledger: has the sweeps.
+        subject: of a mark.
+
+    Returns:
+        None: the ledger has no such sweep.
+    """
     key, newest_first = key_of_subject(subject), reversed(ledger.sweeps())
     if key is None:
         return next((sweep for sweep in newest_first if subject.startswith(f"{sweep.id}/")), None)

@@ -65,7 +65,12 @@ CREATE INDEX stored_file_owner ON stored_file (owner)""",
 )
 """One script for each format; see `tunerun.database`."""
 
-_FORMAT = DatabaseFormat(table="tuned_model", migrations=MIGRATIONS, place="--state")
+_FORMAT = DatabaseFormat(
+    table="tuned_model",
+    migrations=MIGRATIONS,
+    place="--state",
+    functions={"casefold": str.casefold},  # for the words of a filter
+)
 
 
 class ServiceDatabase:
@@ -80,7 +85,6 @@ class ServiceDatabase:
 
     def __init__(self, folder: Path) -> None:
         self._file = DatabaseFile(folder / FILE_NAME, _FORMAT, any_thread=True, busy_timeout_s=BUSY_TIMEOUT_S)
-        self._file.function("casefold", str.casefold)  # for the words of a filter
         self._lock = threading.RLock()
 
     def close(self) -> None:
