@@ -66,9 +66,9 @@ class DatabaseFormat:
         empty = sqlite3.connect(":memory:", isolation_level=None)
         _add_functions(empty, self)
         _migrate(empty, self, nullcontext())
-        found = _columns(empty)
+        columns = _columns(empty)
         empty.close()
-        return found
+        return columns
 
 
 def _add_functions(connection: sqlite3.Connection, format: DatabaseFormat) -> None:  # noqa: A002 - the field's word
@@ -91,10 +91,10 @@ def _columns(connection: sqlite3.Connection) -> dict[str, list[str]]:
         "SELECT tables.name, columns.name FROM sqlite_master AS tables JOIN pragma_table_info(tables.name) AS columns "
         "WHERE tables.type = 'table' AND tables.name NOT LIKE 'sqlite_%' ORDER BY tables.name, columns.cid"
     )
-    found: dict[str, list[str]] = {}
+    columns: dict[str, list[str]] = {}
     for table, column in rows:
-        found.setdefault(table, []).append(column)
-    return found
+        columns.setdefault(table, []).append(column)
+    return columns
 
 
 class DatabaseFile:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tracking.sweeps import Lab, freeze
+from tests.tracking.sweeps import Lab, ShownSweep, complete, freeze, show
 from tunerun.ledger import Ledger
 from tunerun.tracking.address import parse_address
 from tunerun.tracking.store import Store
@@ -20,6 +20,18 @@ def made_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("made") / "mlflow.db"
     Store(parse_address(f"sqlite:///{file}", file.parent)).experiments()
     return file
+
+
+@pytest.fixture(scope="session")
+def finished(made_store: Path, tmp_path_factory: pytest.TempPathFactory) -> ShownSweep:
+    """A finished sweep of three trials and its store: shared, so no test may write to either."""
+
+    def fill(ledger: Ledger) -> Lab:
+        lab = freeze(ledger)
+        complete(lab)
+        return lab
+
+    return show(tmp_path_factory.mktemp("finished"), made_store, fill)
 
 
 @pytest.fixture

@@ -1,10 +1,12 @@
-"""Sweeps written into real ledgers, by the ledger's own methods."""
+"""Sweeps written into real ledgers by the ledger's own methods, and shown in real MLflow stores."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from tunerun.backends.local import LocalSection
@@ -26,6 +28,7 @@ from tunerun.job import (
 )
 from tunerun.ledger import BaselineRecord, Ledger, SweepRecord, TrialRecord, asked_by
 from tunerun.schema import DatasetSection, HyperparametersSection, Model, TrialConfig
+from tunerun.tracking import Tracker
 
 MODEL = BaseModelRef(name="smollm2-135m", source="HuggingFaceTB/SmolLM2-135M-Instruct")
 TRAINING = tuple(Example(str(n), str(n + 1)) for n in range(15))
@@ -225,3 +228,26 @@ def complete(lab: Lab) -> None:
     lab.steps(2, 5)
     lab.fail(2, "the loss became nan at step 6", FailureKind.DIVERGED)
     lab.measure_base()
+
+
+@dataclass(frozen=True)
+class ShownSweep:
+    """A sweep that MLflow shows, for tests that only read; its ledger is closed.
+
+    Attributes:
+        lab: the sweep.
+        uri: of the store.
+    """
+
+    lab: Lab
+    uri: str
+
+
+def show(folder: Path, made_store: Path, fill: Callable[[Ledger], Lab]) -> ShownSweep:
+    """Fill a ledger and bring a copy of the store up to date with it."""
+    shutil.copy(made_store, folder / "mlflow.db")
+    with Ledger(folder / "runs" / "ledger.db") as ledger:
+        lab = fill(ledger)
+    tracker = Tracker(ledger.path, f"sqlite:///{folder / 'mlflow.db'}")
+    assert tracker.sync().problem is None
+    return ShownSweep(lab, tracker.uri)

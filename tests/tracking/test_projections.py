@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from tests.tracking.content import artifact_json, artifacts, content, run_of
-from tests.tracking.sweeps import Lab, complete, freeze, grid
+from tests.tracking.sweeps import Lab, ShownSweep, freeze, grid
 from tunerun.comparison import judge
 from tunerun.comparison.table import ComparisonTable
 from tunerun.job import EpochLoss, Failure, FailureKind, JobState, JobStatus, TrainedOn
@@ -22,19 +22,10 @@ from tunerun.tracking.run_projection import VALIDATION_EPOCH_LOSS, FrozenSweep, 
 from tunerun.tracking.trial import trial_projection
 
 
-@pytest.fixture
-def shown(lab: Lab, uri: str) -> str:
-    """The URI of a store that shows a whole sweep."""
-    complete(lab)
-    tracker = Tracker(lab.ledger.path, uri)
-    tracker.sync()
-    assert tracker.problem is None
-    return uri
-
-
-def test_a_trial_shows_its_params_metrics_and_tags(lab: Lab, shown: str) -> None:
+def test_a_trial_shows_its_params_metrics_and_tags(finished: ShownSweep) -> None:
     """A trial that went well shows what it was, how it went and what came out."""
-    trial = content(shown)[lab.sweep.id, "trial", "0"]
+    lab = finished.lab
+    trial = content(finished.uri)[lab.sweep.id, "trial", "0"]
     assert trial["name"] == "t0 lr=0.001 ep=3"
     assert trial["state"] == "FINISHED"
     assert trial["end"] >= trial["start"]
@@ -97,14 +88,15 @@ def test_one_name_is_one_number(lab: Lab, uri: str, is_done: bool) -> None:
     assert set(shown) == (expected | measured if is_done else expected)
 
 
-def test_a_trial_shows_its_data_and_files(lab: Lab, shown: str) -> None:
+def test_a_trial_shows_its_data_and_files(finished: ShownSweep) -> None:
     """Datasets carry our digest and their length, and the files are what was frozen."""
-    trial = content(shown)[lab.sweep.id, "trial", "0"]
+    lab = finished.lab
+    trial = content(finished.uri)[lab.sweep.id, "trial", "0"]
     assert trial["inputs"] == [
         ("held_out", lab.trials[0].validation[:8] if lab.trials[0].validation else "", '{"num_rows": 2}'),
         ("next_number", lab.trials[0].training[:8], '{"num_rows": 15}'),
     ]
-    files = {path.name: path for path in artifacts(run_of(shown, "trial", 0))}
+    files = {path.name: path for path in artifacts(run_of(finished.uri, "trial", 0))}
     assert sorted(files) == [
         "experiment.yaml", "loss.png", "overrides.txt", "predictions.json", "template.yaml",
     ]  # fmt: skip
@@ -112,21 +104,23 @@ def test_a_trial_shows_its_data_and_files(lab: Lab, shown: str) -> None:
     assert yaml.safe_load(files["experiment.yaml"].read_text()) == config
     assert files["overrides.txt"].read_text() == "hyperparameters.learning_rate=0.001\nhyperparameters.epoch_count=3\n"
     assert files["loss.png"].read_bytes().startswith(b"\x89PNG")
-    table = artifact_json(run_of(shown, "trial", 0), "predictions.json")
+    table = artifact_json(run_of(finished.uri, "trial", 0), "predictions.json")
     assert table["data"][1] == ["zwölf", "dreizehn", "dreizehn", True]
 
 
-def test_a_tuned_model_is_the_output_of_its_run(lab: Lab, shown: str) -> None:
+def test_a_tuned_model_is_the_output_of_its_run(finished: ShownSweep) -> None:
     """The tuned model is a logged model whose weights are elsewhere, with its name and place."""
-    [model] = content(shown)[lab.sweep.id, "trial", "1"]["models"]
+    lab = finished.lab
+    [model] = content(finished.uri)[lab.sweep.id, "trial", "1"]["models"]
     assert model["status"] == "READY"
     assert model["tags"]["tunerun.location"] == f"runs/models/{model['name']}"
     assert model["tags"]["mlflow.model.isExternal"] == "true"
 
 
-def test_a_failed_trial_says_why(lab: Lab, shown: str) -> None:
+def test_a_failed_trial_says_why(finished: ShownSweep) -> None:
     """A failed trial is FAILED, with the reason in its description, its traceback and the curve it had."""
-    trial = content(shown)[lab.sweep.id, "trial", "2"]
+    lab = finished.lab
+    trial = content(finished.uri)[lab.sweep.id, "trial", "2"]
     assert trial["state"] == "FAILED"
     assert "the loss became nan at step 6" in trial["tags"]["mlflow.note.content"]
     assert {"failure-1.txt", "loss.png"} <= set(trial["artifacts"])
@@ -184,9 +178,10 @@ def test_a_cancelled_trial_is_killed(lab: Lab, uri: str) -> None:
     assert trial["end"] is not None
 
 
-def test_a_baseline_shows_what_there_is_to_beat(lab: Lab, shown: str) -> None:
+def test_a_baseline_shows_what_there_is_to_beat(finished: ShownSweep) -> None:
     """The base model has a run of its own with the same metrics and its answers."""
-    base = content(shown)[lab.sweep.id, "baseline", lab.trials[0].baselines[0]]
+    lab = finished.lab
+    base = content(finished.uri)[lab.sweep.id, "baseline", lab.trials[0].baselines[0]]
     assert base["name"] == "base"
     assert {key: point[0][2] for key, point in base["points"].items()} == {
         "validation/loss": 1.9, "eval/exact_match": 0.0,
@@ -194,16 +189,17 @@ def test_a_baseline_shows_what_there_is_to_beat(lab: Lab, shown: str) -> None:
     assert list(base["artifacts"]) == ["predictions.json"]
 
 
-def test_the_sweep_shows_the_verdict(lab: Lab, shown: str) -> None:
+def test_the_sweep_shows_the_verdict(finished: ShownSweep) -> None:
     """The sweep's own run says which trial to use, and holds the table of all and their curves."""
-    sweep = content(shown)[lab.sweep.id, "sweep", ""]
+    lab = finished.lab
+    sweep = content(finished.uri)[lab.sweep.id, "sweep", ""]
     assert sweep["state"] == "FINISHED"
     note = sweep["tags"]["mlflow.note.content"]
     assert note.startswith("**2 held-out rows cannot decide anything: at least 5 are needed.")
     assert "\n- point 0: learning_rate 0.001, 3 epochs" in note
     assert sweep["tags"]["tunerun.best"] == "none"
     assert sweep["tags"]["tunerun.state"] == "2 SUCCEEDED, 1 FAILED"
-    table = artifact_json(run_of(shown, "sweep"), "trials.json")
+    table = artifact_json(run_of(finished.uri, "sweep"), "trials.json")
     assert [row[0] for row in table["data"]] == ["t0 lr=0.001 ep=3", "t1 lr=0.0005 ep=3", "t2 lr=0.0002 ep=3", "base"]
     own = {name for name in sweep["artifacts"] if not name.endswith(".gz")}  # those of the record: test_records
     assert own == {"code.diff", "loss.png", "record.json", "report.html", "trials.json"}

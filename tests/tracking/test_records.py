@@ -11,7 +11,7 @@ import pytest
 
 from tests.tracking.content import artifacts, client, run_of, runs
 from tests.tracking.served import free_port, server
-from tests.tracking.sweeps import Lab, complete, freeze, grid
+from tests.tracking.sweeps import Lab, ShownSweep, complete, freeze, grid, show
 from tunerun.comparison import judge
 from tunerun.comparison.table import ComparisonTable
 from tunerun.errors import NotFoundError, RecordError, TrackingError
@@ -31,6 +31,18 @@ TEST = [Example(str(n), str(n + 1)) for n in range(100, 130)]
 def lab(ledger: Ledger) -> Lab:
     """A frozen sweep of three trials with a test set."""
     return freeze(ledger, test=TEST)
+
+
+@pytest.fixture(scope="module")
+def shown(made_store: Path, tmp_path_factory: pytest.TempPathFactory) -> ShownSweep:
+    """The same, finished and shown in MLflow: shared, so no test may write to the ledger or the store."""
+
+    def fill(ledger: Ledger) -> Lab:
+        lab = freeze(ledger, test=TEST)
+        complete(lab)
+        return lab
+
+    return show(tmp_path_factory.mktemp("recorded"), made_store, fill)
 
 
 def synced(lab: Lab, uri: str) -> None:
@@ -55,31 +67,30 @@ def table_of(record: FetchedRecord, folder: Path) -> str:
         return table(again)
 
 
-def test_every_name_of_a_sweep_leads_to_its_record(lab: Lab, uri: str, tmp_path: Path) -> None:
+def test_every_name_of_a_sweep_leads_to_its_record(shown: ShownSweep, tmp_path: Path) -> None:
     """From a trial, a baseline, the sweep, its id, its experiment or a tuned model come the same files; of a trial also
     which one it is."""
-    complete(lab)
-    synced(lab, uri)
+    uri, sweep = shown.uri, shown.lab.sweep
     tuned = run_of(uri, "trial", 1).data.tags["tunerun.tuned_model"]
     named = {
         run_of(uri, "trial", 2).info.run_id: 2,
         run_of(uri, "baseline").info.run_id: None,
         run_of(uri, "sweep").info.run_id: None,
-        lab.sweep.id: None,
+        sweep.id: None,
         "next-number": None,
         tuned: 1,
         tuned.removeprefix("tunedModels/"): 1,
     }
     for position, (reference, number) in enumerate(named.items()):
         found = fetch(uri, reference, tmp_path / str(position))
-        assert (found.sweep, found.number) == (lab.sweep.id, number), reference
-    assert table_of(found, tmp_path / "again") == table(lab.ledger)
+        assert (found.sweep, found.number) == (sweep.id, number), reference
+    with Ledger.open_read_only(shown.lab.ledger.path) as ledger:
+        assert table_of(found, tmp_path / "again") == table(ledger)
 
 
-def test_a_record_has_each_set_once_and_no_place_of_this_machine(lab: Lab, uri: str, tmp_path: Path) -> None:
+def test_a_record_has_each_set_once_and_no_place_of_this_machine(shown: ShownSweep) -> None:
     """The rows are not in any trial's run, whose description and tag say where they are; nor is a folder of here."""
-    complete(lab)
-    synced(lab, uri)
+    uri, lab, folder = shown.uri, shown.lab, str(shown.lab.ledger.path.parent.parent)
     sets = {digest for trial in lab.trials for digest in (trial.training, *trial.held_out.values())}
     assert record_of(uri) == sorted([*(f"examples/{each}.jsonl.gz" for each in sets), "record.json", "results.json.gz"])
     own = run_of(uri, "sweep").info.run_id
@@ -90,10 +101,10 @@ def test_a_record_has_each_set_once_and_no_place_of_this_machine(lab: Lab, uri: 
         assert f"`examples/{trial.training}.jsonl.gz` (training)" in note
         assert f"[record](#/experiments/1/runs/{own}/artifacts/record)" in note
         for file in artifacts(run):
-            assert str(tmp_path).encode() not in file.read_bytes(), file
+            assert folder.encode() not in file.read_bytes(), file
     for file in artifacts(run_of(uri, "sweep")):
         content = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
-        assert str(tmp_path).encode() not in content, file
+        assert folder.encode() not in content, file
 
 
 def test_a_run_that_is_killed_leaves_a_record(lab: Lab, uri: str, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from tests.ledger.old_projects import write_ledger
 from tests.tracking.content import client, content, experiment_tags, run_of, runs
-from tests.tracking.sweeps import Lab, complete, freeze, grid
+from tests.tracking.sweeps import Lab, ShownSweep, complete, freeze, grid
 from tunerun.job import JobState, JobStatus, Snapshot
 from tunerun.ledger import Ledger, Mark
 from tunerun.ledger.subjects import key_of_subject
@@ -80,11 +80,9 @@ def test_replaying_twice_adds_nothing(lab: Lab, uri: str) -> None:
     assert len(before) == 5
 
 
-def test_a_retried_trial_is_one_run_with_each_step_once(lab: Lab, uri: str) -> None:
+def test_a_retried_trial_is_one_run_with_each_step_once(finished: ShownSweep) -> None:
     """Two attempts of a job share a run, whose curve has no step twice."""
-    complete(lab)
-    synced(lab, uri)
-    trial = content(uri)[lab.sweep.id, "trial", "1"]
+    trial = content(finished.uri)[finished.lab.sweep.id, "trial", "1"]
     assert [step for step, _, _ in trial["points"]["train/mean_loss"]] == list(range(1, 13))
     assert trial["state"] == "FINISHED"
     assert trial["tags"]["tunerun.attempt"] == "2"
@@ -112,19 +110,19 @@ def test_a_run_that_a_person_deleted_stays_deleted(lab: Lab, uri: str) -> None:
     assert len(runs(uri)) == 4
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_marks_that_are_lost_change_nothing(lab: Lab, uri: str, seed: int) -> None:
+def test_marks_that_are_lost_change_nothing(lab: Lab, uri: str) -> None:
     """Whatever marks a crash has cost, the next replay ends with the same content and no second run."""
     complete(lab)
     tracker = synced(lab, uri)
     before = content(uri)
-    chance = random.Random(seed)
-    for subject, mark in lab.ledger.marks(tracker.name, "").items():
-        kept = {part: version for part, version in mark.document.items() if part != "seen" and chance.random() < 0.5}
-        run_id = mark.run_id if chance.random() < 0.7 else None
-        lab.ledger.set_mark(tracker.name, subject, Mark(run_id, kept))
-    synced(lab, uri)
-    assert content(uri) == before
+    chance = random.Random(0)
+    for attempt in range(6):
+        for subject, mark in lab.ledger.marks(tracker.name, "").items():
+            kept = {part: sent for part, sent in mark.document.items() if part != "seen" and chance.random() < 0.5}
+            run_id = mark.run_id if chance.random() < 0.7 else None
+            lab.ledger.set_mark(tracker.name, subject, Mark(run_id, kept))
+        synced(lab, uri)
+        assert content(uri) == before, attempt
 
 
 def test_two_replays_at_once_make_no_run_twice(lab: Lab, uri: str) -> None:
@@ -262,14 +260,14 @@ def test_the_runs_of_an_older_tunerun_are_taken_over(tmp_path: Path) -> None:
         assert list(ledger.marks("t", "old-71eb597b/")) == ["old-71eb597b/sweep/"]
 
 
-def test_a_subject_in_the_marks_names_its_trial(lab: Lab, uri: str) -> None:
+def test_a_subject_in_the_marks_names_its_trial(finished: ShownSweep) -> None:
     """From a run id in MLflow the ledger finds the trial."""
-    complete(lab)
-    tracker = synced(lab, uri)
-    run_id = tracker.run_ids(lab.ledger, lab.sweep.id).get(2)
-    assert run_id is not None
-    assert run_id == run_of(uri, "trial", 2).info.run_id
-    subject = lab.ledger.subject_of_run(run_id)
+    lab = finished.lab
+    with Ledger.open_read_only(lab.ledger.path) as ledger:
+        run_id = Tracker(ledger.path, finished.uri).run_ids(ledger, lab.sweep.id).get(2)
+        assert run_id is not None
+        assert run_id == run_of(finished.uri, "trial", 2).info.run_id
+        subject = ledger.subject_of_run(run_id)
     assert subject is not None
     assert key_of_subject(subject) == lab.trials[2].key
     assert key_of_subject(f"{lab.sweep.id}/sweep/") is None

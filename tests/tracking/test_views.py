@@ -13,7 +13,7 @@ import pytest
 from tests.service.browser import CHROMIUM, DRIVER, MISSING, Browser, driver
 from tests.tracking.content import artifact_json, client, content, experiment_tags, run_of
 from tests.tracking.served import free_port, server
-from tests.tracking.sweeps import Lab, complete, freeze, grid
+from tests.tracking.sweeps import Lab, ShownSweep, complete, freeze, grid, show
 from tunerun.examples import Example
 from tunerun.ledger import Ledger, Mark
 from tunerun.tracking import Tracker
@@ -22,14 +22,25 @@ ROWS = [Example(f"{n} + 1", str(n + 1)) for n in range(24)]
 SEEDS = [{"hyperparameters.learning_rate": rate, "seed": seed} for rate in (0.001, 0.0001) for seed in (0, 1)]
 
 
-@pytest.fixture
-def replicates(ledger: Ledger) -> Lab:
+def two_points(ledger: Ledger) -> Lab:
     """Two points of two seeds: one that is better than the base model, and one that knows nothing."""
     lab = freeze(ledger, points=SEEDS, validation=ROWS)
     for number, right in enumerate((20, 22, 0, 0)):
         lab.finish(number, right)
     lab.measure_base()
     return lab
+
+
+@pytest.fixture
+def replicates(ledger: Ledger) -> Lab:
+    """Two points of two seeds, for a test that writes."""
+    return two_points(ledger)
+
+
+@pytest.fixture(scope="module")
+def shown(made_store: Path, tmp_path_factory: pytest.TempPathFactory) -> ShownSweep:
+    """The same, shown in MLflow: shared, so no test may write to the ledger or the store."""
+    return show(tmp_path_factory.mktemp("replicates"), made_store, two_points)
 
 
 def synced(lab: Lab, uri: str) -> Tracker:
@@ -51,10 +62,9 @@ def view(uri: str, key: str) -> dict[str, Any]:
     return state
 
 
-def test_the_view_has_what_the_sweep_varies_and_what_decides(replicates: Lab, uri: str) -> None:
+def test_the_view_has_what_the_sweep_varies_and_what_decides(shown: ShownSweep) -> None:
     """Columns, order, filter, charts and the grouping of seeds are inside the view, and the link only names it."""
-    tracker = synced(replicates, uri)
-    key = replicates.sweep.id
+    uri, key = shown.uri, shown.lab.sweep.id
     state = view(uri, key)
     assert state["selectedColumns"] == [
         "metrics.`eval/exact_match`", "tags.`tunerun.advised`", "tags.`tunerun.tied`", "params.`learning_rate`",
@@ -66,7 +76,8 @@ def test_the_view_has_what_the_sweep_varies_and_what_decides(replicates: Lab, ur
     assert state["compareRunCharts"][0]["metricKey"] == "eval/exact_match"
     assert view(uri, f"{key}-answers")["groupBy"] is None
     assert tags_of_experiment(uri)["mlflow.experiment.primaryMetric.name"] == "eval/exact_match"
-    link = tracker.link(replicates.ledger, key, "eval/exact_match")
+    with Ledger.open_read_only(shown.lab.ledger.path) as ledger:
+        link = Tracker(ledger.path, uri).link(ledger, key, "eval/exact_match")
     assert link == f"#/experiments/1/runs?workflowType=machine_learning&viewStateShareKey={key}"
 
 
@@ -95,41 +106,37 @@ def test_before_mlflow_has_the_view_the_link_sorts_by_what_decides(lab: Lab, uri
     assert link == f"#/experiments/1/runs?workflowType=machine_learning&{order}"
 
 
-def test_runs_say_where_the_verdict_puts_them(replicates: Lab, uri: str) -> None:
+def test_runs_say_where_the_verdict_puts_them(shown: ShownSweep) -> None:
     """Replicates share their point; the advised point and those tied with it are tags; a baseline is its own point."""
-    synced(replicates, uri)
-    shown = content(uri)
-    key = replicates.sweep.id
-    tags = [shown[key, "trial", str(number)]["tags"] for number in range(4)]
+    every, key = content(shown.uri), shown.lab.sweep.id
+    tags = [every[key, "trial", str(number)]["tags"] for number in range(4)]
     assert [t["tunerun.point"] for t in tags] == ["p0 lr=0.001", "p0 lr=0.001", "p1 lr=0.0001", "p1 lr=0.0001"]
     assert [(t["tunerun.advised"], t["tunerun.tied"]) for t in tags] == [("yes", "yes")] * 2 + [("", "")] * 2
-    baseline = shown[key, "baseline", replicates.trials[0].baselines[0]]
+    baseline = every[key, "baseline", shown.lab.trials[0].baselines[0]]
     assert baseline["tags"]["tunerun.point"] == "base"
     assert set(baseline["points"]) == {"eval/exact_match", "validation/loss"}
-    sweep = shown[key, "sweep", ""]
+    sweep = every[key, "sweep", ""]
     assert (sweep["tags"]["tunerun.outcome"], sweep["tags"]["tunerun.advised"]) == ("better", "point 0")
     assert sweep["points"]["verdict/exact_match"][0][2] == pytest.approx(20 / 24)
     assert {"report.html", "loss.png", "trials.json"} <= set(sweep["artifacts"])
 
 
-def test_measures_are_linked_to_the_model_and_the_held_out_set(replicates: Lab, uri: str) -> None:
+def test_measures_are_linked_to_the_model_and_the_held_out_set(shown: ShownSweep) -> None:
     """The logged model's own page says on which data set each metric was measured."""
-    synced(replicates, uri)
-    run = run_of(uri, "trial", 0)
-    [output] = run.outputs.model_outputs
-    linked = {m.key: m.dataset_name for m in client(uri).get_logged_model(output.model_id).metrics}
+    [output] = run_of(shown.uri, "trial", 0).outputs.model_outputs
+    linked = {m.key: m.dataset_name for m in client(shown.uri).get_logged_model(output.model_id).metrics}
     assert linked == {
         "eval/exact_match": "held_out", "validation/loss": "held_out", "tokens/train": None, "train/seconds": None,
     }  # fmt: skip
 
 
-def test_the_second_column_of_the_answers_is_the_answer(replicates: Lab, uri: str) -> None:
+def test_the_second_column_of_the_answers_is_the_answer(shown: ShownSweep) -> None:
     """MLflow groups tables by their first column and compares the second."""
-    synced(replicates, uri)
-    table = artifact_json(run_of(uri, "trial", 0), "predictions.json")
+    run = run_of(shown.uri, "trial", 0)
+    table = artifact_json(run, "predictions.json")
     assert table["columns"] == ["text_input", "answer", "expected", "exact_match"]
     assert (table["data"][0], table["data"][23]) == (["0 + 1", "1", "1", 1.0], ["23 + 1", "?", "24", 0.0])
-    named = json.loads(run_of(uri, "trial", 0).data.tags["mlflow.loggedArtifacts"])
+    named = json.loads(run.data.tags["mlflow.loggedArtifacts"])
     assert named == [{"path": "predictions.json", "type": "table"}]
 
 
@@ -203,5 +210,5 @@ def test_the_printed_link_shows_the_verdict_in_a_browser(replicates: Lab, uri: s
         browser = Browser(chrome, f"http://127.0.0.1:{port}")
         browser.be_wide(1440)
         browser.open(f"/{tracker.link(replicates.ledger, replicates.sweep.id)}")
-        for shown in ("Use point 0", "Group: p0 lr=0.001", "0.8", "tunerun.advised", "yes"):
-            browser.until(lambda: shown in str(browser.script("return document.body.innerText")), shown)  # noqa: B023
+        for text in ("Use point 0", "Group: p0 lr=0.001", "0.8", "tunerun.advised", "yes"):
+            browser.until(lambda: text in str(browser.script("return document.body.innerText")), text)  # noqa: B023

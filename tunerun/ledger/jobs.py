@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from typing import TypeVar
 
 from tunerun.database import DatabaseFile
 from tunerun.errors import LedgerError
@@ -14,6 +15,8 @@ from tunerun.ledger.checksums import row_checksum, snapshot_checksum, with_check
 from tunerun.ledger.records import JobRecord, Spending
 from tunerun.ledger.rows import RowReader, dump, state_of
 from tunerun.redaction import redact
+
+T = TypeVar("T")
 
 _LAST_JOB = "attempt = (SELECT max(attempt) FROM job AS other WHERE other.key = job.key)"
 _TRAINED = "coalesce(CASE WHEN trained_on IS NOT NULL THEN json_extract(metrics, '$.\"tokens/train\"') END, tokens)"
@@ -84,6 +87,7 @@ class JobTable:
         The caller must hold the lock of the previous owner's sweep.
         """
         with self._file.transaction():
+            # IS and not =: jobs of format 1 have no owner, and NULL = NULL is not true.
             changed = self._file.write(
                 "UPDATE job SET sweep = ? WHERE id = ? AND sweep IS ?", [sweep, job.id, job.sweep]
             )
@@ -99,7 +103,7 @@ class JobTable:
             self._seal(job)
 
     def _move(self, row: sqlite3.Row, state: JobState) -> None:
-        advance(state_of(row["state"]), state)
+        advance(state_of(row["state"]), state)  # raises if the job may not go there
         now = time.time()
         started = now if row["started_at"] is None and state is JobState.RUNNING else row["started_at"]
         self._file.write(
@@ -116,7 +120,7 @@ class JobTable:
 
     def record_all(self, statuses: Mapping[int, JobStatus]) -> None:
         """As `record`, for many jobs in one transaction."""
-        order = list(JobState)
+        order = list(JobState)  # as a job passes them: a poll that was under way may report an earlier state
         with self._file.transaction():
             for job, status in statuses.items():
                 row = self._job_row(job)
@@ -158,26 +162,21 @@ class JobTable:
 
     def curves(self, sweep: str) -> dict[int, list[Snapshot]]:
         """Return the loss curves of all jobs of a sweep's keys, by job."""
-        rows = self._file.rows(
-            "SELECT snapshot.* FROM snapshot JOIN job ON job.id = snapshot.job "
-            f"WHERE {_OF_SWEEP} ORDER BY snapshot.job, step",
-            [sweep],
-        )
-        curves: dict[int, list[Snapshot]] = {}
-        for row in rows:
-            curves.setdefault(row["job"], []).append(self._rows.snapshot(row))
-        return curves
+        return self._by_job("snapshot", "step", sweep, self._rows.snapshot)
 
     def validation_curves(self, sweep: str) -> dict[int, list[EpochLoss]]:
         """Return the validation losses after each epoch, by job, for the jobs of a sweep's keys that have some."""
+        return self._by_job("epoch_loss", "epoch", sweep, self._rows.epoch_loss)
+
+    def _by_job(self, table: str, order: str, sweep: str, read: Callable[[sqlite3.Row], T]) -> dict[int, list[T]]:
         rows = self._file.rows(
-            "SELECT epoch_loss.* FROM epoch_loss JOIN job ON job.id = epoch_loss.job "
-            f"WHERE {_OF_SWEEP} ORDER BY epoch_loss.job, epoch",
+            f"SELECT {table}.* FROM {table} JOIN job ON job.id = {table}.job "
+            f"WHERE {_OF_SWEEP} ORDER BY {table}.job, {order}",
             [sweep],
         )
-        curves: dict[int, list[EpochLoss]] = {}
+        curves: dict[int, list[T]] = {}
         for row in rows:
-            curves.setdefault(row["job"], []).append(self._rows.epoch_loss(row))
+            curves.setdefault(row["job"], []).append(read(row))
         return curves
 
     def spending(self, sweep: str, *, under_way: bool = True) -> Spending:
@@ -207,7 +206,7 @@ class JobTable:
         return None if row is None else self._rows.job(row)
 
     def final_states(self) -> dict[str, JobState]:
-        """Return the states of all keys that are done: SUCCEEDED, or FAILED unless the worker was lost."""
+        """Return the states of all keys that are not run again: SUCCEEDED, or FAILED unless the worker was lost."""
         rows = self._file.rows(
             "SELECT * FROM job AS last WHERE (state = 'SUCCEEDED' OR (state = 'FAILED' AND "
             "json_extract(failure, '$.kind') != ?)) AND attempt = (SELECT max(attempt) FROM job WHERE key = last.key)",
@@ -222,7 +221,7 @@ class JobTable:
         ]
 
     def job_of_tuned_model(self, name: str) -> JobRecord | None:
-        """Return the job that made a tuned model, by the model's name; None: unknown."""
+        """Return the job that made a tuned model, by the model's name, the newest of several; None: there is none."""
         row = self._file.row("SELECT * FROM job WHERE json_extract(tuned_model, '$.name') = ? ORDER BY id DESC", [name])
         return None if row is None else self._rows.job(row)
 

@@ -35,7 +35,6 @@ from tunerun.errors import LedgerError
 from tunerun.examples import ExampleSet
 from tunerun.job import JobState
 from tunerun.ledger.answers import LOSSES, AnswerTable
-from tunerun.ledger.checksums import with_checksum
 from tunerun.ledger.jobs import JobTable
 from tunerun.ledger.marks import MarkTable
 from tunerun.ledger.migrations import FORMAT
@@ -118,19 +117,8 @@ class Ledger(AnswerTable, JobTable, MarkTable, OpeningTable, RatingTable, StopTa
         with self._file.transaction():
             if self.is_frozen(sweep.id):
                 return
-            self._file.write(
-                "INSERT INTO sweep VALUES (?, ?, ?, ?, ?)",
-                with_checksum(sweep.id, sweep.experiment, sweep.created_at, dump(sweep.document)),
-            )
-            self._file.write_many(
-                "INSERT OR IGNORE INTO example_set VALUES (?, ?, ?, ?)",
-                (
-                    with_checksum(s.digest, s.source, dump(list(map(example_json.to_list, s.examples))))
-                    for s in example_sets
-                ),
-            )
-            self._write_trials(sweep.id, trials)
-            self._write_baselines(sweep.id, baselines)
+            rows = ((s.digest, s.source, dump(list(map(example_json.to_list, s.examples)))) for s in example_sets)
+            self._write_plan(sweep, trials, baselines, rows)
 
     def sweeps(self, experiment: str | None = None) -> list[SweepRecord]:
         """Return all frozen sweeps, the newest last; of one experiment if it is named."""
@@ -235,6 +223,7 @@ class Ledger(AnswerTable, JobTable, MarkTable, OpeningTable, RatingTable, StopTa
 
 
 def _answered_at(held_out: str) -> str:
+    # Judgements and early stops count as answers: what is shown of a trial changes with them.
     return (
         "(SELECT max(created_at) FROM answers WHERE subject = trial.key AND held_out = "
         f"json_extract(trial.held_out, '$.{held_out}') AND (asked IN (trial.asked, '{LOSSES}') "

@@ -197,10 +197,10 @@ def results_file(ledger: Ledger, sweep: SweepRecord, folder: Path) -> str | None
         _write_list(file, map(vars, openings))
         # How well the judges of the sweep agree with people; no key without any, so that older sweeps keep their bytes.
         judges = [each for each in section(sweep.document, "judges").values() if isinstance(each, Mapping)]
-        found = ledger.agreements([str(each["identity"]) for each in judges if "identity" in each])
-        if found:
+        agreements = ledger.agreements([str(each["identity"]) for each in judges if "identity" in each])
+        if agreements:
             file.write(b'],"agreements":[')
-            _write_list(file, (vars(WholeAgreement(*of_key, each)) for of_key, each in sorted(found.items())))
+            _write_list(file, (vars(WholeAgreement(*of_key, each)) for of_key, each in sorted(agreements.items())))
         file.write(b"]}\n")
     return RESULTS
 

@@ -137,33 +137,37 @@ class TransferTable:
             example_sets: digest, source and the examples as the ledger stores them.
         """
         with self._file.transaction():
-            self._file.write(
-                "INSERT INTO sweep VALUES (?, ?, ?, ?, ?)",
-                with_checksum(sweep.id, sweep.experiment, sweep.created_at, dump(dict(sweep.document))),
-            )
-            self._file.write_many(
-                "INSERT OR IGNORE INTO example_set VALUES (?, ?, ?, ?)", (with_checksum(*each) for each in example_sets)
-            )
-            self._write_trials(sweep.id, trials)
-            self._write_baselines(sweep.id, baselines)
+            self._write_plan(sweep, trials, baselines, example_sets)
 
-    def _write_trials(self, sweep: str, trials: Iterable[TrialRecord]) -> None:
+    def _write_plan(
+        self,
+        sweep: SweepRecord,
+        trials: Iterable[TrialRecord],
+        baselines: Iterable[BaselineRecord],
+        example_sets: Iterable[tuple[str, str, str]],
+    ) -> None:
+        self._file.write(
+            "INSERT INTO sweep VALUES (?, ?, ?, ?, ?)",
+            with_checksum(sweep.id, sweep.experiment, sweep.created_at, dump(dict(sweep.document))),
+        )
+        # OR IGNORE: sweeps that train or are measured on the same rows share the set, which its digest names.
+        self._file.write_many(
+            "INSERT OR IGNORE INTO example_set VALUES (?, ?, ?, ?)", (with_checksum(*each) for each in example_sets)
+        )
         self._file.write_many(
             "INSERT INTO trial VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 with_checksum(
-                    sweep, t.number, t.key, dump(t.baselines), t.asked, t.training, dump(dict(t.held_out)),
+                    sweep.id, t.number, t.key, dump(t.baselines), t.asked, t.training, dump(dict(t.held_out)),
                     t.tokens, t.steps, dump(dict(t.overrides)), dump(dict(t.config)), dump(dict(t.ingredients)),
                 )
                 for t in trials
             ),
         )  # fmt: skip
-
-    def _write_baselines(self, sweep: str, baselines: Iterable[BaselineRecord]) -> None:
         self._file.write_many(
             "INSERT INTO baseline VALUES (?, ?, ?, ?, ?, ?, ?)",
             (
-                with_checksum(sweep, position, b.subject, b.name, b.kind, dump(dict(b.document)))
+                with_checksum(sweep.id, position, b.subject, b.name, b.kind, dump(dict(b.document)))
                 for position, b in enumerate(baselines)
             ),
         )

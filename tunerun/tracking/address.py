@@ -62,14 +62,13 @@ def choose(tracking: Tracking, runs: Path, name: str) -> Chosen:
     """
     notes = []
     uri, source = tracking.uri, "tracking.uri"
-    if uri is None and (found := os.environ.get(_URI_VARIABLE, "").strip()):
-        uri, source = found, _URI_VARIABLE
+    if uri is None and (uri := os.environ.get(_URI_VARIABLE, "").strip()):
+        source = _URI_VARIABLE
     address = parse_address(uri or f"{_SQLITE}{runs.absolute() / 'mlflow.db'}", runs, source)
     if source == _URI_VARIABLE:
         notes.append(f"{_URI_VARIABLE} of the environment: the runs are shown in MLflow at {address.name}")
     experiment = tracking.experiment
-    if experiment is None and (found := os.environ.get(_EXPERIMENT_VARIABLE, "").strip()):
-        experiment = found
+    if experiment is None and (experiment := os.environ.get(_EXPERIMENT_VARIABLE, "").strip()):
         notes.append(f"{_EXPERIMENT_VARIABLE} of the environment: they are in the MLflow experiment {experiment}")
     return Chosen(address, experiment or name, tuple(notes))
 

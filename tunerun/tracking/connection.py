@@ -176,10 +176,10 @@ def import_mlflow() -> Any:
 def _file_id(file: Path | None) -> tuple[int, int] | None:
     """Return what distinguishes a file from another one of its name; None: there is none."""
     try:
-        found = None if file is None else file.stat()
+        stat = None if file is None else file.stat()
     except FileNotFoundError:
         return None
-    return None if found is None else (found.st_dev, found.st_ino)
+    return None if stat is None else (stat.st_dev, stat.st_ino)
 
 
 def _cause(text: str) -> str:

@@ -31,7 +31,7 @@ class MarkedRun:
         experiment_id: of the run.
         run_id: of the run.
         subject: the run's name in the ledger's marks.
-        document: of the mark as it is now; empty: nothing is known to have been sent.
+        document: of the mark as it is now; empty: no part is recorded as sent.
     """
 
     def __init__(

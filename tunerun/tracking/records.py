@@ -51,8 +51,6 @@ class FetchedRecord:
 def fetch(uri: str, reference: str, folder: Path) -> FetchedRecord:
     """Fetch the record of a sweep from MLflow.
 
-    Its files are as MLflow has them: their reader checks the digests.
-
     Args:
         uri: a tracking URI.
         reference: the id of an MLflow run of a trial, of a baseline or of a sweep; else a sweep's id, an experiment's
@@ -94,6 +92,7 @@ def fetch(uri: str, reference: str, folder: Path) -> FetchedRecord:
             f"{reference}: MLflow at {address.name} has no record of its sweep {sweep} (the run was made by {made_by}, "
             f"or its record has not arrived yet); {_SYNC}"
         )
+    # MLflow stores no checksums (3.17.2): `tunerun.ledger.restoring` compares the digests in `record.json`.
     mlflow.download(own.run_id, folder)
     number = named.tags.get("tunerun.trial", "")
     return FetchedRecord(
@@ -120,7 +119,7 @@ class _Run:
 
 
 class _Reader:
-    """What is asked of one MLflow store; nothing there is changed, a damaged file not repaired."""
+    """Reads one MLflow store; changes nothing there, and does not repair a damaged file."""
 
     def __init__(self, address: Address) -> None:
         def refuse() -> None:
@@ -136,7 +135,7 @@ class _Reader:
         return retry(answer, on=BusyError, attempts=_BUSY_ATTEMPTS, first_wait_s=_BUSY_WAIT_S)
 
     def run(self, run_id: str) -> _Run | None:
-        """The run of an id, also one that a person deleted; None: there is none."""
+        """Return the run of an id, also one that a person deleted; None: there is none."""
         if not run_id.isalnum():
             return None
         try:
@@ -145,7 +144,7 @@ class _Reader:
             return None
 
     def named(self, name: str) -> _Run | None:
-        """The newest sweep of an id or an experiment's name, or the trial with a tuned model; None: there is none."""
+        """Return the newest sweep of an id or an experiment's name, or the trial of a tuned model; None: there is none."""
         quote = '"' if "'" in name else "'"
         if quote in name:
             return None
@@ -160,14 +159,14 @@ class _Reader:
             (called, of_kind),
             (every, f"tags.`tunerun.tuned_model` = {quote}{tuned}{quote} and tags.`tunerun.kind` = '{RunKind.TRIAL}'"),
         )
-        found = (self._newest(experiments, tags) for experiments, tags in places if experiments)
-        return next((run for run in found if run is not None), None)
+        runs = (self._newest(experiments, tags) for experiments, tags in places if experiments)
+        return next((run for run in runs if run is not None), None)
 
     def sweep_of(self, run: _Run, sweep: str) -> _Run | None:
-        """The run of the sweep that a trial or a baseline belongs to; None: there is none."""
+        """Return the run of the sweep that a trial or a baseline belongs to; None: there is none."""
         named = run.tags.get(RECORD_TAG, "").removeprefix("runs:/").partition("/")[0]
-        found = self.run(named) if named else None
-        return found or self._newest(
+        own = self.run(named) if named else None
+        return own or self._newest(
             [run.experiment_id], f"tags.`tunerun.kind` = '{RunKind.SWEEP}' and tags.`tunerun.sweep` = '{sweep}'"
         )
 
@@ -178,7 +177,8 @@ class _Reader:
         return _of(runs[0]) if runs else None
 
     def files(self, run_id: str) -> list[str]:
-        """The paths of the files and folders directly below `record/`."""
+        """Return the paths of the files and folders directly below `record/`."""
+        # Before a download: that of a missing file fails after 5.7 s of retries (3.17.2), and this is empty at once.
         return self._ask(lambda client: [str(each.path) for each in client.list_artifacts(run_id, RECORD)])
 
     def download(self, run_id: str, folder: Path) -> None:
@@ -192,11 +192,11 @@ def _of(run: Any) -> _Run:
 
 
 def _experiments(client: Any, where: str | None = None) -> list[Any]:
-    found: list[Any] = []
+    experiments: list[Any] = []
     token = None
     while True:
         page = client.search_experiments(filter_string=where, max_results=PAGE, page_token=token)
-        found += page
+        experiments += page
         token = page.token
         if not token:
-            return found
+            return experiments

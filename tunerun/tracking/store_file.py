@@ -39,7 +39,7 @@ class _Kind(Enum):
 
 
 @dataclass(frozen=True)
-class _Found:
+class _Examination:
     kind: _Kind
     why: str = ""
     runs: int = 0
@@ -60,30 +60,30 @@ def make_ready(file: Path, *, thorough: bool, before_new: Callable[[], None]) ->
         UnusableError: the file is another program's, or a newer MLflow's.
         sqlite3.Error, sqlalchemy.exc.SQLAlchemyError, OSError: it is locked, the disk is full, or no rights.
     """
-    found = _examine(file, thorough=thorough)
-    if found.kind is _Kind.READY:
+    old = _examine(file, thorough=thorough)
+    if old.kind is _Kind.READY:
         return None
-    if found.kind is _Kind.UNFINISHED and _finish(file, found):
-        return f"{file} was of an older MLflow: brought up to date, the old file kept beside it" if found.runs else None
+    if old.kind is _Kind.UNFINISHED and _finish(file, old):
+        return f"{file} was of an older MLflow: brought up to date, the old file kept beside it" if old.runs else None
     with Aside(file) as aside:
         mlflow_internals.create_tables(aside)
         before_new()
         _clear_beside(file)
-        kept = None if found.kind is _Kind.ABSENT else _keep(file)
+        kept = None if old.kind is _Kind.ABSENT else _keep(file)
         aside.replace(file)
-    return None if kept is None else f"{file} was {found.why}: made again, the old file kept as {kept.name}"
+    return None if kept is None else f"{file} was {old.why}: made again, the old file kept as {kept.name}"
 
 
-def _examine(file: Path, *, thorough: bool) -> _Found:
+def _examine(file: Path, *, thorough: bool) -> _Examination:
     if not file.exists() or file.stat().st_size == 0:
-        return _Found(_Kind.ABSENT)
+        return _Examination(_Kind.ABSENT)
     try:
         # Not read-only: what a killed writer left in the journal has to be undone first, as any opener does.
         address = f"{file.absolute().as_uri()}?mode=rw"
         with closing(sqlite3.connect(address, uri=True, timeout=BUSY_TIMEOUT_S)) as connection:
             tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
             if thorough and (answer := connection.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
-                return _Found(_Kind.DAMAGED, f"damaged ({str(answer).splitlines()[0]})")
+                return _Examination(_Kind.DAMAGED, f"damaged ({str(answer).splitlines()[0]})")
             row = None
             if "alembic_version" in tables:
                 row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
@@ -91,7 +91,7 @@ def _examine(file: Path, *, thorough: bool) -> _Found:
     except sqlite3.DatabaseError as error:
         # The low byte is the error's class: 11 of SQLITE_CORRUPT_INDEX, 267, too.
         if getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGED:
-            return _Found(_Kind.DAMAGED, f"damaged ({error})")
+            return _Examination(_Kind.DAMAGED, f"damaged ({error})")
         raise
 
     expected, own = mlflow_internals.table_names(), {t for t in tables if not t.startswith(("alembic_", "sqlite_"))}
@@ -104,11 +104,11 @@ def _examine(file: Path, *, thorough: bool) -> _Found:
             "tracking.uri"
         )
     if row is not None and row[0] == newest and expected <= tables:
-        return _Found(_Kind.READY)
-    return _Found(_Kind.UNFINISHED, "half made, as by a process that was killed", runs)
+        return _Examination(_Kind.READY)
+    return _Examination(_Kind.UNFINISHED, "half made, as by a process that was killed", runs)
 
 
-def _finish(file: Path, found: _Found) -> bool:
+def _finish(file: Path, old: _Examination) -> bool:
     """Bring a copy to the newest schema and put it in the file's place; return False if that cannot be done."""
     # A copy: of 8 half-made files an open by MLflow repaired 3 and left 5 broken, and it migrates an older file in
     # place without asking (3.17.2).
@@ -116,8 +116,8 @@ def _finish(file: Path, found: _Found) -> bool:
     from alembic.util import CommandError
 
     with Aside(file) as aside:
-        with closing(sqlite3.connect(file)) as old, closing(sqlite3.connect(aside)) as new:
-            old.backup(new)
+        with closing(sqlite3.connect(file)) as source, closing(sqlite3.connect(aside)) as copy:
+            source.backup(copy)
         try:
             mlflow_internals.create_tables(aside)
         except (CommandError, KeyError, ValueError):
@@ -128,7 +128,7 @@ def _finish(file: Path, found: _Found) -> bool:
             return False
         if _examine(aside, thorough=False).kind is not _Kind.READY:
             return False
-        if found.runs:
+        if old.runs:
             _keep(file)
         aside.replace(file)
     return True

@@ -91,7 +91,7 @@ class Summary:
             others: what the experiment's note says of its other sweeps.
 
         Raises:
-            ConfigError: the metric that decides is not known to this version.
+            ConfigError: this version does not have the metric that decides.
         """
         verdict = judge(self._ledger, self._sweep.record)
         baselines = [

@@ -125,13 +125,15 @@ def _base_model(model: BaseModelRef, identity: str, copy: Path | None, cache: Pa
     problems: list[str] = []
     for place in places:
         try:
-            found = base_model.find(place, cache)
+            candidate = base_model.find(place, cache)
         except InputError as error:  # also a variable of the environment that is not set here
             problems.extend(error.problems)
             continue
-        if found.identity == identity:
+        if candidate.identity == identity:
             return place
-        problems.append(f"the base model found ({found.origin}) is {found.identity}, the tuned model's is {identity}")
+        problems.append(
+            f"the base model found ({candidate.origin}) is {candidate.identity}, the tuned model's is {identity}"
+        )
     advice = f"set {PLACE_VARIABLE} to its folder, GGUF file or hub name, or promote with --with-base"
     raise BaseModelError([*problems, advice])
 

@@ -60,10 +60,10 @@ def example_row(template: PromptTemplate, inputs: Iterable[str]) -> Mapping[str,
     names = list(dict.fromkeys(each.name for each in segments if isinstance(each, PrintedColumn)))
     shortest, longest = (_pattern(segments, names, cell) for cell in (".*?", ".*"))
     for text in inputs:
-        found, other = shortest.fullmatch(text), longest.fullmatch(text)
-        if found is None or other is None or found.groups() != other.groups():
+        match, other = shortest.fullmatch(text), longest.fullmatch(text)
+        if match is None or other is None or match.groups() != other.groups():
             continue
-        row = dict(zip(names, found.groups(), strict=True))
+        row = dict(zip(names, match.groups(), strict=True))
         try:
             if template.render_part(TEXT_INPUT, row) == text:
                 return row
@@ -73,14 +73,14 @@ def example_row(template: PromptTemplate, inputs: Iterable[str]) -> Mapping[str,
 
 
 def _pattern(segments: Sequence[str | PrintedColumn], names: Sequence[str], cell: str) -> re.Pattern[str]:
-    parts, seen = [], set[str]()
+    parts, placed = [], set[str]()
     for each in segments:
         if isinstance(each, str):
             parts.append(re.escape(each))
         else:
             group = f"c{names.index(each.name)}"
-            parts.append(f"(?P={group})" if each.name in seen else f"(?P<{group}>{cell})")
-            seen.add(each.name)
+            parts.append(f"(?P={group})" if each.name in placed else f"(?P<{group}>{cell})")
+            placed.add(each.name)
     return re.compile("".join(parts), re.DOTALL)
 
 
@@ -96,12 +96,12 @@ def stored_row(file: Path, template: PromptTemplate, inputs: Sequence[str]) -> M
         None: there is none; or the file is not on this machine, cannot be read or is large.
     """
     try:
-        found = file.stat()
-        if not file.is_file() or found.st_size > _MAX_FILE_BYTES:
+        stat = file.stat()
+        if not file.is_file() or stat.st_size > _MAX_FILE_BYTES:
             return None
         parts = template.template
         text = TemplateText(parts.text_input, parts.output, parts.system)
-        return _stored_row(file, found.st_mtime_ns, text, tuple(inputs))
+        return _stored_row(file, stat.st_mtime_ns, text, tuple(inputs))
     except (OSError, TunerunError):
         return None
 
