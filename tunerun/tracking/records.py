@@ -144,7 +144,7 @@ class _Reader:
             return None
 
     def named(self, name: str) -> _Run | None:
-        """Return the newest sweep of an id or an experiment's name, or the trial of a tuned model; None: there is none."""
+        """Return the newest sweep of an id or of an experiment, or the trial of a tuned model; None: there is none."""
         quote = '"' if "'" in name else "'"
         if quote in name:
             return None
