@@ -8,7 +8,7 @@ from itertools import chain
 from tunerun.dataset.conversations import conversation_columns
 from tunerun.dataset.findings import MOST_OF_A_KIND, with_count
 from tunerun.dataset.rendered_rows import RenderedRows
-from tunerun.dataset.rows import Rows, listed, nearest
+from tunerun.dataset.rows import Rows, first_few, listed, nearest
 from tunerun.template import PromptTemplate
 from tunerun.template.prompt_template import SYSTEM, TEXT_INPUT
 from tunerun.tuning_guide import (
@@ -49,8 +49,7 @@ def advice_on_length(training: RenderedRows, most: int) -> Iterator[str]:
         if len(text_input) > MOST_INPUT_CHARACTERS or len(output) > MOST_OUTPUT_CHARACTERS
     ]
     if long:
-        places = ", ".join(map(training.place, long[:most]))
-        places += f" and {len(long) - most:,} more" if len(long) > most else ""
+        places = first_few([training.place(position) for position in long], most)
         limits = f"{MOST_INPUT_CHARACTERS:,} characters of text_input and {MOST_OUTPUT_CHARACTERS:,} of output"
         yield f"{places}: longer than the Gemini API takes: {limits} ({GUIDE}); backend=gemini would refuse the rows"
 
@@ -74,6 +73,7 @@ def advice_on_system(training: RenderedRows, most: int) -> Iterator[str]:
 
 def exact_duplicates(training: RenderedRows, most: int) -> Iterator[str]:
     """Yield one line about training examples that occur more than once."""
+    # Most files have none, and a set of all examples is much smaller than lists of where each of them occurs.
     if len(set(zip(training.inputs, training.outputs, strict=True))) == len(training):
         return
     repeated = [positions for positions in _by_example(training).values() if len(positions) > 1]
@@ -129,6 +129,7 @@ def leaks(training: RenderedRows, held_out: Mapping[str, RenderedRows], most: in
     earlier = [(training, "trained on")]
     for name, rows in held_out.items():
         inputs = rows.inputs
+        # By the cells, and by the rendered text: a template may leave out what differs between two rows.
         same, equal = _firsts(rows.same_inputs, earlier, "same_inputs"), _firsts(inputs, earlier, "inputs")
         for position in range(len(rows)):
             first = same.get(rows.same_inputs[position]) or equal.get(inputs[position])
@@ -145,8 +146,9 @@ def _firsts(
     wanted: Sequence[Hashable], earlier: Sequence[tuple[RenderedRows, str]], texts: str
 ) -> dict[Hashable, tuple[str, str]]:
     """Return where each input occurs first, and what that row is used for."""
+    # Only inputs of the held-out set are looked up, so that a large training set needs no dict of its own.
     left, firsts = set(wanted), {}
-    for rows, use in earlier if left else ():
+    for rows, use in earlier:
         for position, text in enumerate(getattr(rows, texts)):
             if text in left:
                 left.remove(text)
@@ -164,7 +166,7 @@ def advice_on_columns(rows: Rows, template: PromptTemplate, others: Sequence[str
     """
     used = {*template.columns, *others}
     from_conversations = conversation_columns(rows, used)
-    if not from_conversations:
+    if not from_conversations:  # a conversation gives the columns that the file does not have
         for column in sorted(template.columns - rows.columns.keys()):
             part = next(part for part in template.parts if column in template.columns_of(part))
             what = f"no row has the column {column!r}, which template.{part} names where it is optional"

@@ -20,7 +20,7 @@ def clusters_of(rows: RenderedRows, column: str | None) -> tuple[int, ...]:
     Args:
         column: `dataset.cluster_by`; None: the inputs alone decide.
     """
-    pairs = list(near_duplicates(rows.inputs_of_rows).pairs)
+    pairs = list(near_duplicates(rows.inputs_of_rows).pairs)  # without the template's text, which all rows share
     pairs += _equal(rows.same_inputs)
     if column is not None:
         pairs += _equal(cells(rows, column))
@@ -29,6 +29,7 @@ def clusters_of(rows: RenderedRows, column: str | None) -> tuple[int, ...]:
 
 def kept_together(rows: RenderedRows, column: str | None) -> Sequence[Hashable]:
     """Return a key for each row, equal for rows that a split must keep together: same input, or same column value."""
+    # Not near duplicates: an appended row that resembles two groups would join them, and move both.
     if column is None:
         return rows.same_inputs
     return _labels(len(rows), [*_equal(rows.same_inputs), *_equal(cells(rows, column))]) or range(len(rows))
@@ -49,6 +50,7 @@ def _equal(values: Sequence[Hashable]) -> Iterable[tuple[int, int]]:
 
 def _labels(count: int, pairs: Iterable[tuple[int, int]]) -> tuple[int, ...]:
     """Return the connected component of each row, with pairs as edges; empty: no pair joins two rows."""
+    # Union-find: each component is a tree, and walking up halves the path for the next walk.
     parents = list(range(count))
 
     def root(row: int) -> int:

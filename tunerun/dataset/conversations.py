@@ -34,6 +34,7 @@ _Pair = tuple[Message, Message | None]
 
 def conversation_columns(rows: Rows, wanted: Collection[str]) -> frozenset[str]:
     """Return the columns that `with_conversations` reads in these rows; empty where they need no conversation."""
+    # A file may mix rows with columns of their own and conversations: one row without a column is enough.
     lacking = [n for n in (TEXT_INPUT, OUTPUT) if n in wanted and ABSENT in rows.columns.get(n, (ABSENT,))]
     if not lacking:
         return frozenset()
@@ -79,7 +80,7 @@ def with_conversations(rows: Rows, wanted: Collection[str]) -> tuple[Rows, Findi
     for index in range(len(rows)):
         place = rows.place(index)
         cells = {name: rows.columns[name][index] for name in (*used, *added) if name in rows.columns}
-        notes_of_row: dict[str, str] = {}
+        notes_of_row: dict[str, str] = {}  # `setdefault` keeps the first message of each change
         try:
             columns_of_row, conversation = _read(
                 {name: cell for name, cell in cells.items() if cell is not ABSENT}, wanted, notes_of_row.setdefault

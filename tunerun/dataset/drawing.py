@@ -26,6 +26,7 @@ def draw(training: RenderedRows, held_out: Collection[RenderedRows], seed: int, 
     if most == 0:
         return ()
     ranks = ranks_of(training.contents, seed)
+    # A prompt that holds the answer to a held-out row would measure copying.
     taken = {text for rows in held_out for text in rows.same_inputs}
     drawn: list[Example] = []
     for position in sorted(range(len(training)), key=ranks.__getitem__):

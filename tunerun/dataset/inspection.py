@@ -17,6 +17,7 @@ from tunerun.dataset.characters import wrong_characters
 from tunerun.dataset.labels import imbalance, label_counts, typing_errors
 from tunerun.dataset.near_duplicates import MOST_CHARACTERS, near_duplicates
 from tunerun.dataset.rendered_rows import RenderedRows
+from tunerun.dataset.rows import first_few
 from tunerun.dataset.secrets import EMAIL, secrets_in
 from tunerun.template.prompt_template import OUTPUT, SYSTEM, TEXT_INPUT
 
@@ -125,8 +126,7 @@ class Inspected:
 
     def named(self, places: Sequence[str]) -> str:
         """Return the first few places as a text, with the number of the others."""
-        more = len(places) - self.most
-        return ", ".join(places[: self.most]) + (f" and {more:,} more" if more > 0 else "")
+        return first_few(places, self.most)
 
     def by_kind(self, look: Callable[[str], Collection[str]]) -> dict[str, list[str]]:
         """Apply a function to the texts that come from the rows.
@@ -266,17 +266,16 @@ def _columns(rows: RenderedRows) -> Iterator[tuple[Sequence[str], Callable[[int]
             lambda index: (turns[index].position, turns[index].number, TEXT_INPUT),
         )
         yield [each.turn.output for each in turns], lambda index: (turns[index].position, turns[index].number, OUTPUT)
+    # Of conversations alone: a system message that the template writes is not text of the rows.
     if rows.rows.conversations is not None:
         systems = ["" if before is None else before.system for before in rows.conversations_of_rows]
         yield systems, lambda index: (index, None, SYSTEM)
 
 
 def _occurrences(texts: Sequence[str], look: Callable[[str], Collection[str]]) -> Iterator[tuple[int, int, str]]:
-    """Yield position of a text, number and name of each result of `look`.
-
-    Most texts have none, so texts are joined into blocks, and those of a block are looked at one by one only if the
-    block has a result.
-    """
+    """Yield position of a text, number and name of each result of `look`."""
+    # Most texts have none, so texts are joined into blocks, and those of a block are looked at one by one only if the
+    # block has a result. A result across two texts is then found in neither of them.
     start, size = 0, 0
     for position, text in enumerate(texts):
         size += len(text) + 1

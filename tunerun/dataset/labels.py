@@ -34,7 +34,7 @@ def label_counts(outputs: Sequence[str]) -> Counter[str]:
 
 
 def imbalance(counts: Counter[str]) -> tuple[tuple[str, int], tuple[str, int]] | None:
-    """Return the commonest and the rarest label with their counts; None: the labels are balanced enough."""
+    """Return the commonest and the rarest label with their counts; None: balanced, or `counts` is empty."""
     if not counts:
         return None
     ranked = counts.most_common()
@@ -44,6 +44,7 @@ def imbalance(counts: Counter[str]) -> tuple[tuple[str, int], tuple[str, int]] |
 def typing_errors(counts: Counter[str]) -> Iterator[tuple[str, str]]:
     """Yield each label that is probably misspelt, with the commoner label that was meant."""
     ranked = [label for label, _ in counts.most_common()]
+    # `Past due`, `past-due` and `past due` are one label; a no-break space or another dash is hard to see.
     plain = {label: " ".join(re.split(r"[\W_]+", label.casefold())).strip() for label in ranked}
     for position, label in enumerate(ranked):
         commoner = ranked[:position]

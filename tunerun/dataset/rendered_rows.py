@@ -68,7 +68,7 @@ class RenderedRows:
 
     def take(self, positions: Sequence[int]) -> RenderedRows:
         """Return the rows at these positions, in this order."""
-        if positions == range(len(self)):
+        if positions == range(len(self)):  # no row was left out: millions of texts are not copied
             return self
         return replace(
             self,
@@ -91,6 +91,7 @@ class RenderedRows:
     @property
     def inputs(self) -> Sequence[Hashable]:
         """A hashable value for each row's input, equal if the model gets the same input."""
+        # Most files have no conversations: their texts are the values themselves.
         if self.systems is None and self.earlier is None:
             return self.text_inputs
         rows = zip(self.text_inputs, *self._before, strict=True)
@@ -180,6 +181,7 @@ class RenderedRows:
         names = sorted(name for name in self.read if name in self.rows.columns)
         columns = [_as_text(self.rows.columns[name]) for name in names]
         rows = _joined(columns, "\x1f") if columns else [""] * len(self)
+        # A column that the template does not use may hold an unpaired surrogate.
         return [hashlib.blake2b(row.encode("utf-8", "surrogatepass"), digest_size=16).digest() for row in rows]
 
     def _cells(self, part: str, other: str) -> list[Sequence[str]]:

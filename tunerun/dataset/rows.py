@@ -14,7 +14,7 @@ from tunerun.examples import Conversation
 _PART_OF_TURN = ("text_input", "output")
 
 MOST_NAMES = 10
-"""Column names that one line lists; the rest are counted."""
+"""Column names that one line lists; the rest are counted. Ours."""
 
 
 class _Absent(Enum):
@@ -167,9 +167,9 @@ class RowBuilder:
         for name, cell in cells.items():
             if name in columns:
                 columns[name].append(cell)
-            else:
+            else:  # the rows before this one do not have the column
                 columns[name] = [*[ABSENT] * count, cell]
-        if len(cells) < len(columns):
+        if len(cells) < len(columns):  # rows usually have the same keys, and need no second pass
             for column in columns.values():
                 if len(column) == count:
                     column.append(ABSENT)
@@ -184,11 +184,15 @@ class RowBuilder:
         return Rows(self._file, self._lines, self._columns)
 
 
+def first_few(texts: Sequence[str], most: int) -> str:
+    """Return texts separated by commas: the first `most` of them, and the number of the others."""
+    more = len(texts) - most
+    return ", ".join(texts[:most]) + (f" and {more:,} more" if more > 0 else "")
+
+
 def listed(names: Iterable[str]) -> str:
     """Return column names, quoted and separated by commas, at most `MOST_NAMES` of them."""
-    quoted = [repr(name) for name in names]
-    more = len(quoted) - MOST_NAMES
-    return ", ".join(quoted[:MOST_NAMES]) + (f" and {more:,} more" if more > 0 else "")
+    return first_few([repr(name) for name in names], MOST_NAMES)
 
 
 def nearest(name: str, names: Collection[str]) -> str:

@@ -81,7 +81,8 @@ def yaml_line(template: Template) -> str:
 
 
 def _named(names: Sequence[str], common: Sequence[str]) -> str | None:
-    by_lower = {name.strip().lower(): name for name in reversed(names)}
+    by_lower = {name.strip().lower(): name for name in reversed(names)}  # of two, the first column
+    # A whole name before a word of one: `label` rather than `label_source`.
     exact = next((by_lower[each] for each in common if each in by_lower), None)
     words = {name: name.lower().replace("-", " ").replace("_", " ").split() for name in names}
     return exact or next((name for each in common for name in names if each in words[name]), None)

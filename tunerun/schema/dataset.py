@@ -38,6 +38,7 @@ class DatasetSection(Section):
         description="File of rows. A relative path is looked up in the working directory, then beside the YAML file "
         "that names it."
     )
+    # The keys of `dataset.formats.NAMES`, written out: editors complete them from the JSON Schema.
     format: Literal["auto", "json", "jsonl", "csv", "tsv", "semicolon", "pipe", "parquet", "arrow"] = Field(
         "auto", description="Format of the file; auto: detected from its extension, then from its content."
     )
