@@ -40,7 +40,11 @@ class Checklist:
     questions: tuple[ChecklistQuestion, ...]
 
 
+# Why no record can answer a question.
 _PAPER = "Concerns the text of the paper."
+_AIM = "Concerns the aim of the study."
+_ARGUMENT = "Requires an argument."
+_ORIGIN = "How rows were collected is not in a record."
 
 NEURIPS = Checklist(
     "NeurIPS Paper Checklist (2025)",
@@ -146,7 +150,7 @@ NEURIPS = Checklist(
         ChecklistQuestion(
             "14",
             "Crowdsourcing and research with human subjects",
-            left="How rows were collected is not in a record.",
+            left=_ORIGIN,
             text="For crowdsourcing experiments and research with human subjects, does the paper include the full text "
             "of instructions given to participants and screenshots, if applicable, as well as details about "
             "compensation (if any)?",
@@ -154,7 +158,7 @@ NEURIPS = Checklist(
         ChecklistQuestion(
             "15",
             "Institutional review board (IRB) approvals or equivalent for research with human subjects",
-            left="How rows were collected is not in a record.",
+            left=_ORIGIN,
             text="Does the paper describe potential risks incurred by study participants, whether such risks were "
             "disclosed to the subjects, and whether Institutional Review Board (IRB) approvals (or an equivalent "
             "approval/review based on the requirements of your country or institution) were obtained?",
@@ -171,9 +175,6 @@ NEURIPS = Checklist(
         ),
     ),
 )
-
-_AIM = "Concerns the aim of the study."
-_ORIGIN = "How rows were collected is not in a record."
 
 REFORMS = Checklist(
     "REFORMS (2024)",
@@ -221,7 +222,7 @@ REFORMS = Checklist(
         ChecklistQuestion(
             "3c",
             "Justification for why the dataset is useful for the modeling task at hand",
-            left="Requires an argument.",
+            left=_ARGUMENT,
         ),
         ChecklistQuestion(
             "3d",
@@ -240,7 +241,7 @@ REFORMS = Checklist(
             "3g",
             "Justification for why the distribution or set from which the dataset is drawn (3b.) is representative of "
             "the one about which the scientific claim is being made (1a.)",
-            left="Requires an argument.",
+            left=_ARGUMENT,
         ),
         ChecklistQuestion(
             "4a",
@@ -262,9 +263,7 @@ REFORMS = Checklist(
             "and loss function used",
             ("base_model", "hyperparameters", "preprocessing"),
         ),
-        ChecklistQuestion(
-            "5b", "Justification for the choice of model types implemented", left="Requires an argument."
-        ),
+        ChecklistQuestion("5b", "Justification for the choice of model types implemented", left=_ARGUMENT),
         ChecklistQuestion(
             "5c",
             "Method for evaluating the model(s) reported in the paper, including details of train-test splits or "
@@ -328,7 +327,7 @@ REFORMS = Checklist(
         ChecklistQuestion(
             "8b",
             "Contexts in which the authors do not expect the study's findings to hold",
-            left="Requires an argument.",
+            left=_ARGUMENT,
         ),
     ),
 )
