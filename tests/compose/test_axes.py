@@ -27,7 +27,7 @@ def points(*overrides: str) -> list[dict[str, Scalar]]:
     return [point.overrides for point in load([NEXT, *overrides]).points]
 
 
-def test_axes_multiply_and_the_last_turns_fastest() -> None:
+def test_axes_multiply_and_the_last_varies_fastest() -> None:
     """The grid of an experiment is the product of its axes, in order."""
     assert points()[:3] == [{RATE: 0.001, EPOCHS: 5}, {RATE: 0.001, EPOCHS: 10}, {RATE: 0.0005, EPOCHS: 5}]
     assert len(points()) == 4
@@ -212,19 +212,19 @@ def test_points_share_what_they_do_not_touch() -> None:
 
 
 def test_a_trial_has_no_checks_across_its_sections() -> None:
-    """What is validated section by section would miss them."""
+    """Sections are validated one by one, so a check across sections would never run."""
     decorators = TrialConfig.__pydantic_decorators__
     assert [*decorators.model_validators, *decorators.field_validators, *decorators.root_validators] == []
 
 
 def test_a_swept_key_that_is_set_inside_of_a_dictionary_is_refused() -> None:
-    """Else the axis would win in silence; the plain form pins it."""
+    """The axis would silently overwrite it; the plain form pins the axis."""
     with pytest.raises(ConfigError, match=r"hyperparameters.epoch_count is swept; pin it by a plain"):
         load(["experiment=next_number", "hyperparameters={epoch_count: 3}"])
 
 
 def test_a_wrong_item_of_a_list_on_the_command_line_is_located_there() -> None:
-    """And not at the line of the YAML that it replaces."""
+    """The error does not name the line of the YAML that the override replaces."""
     with pytest.raises(
         ConfigError, match=r"^command line: evaluation.metrics.0: no metric 'exact_mach'; did you mean 'exact_match'"
     ):
@@ -245,7 +245,7 @@ def test_a_wrong_item_of_a_list_on_the_command_line_is_located_there() -> None:
     ],
 )  # fmt: skip
 def test_an_exclusion_that_excludes_nothing_is_refused(entry: str, words: str) -> None:
-    """Every point it was meant for would be paid for; the error shows the values of the axis."""
+    """Its points would run and cost money; the error lists the values of the axis."""
     with pytest.raises(ConfigError, match=words):
         points(f"sweep.exclude=[{entry}]")
 
@@ -311,7 +311,7 @@ def test_ranges_are_counted_in_decimal(text: str, values: list[float]) -> None:
     ids=lambda text: text[:20],
 )
 def test_an_override_is_bounded(text: str, words: str) -> None:
-    """What would take the machine, or the parser's stack, is one line."""
+    """An override that would exhaust the memory or the parser's stack is one line of error."""
     with pytest.raises(ConfigError, match=words) as caught:
         points(f"seed={text}")
     assert len(caught.value.problems) == 1

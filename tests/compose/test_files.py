@@ -53,7 +53,7 @@ def write(path: str, text: str | bytes) -> None:
 def test_a_mistake_in_an_experiments_file_names_the_file_and_the_fix(
     content: str | bytes, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What Hydra would say of it names neither."""
+    """Hydra's own message names neither."""
     monkeypatch.setenv("SEED", "7")
     write("conf/experiment/g.yaml", content)
     with pytest.raises(ConfigError, match=words) as caught:
@@ -79,7 +79,7 @@ def test_a_mistake_in_an_experiments_file_names_the_file_and_the_fix(
     ],
     ids=lambda text: text[:12],
 )  # fmt: skip
-def test_a_yaml_cannot_take_the_machine(content: str, words: str) -> None:
+def test_a_yaml_cannot_exhaust_the_machine(content: str, words: str) -> None:
     """Aliases of aliases, deep nesting, huge ranges and interpolations of interpolations are one line each."""
     write("conf/experiment/g.yaml", f"{content if content.startswith(('a: &a', 'a: ')) else GLOBAL + content}")
     with pytest.raises(ConfigError, match=words) as caught:
@@ -100,7 +100,7 @@ def test_a_long_comment_does_not_hide_the_header() -> None:
 
 
 def test_a_file_that_ends_in_yml_is_named() -> None:
-    """Hydra does not see it."""
+    """Hydra reads files that end in .yaml alone."""
     write("conf/experiment/mine.yml", GLOBAL + "name: g\n")
     with pytest.raises(
         ConfigError, match=r"no choice 'mine'; .*; conf/experiment/mine.yml is not read: rename it to mine"
@@ -127,7 +127,7 @@ def test_hydras_documented_form_of_choosing_an_experiment_works(text: str) -> No
     ],
 )  # fmt: skip
 def test_a_group_that_is_not_chosen_says_how_to_choose(override: str, words: str) -> None:
-    """And `null` is not a choice."""
+    """`null` is not a choice, and one choice of experiment or debug is one sweep."""
     with pytest.raises(ConfigError, match=words):
         load([NEXT, override])
 
@@ -141,7 +141,7 @@ def test_a_group_that_is_not_chosen_says_how_to_choose(override: str, words: str
         ("~hyperparameters.epoch_count", "~hyperparameters.epoch_count: removed from the config, so the default holds: 5"),
     ],
 )  # fmt: skip
-def test_what_is_removed_says_what_holds_instead(override: str, note: str) -> None:
+def test_a_note_says_what_replaces_a_removed_key(override: str, note: str) -> None:
     """A deleted key or group has the schema's default, and a plan says so."""
     assert load([NEXT, "sweep.axes=null", override]).notes == (note,)
 
@@ -204,7 +204,7 @@ def test_a_users_own_primary_config_is_used() -> None:
     ],
 )  # fmt: skip
 def test_a_users_own_primary_config_must_have_room_for_experiments(defaults: str, words: str) -> None:
-    """Else an experiment would be refused with Hydra's words, or be undone in silence."""
+    """Without that, Hydra refuses an experiment in its own words, or the file silently undoes it."""
     groups = "- dataset: file\n- model: smollm2-135m\n- backend: local\n"
     write("conf/config.yaml", f"defaults:\n{groups}{defaults}\nname: mine\n")
     with pytest.raises(ConfigError, match=words):
@@ -246,8 +246,8 @@ def test_a_dictionary_for_a_group_does_not_move_relative_paths() -> None:
     ("override", "key"),
     [("name='x-${seed}'", "name"), ("paths.runs='runs/${seed}'", "paths"), ("budget.max_tokens=${seed}", "budget")],
 )
-def test_what_all_trials_have_alike_must_not_read_a_swept_key(override: str, key: str) -> None:
-    """A name with the seed in it would be one experiment with the names of many."""
+def test_a_key_that_all_trials_share_must_not_read_a_swept_key(override: str, key: str) -> None:
+    """A name with the seed in it would give one experiment several names."""
     with pytest.raises(ConfigError, match=rf"command line: {key}: reads a swept key \(seed\), and must be the same"):
         load([NEXT, "sweep.axes=null", "seed=1,2", override])
     assert load([NEXT, "sweep.axes=null", "seed=1", override]).seed == 1

@@ -14,13 +14,8 @@ from tunerun.compose import load
 from tunerun.errors import InputError
 from tunerun.planning import plan, tuned_model_id
 from tunerun.schema import Experiment, Sweep
-from tunerun.statistics import rows_needed
 
 EPOCHS, RATE = "hyperparameters.epoch_count", "hyperparameters.learning_rate"
-
-
-def key(folder: Path, *more: str) -> str:
-    return planned(folder, *more).trials[0].key
 
 
 def test_a_plan_counts_examples_tokens_and_steps(tmp_path: Path) -> None:
@@ -34,71 +29,6 @@ def test_planning_writes_nothing(tmp_path: Path) -> None:
     """A plan leaves no folder behind."""
     planned(tmp_path)
     assert not (tmp_path / "runs").exists()
-
-
-@pytest.mark.thorough
-@pytest.mark.parametrize(
-    "change",
-    [
-        "seed=1",
-        f"{EPOCHS}=4",
-        f"{RATE}=0.002",
-        "hyperparameters.batch_size=2",
-        "hyperparameters.adapter_rank=4",
-        "hyperparameters.adapter_alpha=8",
-        "hyperparameters.keep=best",
-        "hyperparameters.average_last=2",
-        "hyperparameters.max_grad_norm=1",
-        "hyperparameters.schedule=cosine",
-        "hyperparameters.warmup_fraction=0.1",
-        "hyperparameters.target_modules=[q_proj,v_proj]",
-        "template.output='{{ output }}.'",
-        "dataset.limit=20",
-    ],
-)
-def test_what_can_change_the_result_changes_the_key(tmp_path: Path, change: str) -> None:
-    """Hyperparameters, seed, template and examples are part of the key."""
-    assert key(tmp_path) != key(tmp_path, change)
-
-
-@pytest.mark.thorough
-@pytest.mark.parametrize(
-    "change",
-    [
-        "name=other",
-        "paths.runs=elsewhere",
-        "tracking=mlflow",
-        "evaluation=none",
-        f"{EPOCHS}=5,10",
-        "model.name=called-otherwise",
-        "dataset.format=jsonl",
-        "backend.packing=4",
-        "backend.precision=fp32",
-    ],
-)
-def test_what_cannot_change_the_result_leaves_the_key(tmp_path: Path, change: str) -> None:
-    """Names, paths, tracking, evaluation and the sweep around a trial are not part of its key."""
-    assert key(tmp_path) == key(tmp_path, change)
-
-
-def test_the_number_format_is_in_the_keys_of_trials_and_baselines(tmp_path: Path) -> None:
-    """A base model in bf16 gives other answers, with and without adapters; 4 bits are refused where they cannot be."""
-    whole, half = planned(tmp_path, "backend.device=cpu", "backend.precision=fp32,bf16").trials
-    assert (whole.ingredients["precision"], half.ingredients["precision"]) == ("float32", "bfloat16")
-    assert whole.key != half.key
-    assert not set(whole.baselines[:2]) & set(half.baselines[:2])
-    assert [trial.request().precision for trial in (whole, half)] == ["float32", "bfloat16"]
-    with pytest.raises(InputError, match=r"quantization: 4bit needs a CUDA device, and device is cpu"):
-        planned(tmp_path, "backend.device=cpu", "backend.quantization=4bit")
-
-
-def test_keys_are_those_of_earlier_versions(tmp_path: Path) -> None:
-    """A config without the hyperparameters that were added later has the key that it had before them, to the digit."""
-    hosted = ["backend=gemini", "backend.base_url=http://127.0.0.1:1"]
-    assert key(tmp_path) == "55aae0001726561c9cba033b6fcfe4b004ba0c8e84421b5d6e68a1fe94fddeba"
-    assert key(tmp_path, *hosted) == "55db6c2fc87262f149e3cbb5ff6acbdba886a43d07395321ba5375dafb484ac4"
-    baselines = planned(tmp_path).trials[0].baselines
-    assert baselines[0] == "73ddc53f2b90db8d8e87649ca5dde2de46715c9d961de18a8d0982ebf88f7af1"
 
 
 @pytest.mark.thorough
@@ -185,26 +115,6 @@ def test_every_trial_is_measured_on_the_same_rows(tmp_path: Path) -> None:
     assert [warning for warning in other.warnings if "different held-out rows" in warning]
 
 
-def test_a_key_depends_on_content_and_not_on_the_file(tmp_path: Path) -> None:
-    """The same rows in another file, of another format, give the same key."""
-    other = tmp_path / "rows.csv"
-    other.write_text("text_input,output\n" + "".join(f"{row['text_input']},{row['output']}\n" for row in ROWS))
-    assert key(tmp_path) == key(tmp_path, f"dataset.path={other}")
-
-
-def test_the_order_of_axes_does_not_change_keys(tmp_path: Path) -> None:
-    """The same points in another order have the same keys."""
-    one = planned(tmp_path, f"{EPOCHS}=1,2", f"{RATE}=0.1,0.2")
-    two = planned(tmp_path, f"{RATE}=0.1,0.2", f"{EPOCHS}=1,2")
-    assert {t.key for t in one.trials} == {t.key for t in two.trials}
-
-
-def test_a_multiplier_is_the_learning_rate_it_gives(tmp_path: Path) -> None:
-    """A multiplier of 2 is a learning rate of 0.002: the base value is 0.001."""
-    multiplied = key(tmp_path, f"{RATE}=null", "hyperparameters.learning_rate_multiplier=2")
-    assert multiplied == key(tmp_path, f"{RATE}=0.002")
-
-
 def test_trials_with_equal_keys_are_one_job(tmp_path: Path) -> None:
     """A second trial of the same key names the first."""
     trials = planned(tmp_path, "model.name=a,b").trials
@@ -241,14 +151,14 @@ def test_the_problems_of_all_trials_are_reported_at_once(tmp_path: Path) -> None
 def test_the_advice_of_the_gemini_guide_is_given_where_it_applies(
     tmp_path: Path, rows: list[dict[str, str]], change: str, warning: str
 ) -> None:
-    """Small sets, large learning rates and nothing held out are warned of."""
+    """A plan warns of small sets, large learning rates and of nothing being held out."""
     options = overrides(tmp_path, change)
     write_rows(tmp_path / "rows.jsonl", rows)
     assert any(warning in text for text in plan(load(options)).warnings)
 
 
 def test_an_example_in_both_sets_is_named(tmp_path: Path) -> None:
-    """A held-out example that is also in the training file is warned of, with file and line."""
+    """A held-out example that is also in the training file is reported with file and line."""
     options = overrides(tmp_path)
     write_rows(tmp_path / "held_out.jsonl", [*HELD_OUT, ROWS[3]])
     assert any("held_out.jsonl:11" in text and "rows.jsonl:4" in text for text in plan(load(options)).warnings)
@@ -287,7 +197,7 @@ def test_passwords_are_left_out_of_what_is_frozen(tmp_path: Path) -> None:
 
 
 def test_the_plan_says_what_the_environment_chooses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where MLFLOW_... variables decide, the plan says so, and freezes the MLflow experiment; without MLflow it does not."""
+    """If MLFLOW_... variables decide, the plan says so and freezes the MLflow experiment; without tracking it does not."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:planted@localhost:9")
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "shared")
     made = planned(tmp_path, "tracking=mlflow")
@@ -320,60 +230,3 @@ def test_light_commands_load_nothing_heavy(command: list[str]) -> None:
     )
     finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stderr
-
-
-@pytest.mark.parametrize(
-    ("more", "points"),
-    [((), 1), (("seed=0,1,2",), 1), (("hyperparameters.epoch_count=1,2,3,4", "seed=0,1"), 4)],
-)
-def test_a_plan_says_what_its_held_out_examples_can_show(tmp_path: Path, more: tuple[str, ...], points: int) -> None:
-    """Trials that differ in their seed alone are one point; ten rows show nothing, and the sentence says so."""
-    shown = planned(tmp_path, *more).visibility
-    assert shown is not None
-    assert (shown.rows, shown.points, shown.baselines, shown.smallest) == (10, points, 3, None)
-    assert str(shown).startswith("10 held-out examples show no difference ")
-    assert f" to {rows_needed(0.05, 0.225, comparisons=3 * points):,}." in str(shown)
-
-
-def test_more_rows_show_smaller_differences(tmp_path: Path) -> None:
-    """By Connor's formula, for unrelated errors and for half related ones."""
-    shown = planned(tmp_path, *_many_rows(tmp_path, 100)).visibility
-    assert str(shown) == (
-        "100 held-out examples show differences of about 26 percentage points or more, or 22 percentage points or more "
-        "if the models err on related examples, in the 12 comparisons of points with baselines (power 80 %). "
-        "To show 5 percentage points, hold out about 1,509 to 2,746."
-    )
-
-
-def test_rows_that_belong_together_show_less(tmp_path: Path) -> None:
-    """100 rows of 20 customers are 20 facts; the sentence names both numbers, the document the clusters."""
-    together = planned(tmp_path, *_many_rows(tmp_path, 100), "dataset.cluster_by=customer")
-    alone = planned(tmp_path, *_many_rows(tmp_path, 20))
-    assert together.visibility is not None
-    assert alone.visibility is not None
-    assert together.visibility.smallest == alone.visibility.smallest
-    assert str(together.visibility).startswith("100 held-out examples (20 clusters of examples that belong together)")
-    (labels,) = together.document["clusters"].values()
-    assert labels == [n // 5 for n in range(100)]
-    assert alone.document["clusters"] == {}
-
-
-@pytest.mark.parametrize(("worth", "says"), [(0.0, False), (0.05, False), (0.01, True)])
-def test_equality_that_is_out_of_reach(tmp_path: Path, worth: float, says: bool) -> None:
-    """Where a worth is set, a plan says how many rows can call two models equal, if there are fewer."""
-    shown = planned(tmp_path, *_many_rows(tmp_path, 100), f"evaluation.worth={worth}").visibility
-    assert ("They can call nothing equal within 1 percentage point: that takes 268 at least." in str(shown)) is says
-
-
-def _many_rows(folder: Path, count: int) -> list[str]:
-    rows = [{"text_input": f"row {n}", "output": str(n), "customer": f"c{n // 5}"} for n in range(count)]
-    file = write_rows(folder / f"many-{count}.jsonl", rows)
-    return [f"dataset.validation.path={file}", "hyperparameters.epoch_count=1,2,3,4"]
-
-
-@pytest.mark.parametrize("without", ["dataset.validation.path=null", "evaluation=none"])
-def test_a_plan_without_measurements_has_no_note_on_differences(tmp_path: Path, without: str) -> None:
-    """No rows are held out, or no metric needs answers."""
-    made = planned(tmp_path, without)
-    assert made.visibility is None
-    assert made.to_json()["smallest_visible"] is None

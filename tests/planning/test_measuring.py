@@ -40,7 +40,7 @@ def test_the_users_file_is_named_hashed_and_not_run(tmp_path: Path) -> None:
 
 @pytest.mark.process
 def test_a_users_file_that_is_missing_is_refused(tmp_path: Path) -> None:
-    """A plan names the file that it did not find."""
+    """The error names the file."""
     with pytest.raises(InputError, match=r"evaluation\.metrics\.mine: .*gone\.py: No such file"):
         planned(tmp_path, "evaluation.metrics=[{name: mine, python: 'gone.py:score'}]")
 
@@ -80,7 +80,7 @@ def test_choices_are_the_outputs_of_the_training_examples(tmp_path: Path) -> Non
         ),
     ],
 )
-def test_choices_that_are_none_are_refused(
+def test_outputs_that_cannot_be_labels_are_refused(
     tmp_path: Path, more: list[str], rows: list[dict[str, str]], message: str
 ) -> None:
     """One output leaves no choice, and hundreds are not labels."""
@@ -109,13 +109,13 @@ def test_a_backend_without_likelihoods_is_refused(tmp_path: Path, more: str, mes
 
 @pytest.mark.thorough
 @pytest.mark.parametrize(
-    ("metrics", "ways"),
+    ("metrics", "methods"),
     [("[exact_match]", 1), ("[answer_loss]", 1), ("[answer_loss,exact_match]", 2), ("[]", 0)],
 )
-def test_models_give_the_answers_that_metrics_need(tmp_path: Path, metrics: str, ways: int) -> None:
+def test_models_give_the_answers_that_metrics_need(tmp_path: Path, metrics: str, methods: int) -> None:
     """Losses, texts, both or nothing."""
     (trial,) = planned(tmp_path, f"evaluation.metrics={metrics}").trials
-    assert len(trial.methods) == ways
+    assert len(trial.methods) == methods
     assert (LOSSES in trial.methods) == ("answer_loss" in metrics)
     assert (trial.answer_method in trial.methods) == ("exact_match" in metrics)
 

@@ -1,4 +1,4 @@
-"""What a plan says of this machine's memory, and what it refuses."""
+"""The memory that a plan estimates for this machine, and what it refuses."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_a_plan_says_what_one_trial_needs_and_how_many_share_a_pass(tmp_path: Pa
 
 
 def test_a_trial_that_cannot_fit_is_refused(tmp_path: Path) -> None:
-    """By `run` before the first job, and in the plan's JSON; here by the adapter, for the model is small."""
+    """By `run` before the first job, and in the plan's JSON; the model is small, so a huge adapter exceeds the memory."""
     made = planned(tmp_path, "hyperparameters.adapter_rank=1000000")
     assert made.to_json()["refused"][0].startswith("memory: one trial of smollm2-135m needs about ")
     with pytest.raises(LimitError, match=r"and this machine has .* GiB \(\w+\): it cannot fit; choose a smaller base"):
@@ -56,8 +56,8 @@ def test_a_refusal_says_what_fits(name: str, gib: float, advice: str) -> None:
     assert (memory_of(name, gib).refusal() or "").endswith(f": it cannot fit; {advice}")
 
 
-def test_what_is_close_is_warned_of() -> None:
-    """Between what is certain and what the allocator may take; there is no warning where there is room, or where nothing is known."""
+def test_a_trial_that_may_not_fit_is_warned_of() -> None:
+    """Between what is certain and what the allocator may take; with enough memory, or if it is not known, there is no warning."""
     close = memory_of("smollm2-135m", 2.4, device="cpu")
     assert close.refusal() is None
     assert "it may not fit; if it does not, set backend.micro_batch=1" in (close.warning() or "")
