@@ -114,6 +114,7 @@ class TuningHyperparameters:
         default = TuningHyperparameters()
         values = {name: getattr(self, name) for name in LATER_HYPERPARAMETERS}
         chosen = {name: value for name, value in values.items() if value != getattr(default, name)}
+        # Sorted, because the same layers in another order are the same trial.
         return {name: sorted(value) if isinstance(value, tuple) else value for name, value in chosen.items()}
 
     @property
@@ -245,6 +246,7 @@ def in_common(request: TuningRequest) -> TuningRequest:
     many. The number of epochs stays if the learning rate depends on it.
     """
     settings = replace(request.hyperparameters, keep="last", average_last=1)
+    # With a schedule the first steps of a longer run have other learning rates than those of a shorter one.
     if settings.has_constant_rate:
         settings = replace(settings, epoch_count=0)
     return replace(request, key="", tuned_model_id="", keeps_epochs=False, hyperparameters=settings)
@@ -281,7 +283,7 @@ class TunedModel:
     def folder(self) -> Path | None:
         """The adapter's folder; None: a service has it."""
         place = Path(self.location)
-        return place if place.is_absolute() else None
+        return place if place.is_absolute() else None  # no service's name is an absolute path
 
 
 _WITH_DIGITS = re.compile(r"[\w.-]*[0-9][\w.-]*")

@@ -101,6 +101,7 @@ class ApiKey:
                 f"the environment variable {self.variable} is not set; set it to an API key, or change "
                 "backend.api_key_env"
             )
+        # Checked here: the error of httpx or h11 for such a header would contain the key.
         if not key.isascii() or not key.isprintable():
             raise AccessError(
                 f"the environment variable {self.variable} does not contain a valid API key; set it again"
@@ -183,7 +184,7 @@ class JsonService:
                 self._opened = httpx.Client(
                     base_url=self.base_url,
                     timeout=httpx.Timeout(self._read_timeout_s, connect=self._connect_timeout_s),
-                    follow_redirects=False,
+                    follow_redirects=False,  # the key must not go to another host
                     trust_env=False,
                     transport=self._transport,
                 )
@@ -324,7 +325,7 @@ def _read(response: httpx.Response) -> bytes:
 def _object(content: bytes) -> Json:
     try:
         document = json.loads(content)
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # RecursionError: nested too deeply
         raise _NoAnswerError("the answer is not JSON; is base_url the service's address?") from error
     if not isinstance(document, dict):
         raise _NoAnswerError("the answer is not a JSON object; is base_url the service's address?")
@@ -398,7 +399,7 @@ def error_object(content: bytes) -> Json:
 def retry_after_s(headers: Mapping[str, str]) -> float | None:
     """Return the wait of the header Retry-After in seconds; None: it is absent or malformed."""
     value = headers.get("retry-after", "")
-    if value.isdecimal():
+    if value.isdecimal():  # seconds, else a date (RFC 9110, 10.2.3)
         return float(value)
     try:
         return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())

@@ -116,10 +116,6 @@ def _raise(_question: Question, error: BackendError | InputError) -> None:
 class AnswerCollector:
     """Obtains the answers that the ledger lacks and records them; after a kill, a later run obtains the rest.
 
-    A service gets at most `max_in_flight` inputs in a call, and their answers are recorded before the next call,
-    because they may have been paid for. A backend that answers several models together gets the inputs of many
-    questions in one call; any other local backend answers a whole question in one call.
-
     Attributes:
         ledger: open for writing; used only by the thread that calls `ask`.
         backend: answers the questions.
@@ -159,12 +155,14 @@ class AnswerCollector:
 
     def _calls(self, questions: Sequence[Question]) -> Iterator[list[QuestionPart]]:
         """Yield the parts of each call."""
-        known = self.backend.capabilities()
+        limits = self.backend.capabilities()
         together: list[QuestionPart] = []
         for question in questions:
             is_shared = question.generates and isinstance(self.backend, AnswersTogether)
             rows = len(question.held_out.examples)
-            at_once = MOST_TOGETHER if is_shared else known.max_in_flight if known.survives_runner else max(1, rows)
+            # What a kill loses is the call under way. A service's answers may have been paid for, so a call has only
+            # what it answers in parallel; any other backend on this machine answers a whole question at once.
+            at_once = MOST_TOGETHER if is_shared else limits.max_in_flight if limits.survives_runner else max(1, rows)
             start = len(self.ledger.answers_so_far(*question.key))
             stop = rows if self.turn_rows is None else min(start + self.turn_rows, rows)
             for first in range(start, max(stop, start + 1), at_once):  # at least one part, also of an empty set
@@ -201,7 +199,7 @@ class AnswerCollector:
                 generated.append((part, asks))
         try:
             texts = self._call_in_thread(partial(backend.generate_together, [asks for _, asks in generated]))
-        except (AccessError, UnavailableError) as error:
+        except (AccessError, UnavailableError) as error:  # of the backend, so the same for every part
             for part, _ in generated:
                 self._fail(part, error)
         except (BackendError, InputError):  # one part may have crashed the engine: ask each part separately

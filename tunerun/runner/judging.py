@@ -66,7 +66,7 @@ def judge_answers(
                     _Judging(ledger, sweep, metric, max_usd, recorded or {}, progress or Progress()).run()
                 except (BackendError, InputError, LimitError) as error:
                     problems.append(f"{metric.name}: {metric.model} at {metric.base_url}: {error}")
-                    break
+                    break  # the other sweeps would meet the same judge; the other metrics have another one
     return problems
 
 
@@ -159,6 +159,7 @@ class _Judging:
         is_asked = not _repeats_a_record(self.sweep)
         todo = [s for s in subjects_of(self.ledger, self.sweep) if not is_rated(self.ledger, self.metric, s)]
         todo = [s for s in todo if self._texts(s.key, s) is not None]
+        # What a config took from the environment is not stored, only the expression that named it.
         if self.metric.base_url.startswith("${"):
             raise InputError("its address comes from the environment; name the experiment to call it")
         with JudgeClient(self.metric) as client:
@@ -184,6 +185,7 @@ class _Judging:
         rows = list(judged_rows(self.metric, examples, texts, base))
         known = self._known([judged for row in rows for judged in row], client, subject.name)
         ratings = [rating_of(row, known) for row in rows]
+        # Part of the ratings would look like a finished subject; each single one is in the ledger already.
         if all(rating is not None for rating in ratings):
             rated = rated_by(self.metric.identity, subject.asked)
             texts_ = [rating.to_text() for rating in ratings if rating is not None]
@@ -223,6 +225,7 @@ class _Judging:
         try:
             while True:
                 for each in islice(waiting, self.metric.max_in_flight - len(under_way)):
+                    # Calls under way count at their highest price until they answer, so the budget is never exceeded.
                     self._check_budget([*under_way.values(), each])
                     under_way[pool.submit(client.rate, each)] = each
                 if not under_way:

@@ -145,6 +145,7 @@ class NodeEngine:
             number: of the command, from 1.
             line: the command, from `messages.command_line`.
         """
+        # Ray runs the calls of an actor in several threads, so they may overtake each other.
         with self._ordering:
             if self._engine is None or number <= self.commands:
                 return

@@ -39,6 +39,7 @@ class OAuth:
         try:
             if self._credentials is None:
                 self._credentials, _ = google.auth.default(scopes=[self._scope])
+            # google-auth has no transport for httpx (read 2026-11-22), hence its own for requests.
             if not self._credentials.valid:
                 self._credentials.refresh(google.auth.transport.requests.Request())
         except google.auth.exceptions.GoogleAuthError as error:

@@ -53,7 +53,7 @@ class Backlog:
             session: the engine; None: it has not started.
         """
         if session is not None and session.call is not None:
-            return None
+            return None  # an engine executes one call at a time
         model = None if session is None else session.model
         return next((each for each in self.calls if model in (None, each.model)), None)
 
@@ -62,6 +62,7 @@ class Backlog:
         model = None if session is None else session.model
         if model is None:
             return [job for job in self.jobs if job.request.model == self.jobs[0].request.model]
+        # Both end the pack's growth: a call or a job of another base model waits for the pack to end.
         is_apart = any(each.model != model for each in self.calls)
         return [] if is_apart or any(job.request.model != model for job in self.jobs) else [*self.jobs]
 
@@ -78,6 +79,7 @@ class Backlog:
         batch = [first, *joining[: MAX_TOGETHER - 1]]
         for each in batch[1:]:
             self.calls.remove(each)
+        # A caller may have cancelled it since it was queued; from here on it is running and cannot be cancelled.
         wanted = [each for each in batch if each.is_wanted]
         return PromptBatch(wanted, self.put_back) if wanted else None
 

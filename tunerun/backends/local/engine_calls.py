@@ -168,6 +168,7 @@ class PromptBatch:
                 each.answer.set_exception(error)
 
     def _fail(self, error: errors.TunerunError) -> None:
+        # A part that was delivered cannot be taken back, and a prompt that was alone is the cause.
         waiting = [each for each in self.prompts if not each.answer.done()]
         again = [each for each in waiting if len(self.prompts) > 1 and not each.is_begun]
         for each in waiting:

@@ -111,6 +111,8 @@ class EnginePool:
 
     def _open(self, number: int) -> Worker:
         """Start an engine; fail if the running ones leave no room for it, so that they get its work."""
+        # A cluster that lost a node may not have room for all engines again. Waiting there for a place would hold up
+        # work that the running engines can do.
         others = sum(self._runs(other) for other in self._workers if other != number)
         if others and self._room() <= others:
             return DeadWorker(_NO_ROOM)

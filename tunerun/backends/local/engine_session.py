@@ -125,6 +125,7 @@ class EngineSession:
             is_last_try: whether to fail the jobs of a lost engine instead of retrying them.
         """
         found = Aftermath()
+        # An engine that never reported may have died of its first call; repeated, that would kill each next engine too.
         if self.call is not None and not self._is_call_taken and self.worker.has_reported:
             found.call, self.call = self.call, None
         begun = [job for job in self.jobs.values() if job.id in self._runs]
@@ -138,11 +139,13 @@ class EngineSession:
         elif runs > 1 and not is_lost:
             found.jobs, found.most = [*self.jobs.values()], runs // 2
         else:
+            # One run, or an engine that ended before it began any: it could not load the base model.
             to_blame = begun or ([] if self.worker.has_reported else [*self.jobs.values()])
             for job in to_blame:
                 if job.id not in stopped:
                     job.settle(failure)
             found.jobs = [job for job in self.jobs.values() if job not in to_blame]
+        # The engine cannot confirm the stop any more, so they end here.
         for job in self.jobs.values():
             if job.id in stopped:
                 job.cancelled()

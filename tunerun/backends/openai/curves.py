@@ -59,6 +59,8 @@ class Curve:
 
     def add(self, points: Iterable[CurvePoint]) -> None:
         """Merge further points into the curve."""
+        # The first loss of a step is kept, because each source repeats old points: events on every read, and
+        # checkpoints and the result file all of them.
         for point in points:
             if point.loss is not None:
                 self._losses.setdefault(point.step, (point.loss, point.time))
@@ -76,7 +78,9 @@ class Curve:
             epochs: number of epochs of the job.
             total: number of steps of the job.
         """
-        return min(epochs, -(-step * epochs // total))
+        return min(
+            epochs, -(-step * epochs // total)
+        )  # rounded up: the steps of a job are spread evenly over its epochs
 
     def total(self, planned: int | None, *, is_whole: bool) -> int | None:
         """Return the number of steps of the job: from its events, else the last step of a whole curve, else as planned.
@@ -118,6 +122,7 @@ class Curve:
 
 def of_events(events: Iterable[Json]) -> Iterator[CurvePoint]:
     """Yield the points of events, oldest first."""
+    # Sorted here, because the order of the list is not documented and differs by host.
     ordered = sorted(events, key=lambda event: _number(event.get("created_at")) or 0.0)
     for event in ordered:
         values = event.get("data")
@@ -143,6 +148,7 @@ def of_checkpoints(checkpoints: Iterable[Json]) -> Iterator[CurvePoint]:
 
 def of_file(content: bytes) -> Iterator[CurvePoint]:
     """Yield the rows of a result file: CSV, plain or base64, with the column names of any known service."""
+    # OpenAI sends the file in base64 (user reports) and Azure as plain CSV (its reference), read 2026-11-22.
     text = content.decode("utf-8-sig", errors="replace")
     if not text.lstrip().startswith(("step,", '"step"')):
         with contextlib.suppress(binascii.Error):  # a CSV whose first column is not the step

@@ -63,7 +63,7 @@ AZURE = Host(
     max_bytes=512 * 2**20,
     key_header="api-key",
     key_scheme="",
-    has_mark=True,
+    has_mark=True,  # its reference requires UTF-8 with a byte order mark
     deploys=True,
     warnings=(_DEPLOYMENTS,),
 )
@@ -72,7 +72,7 @@ NEBIUS = Host(
     domains=(".nebius.com",),
     source="the fine-tuning skill for Nebius Token Factory (arindam200/nebius-skills), read 2026-11-22",
     max_bytes=5 * 2**30,
-    rate_is_absolute=True,
+    rate_is_absolute=True,  # the skill sets learning_rate_multiplier to 2e-5
 )
 
 OTHER = Host()

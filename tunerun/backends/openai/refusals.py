@@ -19,6 +19,8 @@ _ADVICE: Mapping[int, str] = {
     "backend.project to one that may",
 }
 _QUOTA_USED_UP = "the quota is used up: the account's owner has to raise it or add credit; or wait until it renews"
+# OpenAI says `Unrecognized request argument` or `Unsupported parameter`, servers with pydantic `Extra inputs are not
+# permitted`. Neither has a code that all use.
 _UNKNOWN = re.compile(
     r"unknown|unrecogni[sz]ed|unexpected|unsupported|not supported|not permitted|extra|additional", re.I
 )
