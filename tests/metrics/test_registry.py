@@ -64,15 +64,16 @@ def problems(evaluation: dict[str, Any]) -> list[str]:
 def test_every_metric_says_what_it_is() -> None:
     """Each metric has its own name, a sentence, a unit and a direction."""
     assert names()[0] == "exact_match"
-    assert summaries()["numeric"].startswith("Whether the last number of the answer")
     judge = {"base_url": "http://127.0.0.1:8000/v1", "model": "m", "rubric": "Is it right?"}
     required = {"regex": {"pattern": "a"}, "judge": judge, "judge_preference": judge}
+    sentences = summaries()
     for name in names():
         options = required.get(name, {})
         (metric,) = resolve({"metrics": [{"name": name, **options}]})
         assert metric.name == name
-        assert len(summaries()[name]) > 20
+        assert len(sentences[name]) > 20
         assert metric.higher_is_better == (metric.unit is not Unit.NATS)
+    assert sentences["numeric"].startswith("Whether the last number of the answer")
 
 
 def test_options_are_given_by_a_mapping() -> None:

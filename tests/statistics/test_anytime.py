@@ -44,12 +44,12 @@ def test_a_clean_sweep_of_seven_decides_one_pair() -> None:
 
 def decisions(scores: FloatArray, alpha: float) -> dict[int, int]:
     """Return for each model after how many rows it was decided to be worse than some other, from [models, rows]."""
-    found: dict[int, int] = {}
+    first_rows: dict[int, int] = {}
     for one, other in permutations(range(len(scores)), 2):
         decided = decided_worse(scores[one] - scores[other], comparisons=pairs(len(scores)), alpha=alpha)
         if decided is not None:
-            found[one] = min(found.get(one, decided.units), decided.units)
-    return found
+            first_rows[one] = min(first_rows.get(one, decided.units), decided.units)
+    return first_rows
 
 
 @pytest.mark.thorough

@@ -39,5 +39,5 @@ def is_cheaper(one: Priced, other: Priced) -> bool:
 
 
 def cheapest(points: Sequence[Point]) -> list[Point]:
-    """Return the points than which no other is cheaper, in their order; at least one."""
+    """Return the points for which there is no cheaper one, in their order; at least one."""
     return [one for one in points if not any(is_cheaper(other, one) for other in points)]

@@ -49,7 +49,7 @@ def notes(
     rows: int,
     unjudged: Collection[str],
 ) -> Iterator[str]:
-    """One sentence for each thing that a reader of a judge's scores should know.
+    """Yield one sentence for each fact that a reader of a judge's scores needs.
 
     Args:
         frozen: what the sweep's document says about this judge; empty: it was not frozen with the sweep.

@@ -170,7 +170,7 @@ class SweepKnowledge:
 
 
 def rows_of(record: TrialRecord, held_out: str) -> HeldOutRows | None:
-    """Return the held-out rows of a trial, as it is asked them; None: it has no such held-out set."""
+    """Return the held-out rows of a trial and how it is asked; None: it has no such held-out set."""
     digest = record.held_out.get(held_out)
     return None if digest is None else HeldOutRows(digest, record.asked)
 

@@ -21,7 +21,7 @@ def label(overrides: Mapping[str, Scalar]) -> str:
     phrases = []
     for key, value in overrides.items():
         noun = _COUNTS.get(key)
-        # `dataset.limit: null` means all rows, which "limit null" would not tell a reader.
+        # `dataset.limit: null` means all rows, which "limit null" does not say.
         if noun is not None and value is None:
             phrases.append(f"all {noun}s")
         elif noun is not None and isinstance(value, int) and not isinstance(value, bool):

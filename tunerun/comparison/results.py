@@ -86,7 +86,7 @@ class Difference:
     """A point against a baseline by the measure that decides.
 
     Attributes:
-        value: point minus baseline; of a measure of which less is better, still point minus baseline.
+        value: point minus baseline, also where less is better.
         low, high: the interval at the family's critical value.
         p: two-sided, corrected for the family. holm_p: with Holm's correction, which a reader can check by hand.
         wins, losses: rows that only the point or only the baseline has right; None where scores are not 0 or 1.
@@ -249,7 +249,7 @@ class Verdict:
         sweeps: what was compared, the sweep itself first.
         held_out: which of the held-out sets: `validation` or `test`.
         measures: the columns, the one that decides first.
-        sentence: the verdict in words; notes: what a reader should know beside it, one sentence each.
+        sentence: the verdict in words. notes: what a reader needs to know to judge it, one sentence each.
     """
 
     # `trials` is indexed by place: with several sweeps their own numbers repeat.

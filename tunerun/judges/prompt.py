@@ -1,7 +1,7 @@
 """The prompt of a judge, and parsing of its reply.
 
-What is judged is data: it is put between marks that its own text cannot hold, because they are made of its digest, and
-the prompt says not to follow it. The score is read from one JSON object; a reply that holds several different scores,
+What is judged is data: it is put between marks that its own text cannot contain, because they are made of its digest,
+and the prompt says not to follow it. The score is read from one JSON object; a reply with several different scores,
 such as one that repeats what an answer asked for, is not readable.
 """
 

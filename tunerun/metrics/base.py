@@ -45,7 +45,7 @@ class Metric(Protocol):
     """How answers are scored against the expected ones.
 
     A metric turns each row into numbers that can be averaged over rows, and those means into its value. A row-wise
-    metric has one number, its score, and its value is the mean of it. A corpus metric has the counts that it is made of
+    metric has one number, its score, and its value is the mean score. A corpus metric has the counts that it consists of
     (n-gram matches, the cells of a confusion matrix): because they add up, its value can be computed again for any
     resample of the rows without looking at a text again.
     """

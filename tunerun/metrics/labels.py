@@ -15,7 +15,7 @@ _STOPS = ".,;:!?"
 def label(text: str) -> str:
     """Return the label of a text: case, white space, surrounding quotes and a final full stop are ignored.
 
-    `Positive.`, `"positive"` and `positive` are one label; a label of nothing but such characters is left as it is.
+    `Positive.`, `"positive"` and `positive` are one label; a label of only such characters is unchanged.
     """
     # Models that were not tuned often answer `Positive.` or `"positive"`; counting these as wrong would measure form.
     folded = " ".join(text.casefold().split())

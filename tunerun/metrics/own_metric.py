@@ -166,7 +166,7 @@ class OwnMetric:
         largest = RANGES.get(self.unit, math.inf)
         if math.isfinite(number) and (self.unit is Unit.NUMBER or 0 <= number <= largest):
             return number
-        # The type and not the text of any other value: it may be pages long, or hold what a log should not.
+        # The type and not the text of any other value, which may be pages long or contain private data.
         result = f"{number:g}" if isinstance(value, numbers.Real) else f"a {type(value).__name__}"
         allowed = "a finite number, true or false"
         if math.isfinite(number):

@@ -13,8 +13,8 @@ from tunerun.metrics.base import RowMetric
 class Regex(RowMetric):
     """Whether the answer has what a regular expression asks for; Python's `re`, the first place where it matches.
 
-    A pattern with a group picks a part of the answer, and that part has to be the expected text, apart from white space
-    at the ends; the expected text is read by the same pattern where it matches there. A pattern without a group only
+    A pattern with a group selects a part of the answer, which has to equal the expected text, apart from white space at
+    the ends; the expected text is read by the same pattern where it matches there. A pattern without a group only
     asks for a form: the expected text is ignored.
     """
 

@@ -19,7 +19,7 @@ MAX_PACKED_BYTES = 3_000_000
 """Of the packed answers, in characters of base64: with the library and the tables the page stays under 5 MB."""
 
 MAX_TEXT_CHARACTERS = 2_000
-"""Of one text; what is longer is cut, and says so."""
+"""Of one text; a longer one is cut, and the cut text says so."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class PackedAnswers:
 
     Attributes:
         document: JSON values; see `document_of`.
-        omitted: what did not fit, in one sentence; empty: everything is there.
+        omitted: what did not fit, in one sentence; empty: nothing was omitted.
     """
 
     document: Mapping[str, Any]

@@ -1,4 +1,4 @@
-"""A report as plain values, made of a verdict and its sources: pure, and the same for the same input."""
+"""A report as plain values, made from a verdict and its sources: pure, and the same for the same input."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ OUTCOMES = {
 
 @dataclass(frozen=True)
 class WordTable:
-    """A table of words: a heading for each column, and rows of as many cells, the first of which heads its row."""
+    """A table of words: a heading for each column, and rows of as many cells; the first cell is the row's heading."""
 
     caption: str
     head: tuple[str, ...]

@@ -19,7 +19,7 @@ LOG_RATIO = 20
 """Ratio of the largest to the smallest value from which an axis is logarithmic, as for learning rates."""
 
 _ALL_EXAMPLES = "dataset.limit"
-"""The key of which null means every training example there is."""
+"""The key whose null means all training examples."""
 
 
 class MarkKind(StrEnum):
@@ -216,7 +216,7 @@ def _mark(name: str, kind: MarkKind, estimate: Estimate, measure: Measure, verdi
 
 
 def _estimate_words(estimate: Estimate, measure: Measure, rows: int) -> str:
-    """A value with its interval and its spread over the seeds, as far as they are known, and of which rows it is."""
+    """A value with its interval and its spread over the seeds, where it has them, and its rows if they are not all."""
     if estimate.rows is not None:
         whole = _estimate_words(replace(estimate, rows=None), measure, estimate.rows)
         return f"{whole}; of {numbers.counted(estimate.rows, 'row')} alone"
@@ -337,7 +337,7 @@ def curve_lines(verdict: Verdict, sources: ReportSources) -> tuple[CurveLine, ..
 
 
 def _unit_name(unit: Unit) -> str:
-    """A unit as it is written at an axis; of a share the percent sign."""
+    """A unit as an axis shows it: of a share the percent sign, of a plain number nothing."""
     return "%" if unit is Unit.SHARE else "" if unit is Unit.NUMBER else unit.value
 
 
@@ -350,7 +350,7 @@ def _merit(value: float, measure: Measure) -> float:
 
 
 def _drawn(value: float, unit: Unit) -> float:
-    """A value as it is drawn: a share as a percentage; an end of an interval that is infinite, as far as anything."""
+    """A value in the unit of its plot: a share as a percentage; an infinite end of an interval as 1e9."""
     # JSON has no infinity; `report.js` reads anything beyond 1e8 as one.
     if not math.isfinite(value):
         return math.copysign(1e9, value)

@@ -1,4 +1,4 @@
-"""The sources of a report, read from the ledger that its verdict was made of."""
+"""The sources of a report, read from the ledger of its verdict."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ MOST_LABELS = 20
 """Of a confusion matrix that still fits beside another one."""
 
 _LOCAL = ("paths", "tracking")
-"""Sections of a config that say where things are on the machine that ran it."""
+"""Sections of a config about the machine that ran it."""
 
 _WITH_PATHS = ("dataset", "model")
-"""Sections that name files among other things."""
+"""Sections that may name files by absolute paths."""
 
 
 def read_sources(ledger: Ledger, verdict: Verdict) -> ReportSources:
