@@ -159,7 +159,7 @@ class JudgeClient:
             named = [name for name in _OPTIONAL if name in words and name not in left_out]
             if "json_schema" in words and "response_format" not in left_out:
                 named = ["response_format"]
-            # A refusal that names no field is taken to be about the schema, once: servers without schemas word it in many ways.
+            # A refusal that names no field is taken to be about the schema, once: its wording differs between servers.
             is_first = not self._has_answered and "response_format" not in left_out
             field = named[0] if named else "response_format" if is_first else None
             if field is not None:

@@ -45,9 +45,9 @@ class Metric(Protocol):
     """How answers are scored against the expected ones.
 
     A metric turns each row into numbers that can be averaged over rows, and those means into its value. A row-wise
-    metric has one number, its score, and its value is the mean score. A corpus metric has the counts that it consists of
-    (n-gram matches, the cells of a confusion matrix): because they add up, its value can be computed again for any
-    resample of the rows without looking at a text again.
+    metric has one number, its score, and its value is the mean score. A corpus metric has counts (n-gram matches, the
+    cells of a confusion matrix): because they add up, its value can be computed again for any resample of the rows
+    without reading a text again.
     """
 
     @property

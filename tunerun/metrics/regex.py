@@ -11,7 +11,7 @@ from tunerun.metrics.base import RowMetric
 
 
 class Regex(RowMetric):
-    """Whether the answer has what a regular expression asks for; Python's `re`, the first place where it matches.
+    """Whether the answer matches a regular expression (Python's `re`), at the first place where it does.
 
     A pattern with a group selects a part of the answer, which has to equal the expected text, apart from white space at
     the ends; the expected text is read by the same pattern where it matches there. A pattern without a group only
