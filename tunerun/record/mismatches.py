@@ -35,26 +35,26 @@ _INGREDIENTS = {
 """Ingredients of a key in words for messages; hyperparameters are named by their config keys."""
 
 
-def mismatches(record: OpenRecord, trials: Sequence[TrialRecord], made: Plan) -> Iterator[str]:
+def mismatches(record: OpenRecord, trials: Sequence[TrialRecord], new_plan: Plan) -> Iterator[str]:
     """Yield why trials of a plan are not the recorded ones, or would be scored by other code, one line each.
 
     Args:
         record: of the sweep.
         trials: the recorded trials, in the order of the plan's.
-        made: the plan of the rerun.
+        new_plan: the plan of the rerun.
     """
     # The code of a metric is in no key, because it changes scores and not the model.
     recorded = section(record.sweep.document, "metrics")
-    for name, file in made.document["metrics"].items():
+    for name, file in new_plan.document["metrics"].items():
         if file["sha256"] != (before := section(recorded, name).get("sha256", "")):
             yield (
                 f"evaluation.metrics: {name}: {file['python']} is other code than was recorded (sha256 {before[:8]} -> "
                 f"{file['sha256'][:8]}); it does not run"
             )
-    for old, new in zip(trials, made.trials, strict=True):
+    for old, new in zip(trials, new_plan.trials, strict=True):
         stored = new.record()
         if old.key != new.key:
-            yield from _key_differences(record, old, new, made)
+            yield from _key_differences(record, old, new, new_plan)
         # A key hashes neither the test set nor how models are asked, so that both can change without training again.
         elif (test := new.held_out.get("test")) is not None and test.digest != old.held_out.get("test"):
             yield _other_rows(record, "test", old.held_out.get("test"), test)
@@ -65,26 +65,26 @@ def mismatches(record: OpenRecord, trials: Sequence[TrialRecord], made: Plan) ->
             )
 
 
-def missing_baselines(record: OpenRecord, trials: Sequence[TrialRecord], made: Plan) -> Iterator[str]:
+def missing_baselines(record: OpenRecord, trials: Sequence[TrialRecord], new_plan: Plan) -> Iterator[str]:
     """Yield a note if recorded baselines are missing, such as the majority answer of a larger trial not repeated.
 
     Args:
         record: of the sweep.
         trials: the recorded trials that are run again.
-        made: the plan of the rerun.
+        new_plan: the plan of the rerun.
     """
     # A subject is a digest of all that can change the answers: the majority of other training rows is another baseline.
     names = {each.subject: each.name for each in record.ledger.baselines(record.sweep.id)}
-    planned = {each.subject for each in made.baselines}
+    planned = {each.subject for each in new_plan.baselines}
     missing = dict.fromkeys(names.get(s, s) for t in trials for s in t.baselines if s not in planned)
     if missing:
         yield (
             f"baselines: {', '.join(missing)} of the record is not among those of the rerun, which are "
-            f"{', '.join(each.name for each in made.baselines)}"
+            f"{', '.join(each.name for each in new_plan.baselines)}"
         )
 
 
-def _key_differences(record: OpenRecord, old: TrialRecord, new: Trial, made: Plan) -> Iterator[str]:
+def _key_differences(record: OpenRecord, old: TrialRecord, new: Trial, new_plan: Plan) -> Iterator[str]:
     """Yield why a trial has another key, by the ingredients that differ."""
     if not old.ingredients:
         yield (
@@ -97,7 +97,7 @@ def _key_differences(record: OpenRecord, old: TrialRecord, new: Trial, made: Pla
             yield _other_rows(record, each.name, each.old, new.training if each.name == "training" else new.validation)
         elif each.name == "model":
             # The files of a base model are hashed here only now that the identities differ: it takes a while.
-            here = facts_of(made.experiment, [new], cache_folder(made.experiment.paths.cache))
+            here = facts_of(new_plan.experiment, [new], cache_folder(new_plan.experiment.paths.cache))
             old_model, new_model = (
                 next((model for model in facts.base_models if model.identity == identity), None)
                 for facts, identity in ((record.facts, each.old), (here, each.new))

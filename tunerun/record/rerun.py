@@ -151,8 +151,8 @@ def prepare(record: OpenRecord, request: RerunRequest, progress: Progress | None
     if folder is None:
         _check_edits(request, examples)
         recorded = Recorded(examples, document={"parent": origin}, facts=record.facts)
-        made = plan(experiment, fresh=request.fresh, progress=progress, recorded=recorded)
-        return Rerun(made, tuple(configs.notes), is_new=True)
+        new_plan = plan(experiment, fresh=request.fresh, progress=progress, recorded=recorded)
+        return Rerun(new_plan, tuple(configs.notes), is_new=True)
 
     # The record's judgements are reused for equal answers: a record must not decide which service is paid to judge.
     judges = {} if "evaluation.metrics" in request.places else section(document, "judges")
@@ -161,21 +161,21 @@ def prepare(record: OpenRecord, request: RerunRequest, progress: Progress | None
     rounds, identity = int(document.get("round", 0)), rerun_folder.identity_of(folder)
     recorded = Recorded(examples, rounds, identity, {"rerun_of": origin}, record.facts, judges, ratings)
     try:
-        made = plan(experiment, progress=progress, recorded=recorded)
+        new_plan = plan(experiment, progress=progress, recorded=recorded)
     except InputError as error:
         # The planner's advice is to correct the config, which a rerun does not read.
         if not any(problem.startswith("the base model ") for problem in error.problems):
             raise
         raise InputError([*error.problems, _WHERE_IS_THE_MODEL]) from error
     # Trials share data and a base model, and then their problems: each is said once.
-    if problems := list(dict.fromkeys(mismatches(record, trials, made))):
+    if problems := list(dict.fromkeys(mismatches(record, trials, new_plan))):
         raise MismatchError(problems)
     notes = [
         *configs.notes,
         *environment_notes(record, environment()),
-        *missing_baselines(record, trials, made),
+        *missing_baselines(record, trials, new_plan),
     ]
-    return Rerun(made, tuple(dict.fromkeys(notes)))
+    return Rerun(new_plan, tuple(dict.fromkeys(notes)))
 
 
 def _check_consent(record: OpenRecord, request: RerunRequest, points: Sequence[Point]) -> None:

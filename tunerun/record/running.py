@@ -67,11 +67,13 @@ def rerun(
     """
     request = request_of(overrides, edits, data, config_dir, fresh=fresh)
     with open_record(reference, runs=Path(request.paths.runs), tracking=request.tracking) as record:
-        made = prepare(record, request)
-        made.plan.check()
-        made.begin()  # after all checks: a rerun that is refused leaves no folder
-        result = run(made.plan, progress=progress, command="tunerun.rerun")
-        return RerunResult(result, None if made.is_new else verified(record, made), made.notes, made.plan.runs)
+        prepared = prepare(record, request)
+        prepared.plan.check()
+        prepared.begin()  # after all checks: a rerun that is refused leaves no folder
+        result = run(prepared.plan, progress=progress, command="tunerun.rerun")
+        return RerunResult(
+            result, None if prepared.is_new else verified(record, prepared), prepared.notes, prepared.plan.runs
+        )
 
 
 def request_of(
@@ -104,13 +106,13 @@ def request_of(
     )
 
 
-def verified(record: OpenRecord, made: Rerun) -> Verification:
+def verified(record: OpenRecord, prepared: Rerun) -> Verification:
     """Compare the results of a rerun with its record.
 
     Args:
         record: open.
-        made: the rerun, after it ran; its ledger is read again.
+        prepared: the rerun, after it ran; its ledger is read again.
     """
-    with Ledger.open_read_only(made.plan.ledger_path) as ledger:
-        sweep = next(each for each in ledger.sweeps(made.plan.name) if each.id == made.plan.sweep)
-        return compare(record, OpenRecord(ledger, sweep, None, str(made.plan.runs)))
+    with Ledger.open_read_only(prepared.plan.ledger_path) as ledger:
+        sweep = next(each for each in ledger.sweeps(prepared.plan.name) if each.id == prepared.plan.sweep)
+        return compare(record, OpenRecord(ledger, sweep, None, str(prepared.plan.runs)))
