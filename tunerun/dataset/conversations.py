@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -72,13 +73,13 @@ def with_conversations(rows: Rows, wanted: Collection[str]) -> tuple[Rows, Findi
     used = conversation_columns(rows, wanted)
     if not used:
         return rows, findings
-    # Of each change to messages: how many rows have it, and the first one's place and message.
-    notes: dict[str, tuple[int, str, str]] = {}
+    # Of each change that was made to messages: how many rows have it, and the first one's place and message.
+    counts: Counter[str] = Counter()
+    firsts: dict[str, tuple[str, str]] = {}
     kept: list[int] = []
     added: dict[str, list[Any]] = {name: [] for name in (TEXT_INPUT, OUTPUT, SYSTEM) if name in wanted}
     conversations: list[RowConversation | None] = []
     for index in range(len(rows)):
-        place = rows.place(index)
         cells = {name: rows.columns[name][index] for name in (*used, *added) if name in rows.columns}
         notes_of_row: dict[str, str] = {}  # `setdefault` keeps the first message of each change
         try:
@@ -90,14 +91,14 @@ def with_conversations(rows: Rows, wanted: Collection[str]) -> tuple[Rows, Findi
             continue
         finally:
             for what, message in sorted(notes_of_row.items()):
-                count, *first = notes.get(what, (0, place, message))
-                notes[what] = (count + 1, first[0], first[1])
+                counts[what] += 1
+                firsts.setdefault(what, (rows.place(index), message))
         kept.append(index)
         conversations.append(conversation)
         for name, column in added.items():
             column.append(columns_of_row.get(name, ABSENT))
-    for what, (count, place, message) in notes.items():
-        where = place if count == 1 else f"{place} and {count - 1:,} more rows"
+    for what, (place, message) in firsts.items():
+        where = place if counts[what] == 1 else f"{place} and {counts[what] - 1:,} more rows"
         findings.warn("message", f"{where}: {what}{f' ({message})' if message else ''}")
     read = (rows if len(kept) == len(rows) else rows.take(kept)).with_columns(added)
     return replace(read, conversations=conversations) if any(conversations) else read, findings

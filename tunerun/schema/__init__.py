@@ -7,10 +7,10 @@ and the JSON Schema for editors are generated from them.
 """
 
 from tunerun.backends.registry import BackendSection
-from tunerun.hyperparameters import HyperparametersSection
 from tunerun.schema.dataset import DatasetSection, HeldOut, Template
 from tunerun.schema.evaluation import Baselines, Choices, Evaluation, GenerationSection
 from tunerun.schema.experiment import SLUG, WORKED_OUT, Experiment, Point, Sweep, TrialConfig, json_schema
+from tunerun.schema.hyperparameters import HyperparametersSection
 from tunerun.schema.model import DATE, AdvisedRate, Model, Price
 from tunerun.schema.run import Budget, Paths, Runner, Tracking
 from tunerun.section import VARIABLE

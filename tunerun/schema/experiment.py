@@ -7,10 +7,10 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, Field
 
 from tunerun.backends.registry import BackendSection
-from tunerun.hyperparameters import HyperparametersSection
 from tunerun.job import Scalar
 from tunerun.schema.dataset import DatasetSection, Template
 from tunerun.schema.evaluation import Evaluation
+from tunerun.schema.hyperparameters import HyperparametersSection
 from tunerun.schema.model import Model
 from tunerun.schema.run import Budget, Paths, Runner, Tracking
 from tunerun.section import Section

@@ -73,7 +73,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         self._turn = _LEAST_WORK
 
     def compiled(self, tree: nodes.Template, source: str) -> Callable[[dict[str, Any]], str]:
-        """Return a function that renders the template for the names it is arguments; `tree` is changed.
+        """Return a function that renders the template for the names of a row; `tree` is changed.
 
         Raises:
             TemplateSyntaxError: Jinja2 cannot compile it. SyntaxError, RecursionError, MemoryError: Python cannot.

@@ -22,10 +22,9 @@ def _different_names(names: tuple[str, ...] | None) -> tuple[str, ...] | None:
 
 
 class HyperparametersSection(Section):
-    """How to tune.
+    """How to tune; epoch_count, batch_size and the learning rates are the Gemini API's, the others this engine's.
 
-    epoch_count, batch_size, learning_rate and learning_rate_multiplier are those of the Gemini API, with the defaults
-    of its model tuning guide (as last served 2025-04-28); the others are the embedded engine's.
+    Source of their names and defaults: the Gemini API's model tuning guide (as last served, 2025-04-28).
     """
 
     epoch_count: int = Field(
