@@ -53,28 +53,28 @@ class Chat:
         if training and not any(example.earlier for example in training):
             self.warnings.append("training had rows of one turn; what is answered after the first was not learned")
 
-    def _chosen_system(self, given: str | None, training: Sequence[Example]) -> str:
+    def _chosen_system(self, system: str | None, training: Sequence[Example]) -> str:
         """Return the system message to send: the user's, else the one of training if all rows had the same."""
         template = self._model.template
         if not template.sends_own_system:
             # The template makes it. The user's counts only where the template names it.
-            if given is not None and SYSTEM not in template.input_columns:
+            if system is not None and SYSTEM not in template.input_columns:
                 raise InputError(
                     "--system: template.system says the system message of this model and does not name {{ system }}, "
                     "so another one cannot be sent; omit it"
                 )
-            return given or ""
+            return system or ""
         trained = sorted({example.system for example in training})
-        if given is None and len(trained) == 1:
+        if system is None and len(trained) == 1:
             return trained[0]
-        if trained and given is not None and given not in trained:
+        if trained and system is not None and system not in trained:
             none = "training had none" if trained == [""] else "it is not one of training's"
             self.warnings.append(f"system message: {none}, so that answers to it were not learned")
-        if given is None and trained:
+        if system is None and trained:
             self.warnings.append(
                 f"system message: training had {len(trained):,} different ones and none is sent; give one with --system"
             )
-        return given or ""
+        return system or ""
 
     @property
     def name(self) -> str:

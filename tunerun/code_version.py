@@ -110,7 +110,7 @@ def _git(folder: Path | None, *arguments: str) -> str:
         timer = threading.Timer(_TIMEOUT_S, git.kill)
         timer.start()
         try:
-            assert git.stdout is not None  # noqa: S101 - a pipe was asked for
+            assert git.stdout is not None  # noqa: S101 - stdout=PIPE opens one
             read = git.stdout.read(2 * MAX_DIFF_BYTES)
             if is_cut := len(read) == 2 * MAX_DIFF_BYTES:
                 git.kill()  # the rest of a huge diff is not kept

@@ -1,4 +1,4 @@
-"""What is left out of text before it is stored, logged or shown."""
+"""Masks secrets in text before it is stored, logged or printed."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ def redact(text: str) -> str:
     in any position), and of every variable that a config has read by `${oc.env:...}`; values of 8 characters or more.
     This is the second line of defence: a stored config holds the interpolation.
     """
+    # Whole values first: a pattern that masks a part of one would leave the rest readable.
     for value in _secrets_of(tuple(os.environ.items()), frozenset(_read_by_configs)):
         text = text.replace(value, MASK)
     text = USERINFO.sub(rf"\1{MASK}@", text)

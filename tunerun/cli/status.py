@@ -21,21 +21,21 @@ def status(
     from tunerun.runner import states_of, unwatched_jobs
 
     with chosen_sweep(overrides or [], config_dir, sweep) as (ledger, result):
-        shown = result.verdict.sweep
+        sweep_record = result.verdict.sweep
         cache = cache_folder(places([], config_dir)[0].cache)
         # Jobs at a service continue without a runner; the ledger learns of it only when the sweep is run again.
-        unwatched, problem = unwatched_jobs(ledger, shown.id, cache=cache)
+        unwatched, problem = unwatched_jobs(ledger, sweep_record.id, cache=cache)
         if problem:
             tables.note(f"{problem}; the ledger's own states follow")
         if json_:
             jobs = [{"trial": job.number, "state": job.state, "step": job.last_step} for job in unwatched]
             print_json({**result.to_json(), "unwatched": jobs})
             return
-        sweeps = ledger.sweeps(shown.experiment)
+        sweeps = ledger.sweeps(sweep_record.experiment)
         tables.sweeps_table([(each, states_of(ledger, each.id)) for each in sweeps])
         tables.result_table(result)
         if not result.verdict.is_complete:
-            holder = holder_of(ledger.path.parent, shown.id)
+            holder = holder_of(ledger.path.parent, sweep_record.id)
             line = f"Being run by {holder}." if holder else f"Not running; to continue: {result.command}"
             tables.say(line)
         for job in unwatched:

@@ -103,6 +103,7 @@ def _adapter(context: UsageContext) -> str:
 
 
 def _gguf(context: UsageContext) -> str:
+    # A GGUF file has no generation_config.json, so the options are written out.
     options = context.generation
     how = f"max_new_tokens={options.max_output_tokens}, do_sample={options.temperature > 0}"
     if options.temperature > 0:

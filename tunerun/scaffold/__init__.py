@@ -33,8 +33,8 @@ def write_project(folder: Path) -> list[Path]:
 
 
 def _sources(folder: Traversable, prefix: Path) -> list[tuple[Path, Traversable]]:
-    found: list[tuple[Path, Traversable]] = []
+    files_below: list[tuple[Path, Traversable]] = []
     for entry in sorted(folder.iterdir(), key=lambda e: e.name):
         path = prefix / entry.name
-        found.extend(_sources(entry, path) if entry.is_dir() else [(path, entry)])
-    return found
+        files_below.extend(_sources(entry, path) if entry.is_dir() else [(path, entry)])
+    return files_below

@@ -29,6 +29,7 @@ from tunerun.job import BaseModelRef, FailureKind, JobRef, JobState, TuningReque
 from tunerun.testing.waiting import wait_for_end, wait_for_steps
 
 OPTIONS = GenerateOptions(max_output_tokens=8)
+# The first and the last are equal: whatever shares their batch, they have equal answers and losses.
 INPUTS = ("1", "a longer input, so that lengths differ", "two", "1")
 ROWS = tuple(map(Example, INPUTS, ("2", "a longer output", "three", "2")))
 TURNS = (Example("5", "6"),)
@@ -40,7 +41,8 @@ class BackendPlace(Protocol):
     """The environment of the backend under test: where its jobs are kept, and requests that are valid there.
 
     Attributes:
-        missing_model: a base model that `prepare` has to reject.
+        missing_model: a base model that `prepare` has to reject, also under the name
+            `another-missing-model`.
     """
 
     missing_model: BaseModelRef
@@ -61,7 +63,11 @@ class BackendPlace(Protocol):
 
 
 class BackendContract:
-    """Every promise of the Protocol's docstring as a test; a subclass gives the fixture `place`, class-scoped."""
+    """Every promise of the Protocol's docstring as a test; a subclass gives the fixture `place`, class-scoped.
+
+    Tests that need a finished job share the one of the digit "1", since training takes most of the suite's time; a test
+    that starts, cancels or loses a job has a digit of its own.
+    """
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -160,9 +166,9 @@ class BackendContract:
         wait_for_end(backend, ref)
         running = backend.submit(long)
         for one, its_ref in ((request, ref), (long, running)):
-            found = backend.find(one.key, one.tuned_model_id)
-            assert found is not None
-            assert backend.poll([found])[found].state.is_finished == backend.poll([its_ref])[its_ref].state.is_finished
+            again = backend.find(one.key, one.tuned_model_id)
+            assert again is not None
+            assert backend.poll([again])[again].state.is_finished == backend.poll([its_ref])[its_ref].state.is_finished
         assert backend.find(unknown.key, request.tuned_model_id) is None
         backend.cancel(running)
         wait_for_end(backend, running)
@@ -180,11 +186,12 @@ class BackendContract:
 
     def test_poll_answers_for_every_reference(self, place: BackendPlace, backend: Backend) -> None:
         """Unknown references, also of another backend or with a strange id, are LOST."""
-        known = backend.submit(place.request("1"))
+        own = backend.submit(place.request("1"))
         kind = backend.capabilities().kind
-        strange = [JobRef(kind, "no-such-job"), JobRef("other", known.id), JobRef(kind, "../../etc"), JobRef(kind, "")]
-        statuses = backend.poll([known, *strange])
-        assert set(statuses) == {known, *strange}
+        # An id may become part of a path or an address: one with slashes must not lead elsewhere.
+        strange = [JobRef(kind, "no-such-job"), JobRef("other", own.id), JobRef(kind, "../../etc"), JobRef(kind, "")]
+        statuses = backend.poll([own, *strange])
+        assert set(statuses) == {own, *strange}
         for ref in strange:
             failure = statuses[ref].failure
             assert statuses[ref].state == JobState.FAILED
@@ -233,12 +240,13 @@ class BackendContract:
         tuned = wait_for_end(backend, backend.submit(request)).tuned_model
         assert tuned is not None
         models, inputs = (tuned, request.model), (*INPUTS, CONVERSATION.input)
-        asked = [ModelInputs(m, inputs, OPTIONS, turns) for m in models for turns in ((), TURNS)]
+        each_model = [ModelInputs(m, inputs, OPTIONS, turns) for m in models for turns in ((), TURNS)]
         missing = ModelInputs(place.missing_model, inputs, OPTIONS)
-        found = backend.generate_together([asked[0], missing, *asked[1:], replace(asked[0], inputs=())])
-        assert isinstance(found[1], InputError)
-        alone = [backend.generate(each.model, each.inputs, each.options, each.examples) for each in asked]
-        assert [*found[:1], *found[2:]] == [*alone, []]
+        first, *others = each_model
+        together = backend.generate_together([first, missing, *others, replace(first, inputs=())])
+        assert isinstance(together.pop(1), InputError)
+        alone = [backend.generate(each.model, each.inputs, each.options, each.examples) for each in each_model]
+        assert together == [*alone, []]
         assert backend.generate_together([]) == []
 
     def test_generate_takes_examples_as_earlier_turns(self, place: BackendPlace, backend: Backend) -> None:
@@ -293,6 +301,7 @@ class BackendContract:
                 losses = backend.losses(model, ROWS, examples)
                 assert len(losses) == len(ROWS)
                 assert all(math.isfinite(loss) and loss >= 0 for loss in losses)
+                # Not exact: in a batch of another shape the same sums are rounded in another order.
                 assert losses[0] == pytest.approx(losses[3], rel=1e-4)
                 assert backend.losses(model, [ROWS[1]], examples) == [pytest.approx(losses[1], rel=1e-4)]
                 assert backend.losses(model, ROWS, examples) == losses

@@ -15,6 +15,7 @@ import numpy as np
 from tunerun.metrics import Metric
 
 _TOLERANCE = 1e-9
+"""Rows that are added in another order give the same value but for rounding."""
 
 
 def check_metric(metric: Metric, expected: Sequence[str], answers: Sequence[str]) -> None:
@@ -43,6 +44,7 @@ def check_metric(metric: Metric, expected: Sequence[str], answers: Sequence[str]
     backwards = metric.rows(expected[::-1], answers[::-1])
     assert abs(float(metric.value(backwards.mean(axis=0))) - value) < _TOLERANCE
 
+    # Means with random weights are what a bootstrap computes: many at once, and each has to be the value of its own.
     weights = np.random.default_rng(0).dirichlet(np.ones(len(rows)), size=(2, 3))
     together = metric.value(weights @ rows)
     assert together.shape == (2, 3)
@@ -50,5 +52,6 @@ def check_metric(metric: Metric, expected: Sequence[str], answers: Sequence[str]
     for place in np.ndindex(2, 3):
         assert abs(float(metric.value(weights[place] @ rows)) - float(together[place])) < _TOLERANCE
     if not metric.is_corpus:
+        # Paired tests compare the scores of single rows, so that a row has to have exactly one.
         assert rows.shape[1] == 1
         assert np.allclose(together, (weights @ rows)[..., 0])

@@ -24,9 +24,9 @@ class GgufFormat:
         from tunerun.engine import gguf_export
 
         folder = prepared_model.prepare(source.record.base_model, source.cache)
-        found = base_model.find(source.record.base_model, source.cache)
+        located = base_model.find(source.record.base_model, source.cache)
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        tokenizer = json.loads(prepared_model.tokenizer_file(found, source.cache).read_text(encoding="utf-8"))
+        tokenizer = json.loads(prepared_model.tokenizer_file(located, source.cache).read_text(encoding="utf-8"))
         gguf_export.check(config, tokenizer)
 
     def write(self, source: ExportSource, folder: Path) -> str:
