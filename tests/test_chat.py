@@ -25,14 +25,14 @@ BASE = BaseModelRef("base", "nowhere")
 TUNED = TunedModel("tunedModels/t", BASE, "tunedModels/t")
 
 
-def shown(model: BaseModelRef | TunedModel, asked: Conversation) -> str:
-    """An answer that shows all that was asked."""
-    turns = "".join(f"{turn.text_input}>{turn.output};" for turn in asked.earlier)
-    return f"{model.name}[{asked.system}|{turns}{asked.text_input}]"
+def repeats(model: BaseModelRef | TunedModel, conversation: Conversation) -> str:
+    """An answer that repeats the whole conversation."""
+    turns = "".join(f"{turn.text_input}>{turn.output};" for turn in conversation.earlier)
+    return f"{model.name}[{conversation.system}|{turns}{conversation.text_input}]"
 
 
 def opened(service: ScriptedService | None = None, **template: str) -> OpenModel:
-    service = service or ScriptedService(answers=lambda _, text: text.upper(), answers_conversation=shown)
+    service = service or ScriptedService(answers=lambda _, text: text.upper(), answers_conversation=repeats)
     backend = schema.Experiment.model_fields["backend"].default
     model = CallableModel(TUNED, PromptTemplate(schema.Template(**template)), backend, GenerateOptions(), 0, None)
     return OpenModel(model, GenerateOptions(), ScriptedBackend(service))
@@ -71,12 +71,12 @@ def test_system_message_of_training() -> None:
     assert chat.warnings == ["system message: training had 2 different ones and none is sent; give one with --system"]
 
 
-@pytest.mark.parametrize(("systems", "says"), [(("",), "training had none"), (("S",), "it is not one of training's")])
-def test_a_system_message_that_was_not_trained(systems: Sequence[str], says: str) -> None:
+@pytest.mark.parametrize(("systems", "reason"), [(("",), "training had none"), (("S",), "it is not one of training's")])
+def test_a_system_message_that_was_not_trained(systems: Sequence[str], reason: str) -> None:
     """Another system message than training's is sent, with a warning."""
     chat = Chat(opened(), system="N", training=trained(*systems))
     assert chat.say("x") == "tunedModels/t[N|x]"
-    assert chat.warnings == [f"system message: {says}, so that answers to it were not learned"]
+    assert chat.warnings == [f"system message: {reason}, so that answers to it were not learned"]
 
 
 def test_one_turn_of_training() -> None:
@@ -97,12 +97,12 @@ def test_system_message_of_the_template() -> None:
 
 def test_rows_of_messages() -> None:
     """A row of messages is answered at its last user message; an error names the message's position."""
-    said = [("system", "S"), ("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")]
-    messages = [{"role": role, "content": text} for role, text in said]
+    turns = [("system", "S"), ("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")]
+    messages = [{"role": role, "content": text} for role, text in turns]
     with opened(text_input="<{{ text_input }}>") as model:
         rows: list[dict[str, Any]] = [{"messages": messages}, {"messages": messages[:4]}, {"text_input": "x"}]
-        asked = "tunedModels/t[S|<a>>b;<c>]"
-        assert model.many(rows) == [asked, asked, "<X>"]
+        repeated = "tunedModels/t[S|<a>>b;<c>]"
+        assert model.many(rows) == [repeated, repeated, "<X>"]
         assert model(messages=messages[1:2]) == "<A>"
         with pytest.raises(TemplateError, match=r"^row 2: messages\[0\]: the assistant speaks first"):
             model.many([rows[0], {"messages": messages[2:]}])
@@ -124,7 +124,7 @@ def test_lines_from_another_program(monkeypatch: pytest.MonkeyPatch, capsys: pyt
 
 
 class Terminal(io.StringIO):
-    """Standard input at which a person sits."""
+    """Standard input of a terminal."""
 
     def isatty(self) -> bool:
         return True
@@ -140,7 +140,13 @@ def test_lines_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
         return text.upper()
 
     command.talk(
-        Chat(opened(ScriptedService(answers=answer, answers_conversation=lambda _, a: answer(_, a.text_input))))
+        Chat(
+            opened(
+                ScriptedService(
+                    answers=answer, answers_conversation=lambda model, whole: answer(model, whole.text_input)
+                )
+            )
+        )
     )
     printed = capsys.readouterr()
     assert printed.out.replace("> ", "") == "ONE\nTWO\n"

@@ -31,9 +31,9 @@ def project(tmp_path: Path) -> Path:
 
 
 def version(project: Path, *data: str) -> dict[str, object]:
-    found = code_version([project / "conf"], [project / name for name in data], project)
-    assert found is not None
-    return found
+    state = code_version([project / "conf"], [project / name for name in data], project)
+    assert state is not None
+    return state
 
 
 def test_a_clean_project_is_clean(project: Path) -> None:
@@ -41,10 +41,10 @@ def test_a_clean_project_is_clean(project: Path) -> None:
     (project / "conf/local").mkdir()
     (project / "conf/local/default.yaml").write_text("seed: 3")
     (project / "notes.txt").write_text("not read by any experiment")
-    found = code_version([project / "conf", Path("/")], [project / "rows.jsonl", Path("/elsewhere.csv")], project)
-    assert found is not None
-    assert (found["branch"], found["dirty"], found["changed"], found["diff"]) == ("main", False, [], "")
-    assert len(found["commit"]) == 40
+    state = code_version([project / "conf", Path("/")], [project / "rows.jsonl", Path("/elsewhere.csv")], project)
+    assert state is not None
+    assert (state["branch"], state["dirty"], state["changed"], state["diff"]) == ("main", False, [], "")
+    assert len(state["commit"]) == 40
 
 
 def test_untracked_config_and_data_count_and_the_config_is_kept(project: Path) -> None:
@@ -53,10 +53,10 @@ def test_untracked_config_and_data_count_and_the_config_is_kept(project: Path) -
     (project / "new.jsonl").write_text('{"text_input": "planted row", "output": "2"}\n')
     (project / "rows.jsonl").write_text('{"text_input": "changed row", "output": "2"}\n')
     (project / "conf/experiment/old.yaml").write_text("# @package _global_\nname: old\nseed: 2\n")
-    found = version(project, "rows.jsonl", "new.jsonl")
-    assert found["dirty"] is True
-    assert found["changed"] == ["conf/experiment/neu.yaml", "conf/experiment/old.yaml", "new.jsonl", "rows.jsonl"]
-    diff = str(found["diff"])
+    state = version(project, "rows.jsonl", "new.jsonl")
+    assert state["dirty"] is True
+    assert state["changed"] == ["conf/experiment/neu.yaml", "conf/experiment/old.yaml", "new.jsonl", "rows.jsonl"]
+    diff = str(state["diff"])
     assert "+name: größer" in diff
     assert "-seed: 1\n+seed: 2" in diff
     assert "row" not in diff
@@ -85,13 +85,13 @@ def test_a_metric_that_git_does_not_have_is_in_the_diff_and_what_is_left_out_is_
     (project / "conf/my_credentials.yaml").write_text("user: planted\n")
     for number in range(60):
         (project / f"conf/experiment/many{number}.yaml").write_text(f"seed: {number}\n")
-    found = code_version([project / "conf"], [], project, code=[project / "score.py"])
-    assert found is not None
-    assert "planted" not in found["diff"]
-    assert "not_read" not in found["diff"]
-    assert "left out, as their names say that they are secret: conf/my_credentials.yaml" in found["diff"]
-    assert "left out: 12 further untracked files" in found["diff"]
-    assert "+def score(expected, answer):" in found["diff"]
+    state = code_version([project / "conf"], [], project, code=[project / "score.py"])
+    assert state is not None
+    assert "planted" not in state["diff"]
+    assert "not_read" not in state["diff"]
+    assert "left out, as their names say that they are secret: conf/my_credentials.yaml" in state["diff"]
+    assert "left out: 12 further untracked files" in state["diff"]
+    assert "+def score(expected, answer):" in state["diff"]
 
 
 def test_a_folder_without_git_has_no_version(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def test_what_a_model_was_trained_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "systems", "said"),
+    ("inputs", "systems", "expected"),
     [
         (["a", Conversation("b", "S")], ["S"], ["1 of 2 rows: no system message, but every training row had one"]),
         ([Conversation("b", "T")], ["S", ""], ["1 of 1 row: a system message that did not occur in training"]),
@@ -48,8 +48,8 @@ def test_what_a_model_was_trained_on(tmp_path: Path) -> None:
         (["a"], [], []),
     ],
 )
-def test_system_messages_that_were_not_learned(asked: list[Input], systems: list[str], said: list[str]) -> None:
-    """What was asked with another system message than training's is counted; an unknown training says nothing."""
-    found = list(unlearned(asked, [Example("c", "d", system) for system in systems]))
-    assert len(found) == len(said)
-    assert all(line.startswith(start) for line, start in zip(found, said, strict=True))
+def test_system_messages_that_were_not_learned(inputs: list[Input], systems: list[str], expected: list[str]) -> None:
+    """Inputs with another system message than training's are counted; without the training rows there is no warning."""
+    warnings = list(unlearned(inputs, [Example("c", "d", system) for system in systems]))
+    assert len(warnings) == len(expected)
+    assert all(line.startswith(start) for line, start in zip(warnings, expected, strict=True))

@@ -1,4 +1,4 @@
-"""What is left out of text before it is stored, logged or shown."""
+"""Secrets are masked in text before it is stored, logged or printed."""
 
 from __future__ import annotations
 

@@ -26,12 +26,12 @@ BIG = "".join(one("x" * 39_000, str(n)) for n in range(120))
 
 @dataclass(frozen=True)
 class Case:
-    """What is wrong, and the message.
+    """A mistake and its message.
 
     Attributes:
         code: 2 for wrong input, 3 for a limit.
-        overrides: what is typed behind a run that would be good without them.
-        lines: the whole message, warnings left out; REPOSITORY and ADDRESS stand for places.
+        overrides: the mistake, after the overrides of a run that succeeds without it.
+        lines: the whole message without warnings, with REPOSITORY and ADDRESS in the place of what differs.
         content: of the file of examples.
     """
 
@@ -144,7 +144,7 @@ def service() -> Iterator[GeminiService]:
         yield service
 
 
-def said(
+def refusal(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: Sequence[str]
 ) -> tuple[int, str]:
     """Call the console script in this process; its exit code and its stderr, without warnings and progress."""
@@ -181,11 +181,13 @@ def test_bad_input_has_its_exact_message_and_nothing_is_sent(
         "hyperparameters.batch_size=1",
     ]
     backend = [] if any(override.startswith("backend=") for override in case.overrides) else ["backend=gemini"]
-    code, printed = said(monkeypatch, capsys, ["run", "name=x", *backend, *good, *case.overrides])
+    code, printed = refusal(monkeypatch, capsys, ["run", "name=x", *backend, *good, *case.overrides])
     expected = [line.replace("REPOSITORY", str(REPOSITORY)) for line in case.lines]
-    found = printed.replace(f"{tmp_path}/", "").replace(service.address, "ADDRESS").splitlines()
-    assert found == (
-        [f"error: {expected[0]}"] if len(expected) == 1 else [found[0], *(f"  {line}" for line in expected)]
+    lines = printed.replace(f"{tmp_path}/", "").replace(service.address, "ADDRESS").splitlines()
+    assert lines == (
+        [f"error: {expected[0]}"]
+        if len(expected) == 1
+        else [f"{len(expected)} problems:", *(f"  {line}" for line in expected)]
     )
     assert code == case.code
     assert service.requests == []

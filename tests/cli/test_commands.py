@@ -17,7 +17,7 @@ from tunerun.cli import app
 
 
 def refused(*arguments: str) -> list[str]:
-    """Run what must be refused: exit code 2, nothing on stdout, nothing written; return the problems."""
+    """Run a command that is refused with exit code 2, prints nothing on stdout and writes nothing; its problems."""
     finished = tunerun(*arguments)
     assert (finished.returncode, finished.stdout) == (2, ""), finished.stdout + finished.stderr
     assert "Traceback" not in finished.stderr
@@ -167,11 +167,11 @@ def test_every_command_with_output_prints_json(tmp_path: Path) -> None:
         "export": tunerun("data", "export", "--json", *options),
         "init": tunerun("init", "mine", "--json"),
     }
-    found = {name: json.loads(finished.stdout) for name, finished in documents.items()}
-    assert found["config"]["hyperparameters"]["epoch_count"] >= 1
-    assert found["explain"]["key"] == "seed"
-    assert [Path(file).name for file in found["export"]["files"]] == ["training.jsonl", "validation.jsonl"]
-    assert any(file.endswith("support.yaml") for file in found["init"]["files"])
+    printed = {name: json.loads(finished.stdout) for name, finished in documents.items()}
+    assert printed["config"]["hyperparameters"]["epoch_count"] >= 1
+    assert printed["explain"]["key"] == "seed"
+    assert [Path(file).name for file in printed["export"]["files"]] == ["training.jsonl", "validation.jsonl"]
+    assert any(file.endswith("support.yaml") for file in printed["init"]["files"])
 
 
 @pytest.mark.process

@@ -94,9 +94,9 @@ def test_two_sweeps_are_compared_in_one_family(runs: Path) -> None:
         document["decision"]["family"]
         > json.loads(compare(runs, "--sweep", FIRST, "--json").stdout)["decision"]["family"]
     )
-    shown = compare(runs, "--sweep", SECOND, "--sweep", FIRST).stdout
-    assert f"support: sweeps {SECOND}, {FIRST}" in shown
-    assert "1a2b3c4d" in next(line for line in shown.splitlines() if line.startswith(" *"))
+    printed = compare(runs, "--sweep", SECOND, "--sweep", FIRST).stdout
+    assert f"support: sweeps {SECOND}, {FIRST}" in printed
+    assert "1a2b3c4d" in next(line for line in printed.splitlines() if line.startswith(" *"))
 
 
 def test_unknown_sweeps_are_named_with_the_known_ones(runs: Path) -> None:

@@ -18,7 +18,7 @@ TEMPLATES = ["bank_intents", "bank_question", "plain", "question_context"]
 
 @pytest.mark.process
 @pytest.mark.parametrize(
-    ("typed", "found"),
+    ("typed", "expected"),
     [
         ("templ", ["template.", "template="]),
         ("template=", [f"template={name}" for name in TEMPLATES]),
@@ -38,11 +38,11 @@ TEMPLATES = ["bank_intents", "bank_question", "plain", "question_context"]
         ("point", []),
     ],
 )
-def test_an_override_is_completed(typed: str, found: list[str]) -> None:
+def test_an_override_is_completed(typed: str, expected: list[str]) -> None:
     """Groups and keys complete level by level, choices after `=` and commas, including those of the user's conf."""
     Path("conf/experiment").mkdir(parents=True)
     Path("conf/experiment/mine.yaml").write_text("# @package _global_\nname: mine\n")
-    assert sorted(completions(typed)) == sorted(found)
+    assert sorted(completions(typed)) == sorted(expected)
 
 
 def test_the_top_level_has_every_group_and_key() -> None:
@@ -55,7 +55,7 @@ def test_the_top_level_has_every_group_and_key() -> None:
 @pytest.mark.process
 @pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
 @pytest.mark.parametrize(
-    ("words", "found"),
+    ("words", "expected"),
     [
         (["plan", "templ"], ["template.", "template="]),
         (["plan", "template", "="], TEMPLATES),
@@ -63,7 +63,7 @@ def test_the_top_level_has_every_group_and_key() -> None:
         (["run", "seed=1", "backend.device", "=", "c"], ["cpu", "cuda"]),
     ],
 )
-def test_bash_gets_the_word_that_it_completes(words: list[str], found: list[str]) -> None:
+def test_bash_gets_the_word_that_it_completes(words: list[str], expected: list[str]) -> None:
     """Bash splits an override into three words: the key, the `=` and the value."""
     environment = {
         "_TUNERUN_COMPLETE": "complete_bash",
@@ -74,4 +74,4 @@ def test_bash_gets_the_word_that_it_completes(words: list[str], found: list[str]
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=False, env={**os.environ, **environment}
     )
-    assert sorted(done.stdout.split()) == found, done.stderr
+    assert sorted(done.stdout.split()) == expected, done.stderr

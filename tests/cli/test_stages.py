@@ -1,4 +1,4 @@
-"""What a plan is at."""
+"""The stages of a plan on stderr, and in the order in which it reaches them."""
 
 from __future__ import annotations
 

@@ -68,13 +68,13 @@ def test_the_cards_code_gives_the_tuned_models_answers(
 ) -> None:
     """Each form gives equal answers in the export's own check and by the card's code, and contains no path of the machine."""
     before = state_of(lab.base.parent)
-    said: list[str] = []
-    exported = export(lab.record, lab.trial, form, tmp_path / "out", say=said.append)
+    progress: list[str] = []
+    exported = export(lab.record, lab.trial, form, tmp_path / "out", say=progress.append)
     assert (
         exported.check.sentence
         == "6 of 6 answers equal to the tuned model's (all 6 held-out rows, as the ledger has them)."
     )
-    assert said == [f"writing tunedModels/tiny-a as {form}", "asking it all 6 held-out rows"]
+    assert progress == [f"writing tunedModels/tiny-a as {form}", "asking it all 6 held-out rows"]
     assert {"README.md", "tunerun.json", *files} <= set(exported.files)
     assert tuned_model.read(tmp_path / "out").key == lab.trial.key
     assert state_of(lab.base.parent) == before
