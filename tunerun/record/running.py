@@ -71,9 +71,8 @@ def rerun(
         prepared.plan.check()
         prepared.begin()  # after all checks: a rerun that is refused leaves no folder
         result = run(prepared.plan, progress=progress, command="tunerun.rerun")
-        return RerunResult(
-            result, None if prepared.is_new else verified(record, prepared), prepared.notes, prepared.plan.runs
-        )
+        verification = None if prepared.is_new else verified(record, prepared)
+        return RerunResult(result, verification, prepared.notes, prepared.plan.runs)
 
 
 def request_of(

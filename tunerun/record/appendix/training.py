@@ -24,12 +24,23 @@ _LOCAL_ENGINE = (
 
 def base_model(material: Material) -> Topic:
     """The base model by name and by content, and how it is trained."""
+    kinds = {str(trial.settings.backend.get("kind", NOT_RECORDED)) for trial in material.trials}
+    is_trained_here = not any(is_hosted(kind) for kind in kinds)
+    optimiser = f"Optimiser: {NOT_RECORDED}; it depends on the backend ({words(sorted(kinds))})."
+    if is_trained_here and material.document.get("version") == __version__:
+        ingredients = [trial.ingredients for trial in material.trials]
+        formats = {str(each[name]) for each in ingredients for name in ("precision", "quantization") if each.get(name)}
+        is_constant = all(trial.settings.hyperparameters.has_constant_rate for trial in material.trials)
+        optimiser = _LOCAL_ENGINE.format(
+            schedule="at a constant learning rate" if is_constant else "with the schedule of each trial",
+            precision=words(sorted(formats)) or f"a number format that is {NOT_RECORDED}",
+        )
+
     named = dict(material.document.get("models", {}))
     # An earlier version did not record the sweep's models; their names are in the configs as well.
     names = list(dict.fromkeys(named.values())) or material.config_values("model.name")
     local = "; its content is part of every trial's key. A LoRA adapter is trained"
-    summary = f"Base model: {words(names) or NOT_RECORDED}{local if _is_trained_here(material) else ''}."
-    summary += f" {_optimiser(material)}"
+    summary = f"Base model: {words(names) or NOT_RECORDED}{local if is_trained_here else ''}. {optimiser}"
     blocks: list[Block] = [Paragraph(summary)]
     models = material.facts.base_models
     if models:
@@ -59,29 +70,6 @@ def base_model(material: Material) -> Topic:
         identities = [f"{name}: {identity}" for identity, name in named.items()]
         blocks.append(Paragraph(f"Identity: {words(identities) or NOT_RECORDED}. {sentence}"))
     return Topic("Model", summary, tuple(blocks))
-
-
-def _kinds(material: Material) -> set[str]:
-    """The kinds of the trials' backends."""
-    return {str(trial.settings.backend.get("kind", NOT_RECORDED)) for trial in material.trials}
-
-
-def _is_trained_here(material: Material) -> bool:
-    """Whether the embedded engine trained every trial."""
-    return not any(is_hosted(kind) for kind in _kinds(material))
-
-
-def _optimiser(material: Material) -> str:
-    kinds = _kinds(material)
-    if _is_trained_here(material) and material.document.get("version") == __version__:
-        is_constant = all(trial.settings.hyperparameters.has_constant_rate for trial in material.trials)
-        ingredients = [trial.ingredients for trial in material.trials]
-        formats = {str(each[name]) for each in ingredients for name in ("precision", "quantization") if each.get(name)}
-        return _LOCAL_ENGINE.format(
-            schedule="at a constant learning rate" if is_constant else "with the schedule of each trial",
-            precision=words(sorted(formats)) or f"a number format that is {NOT_RECORDED}",
-        )
-    return f"Optimiser: {NOT_RECORDED}; it depends on the backend ({words(sorted(kinds))})."
 
 
 def hyperparameters(material: Material) -> Topic:
