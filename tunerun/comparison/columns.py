@@ -89,6 +89,7 @@ def columns_of(verdict: Verdict) -> tuple[Column, ...]:
         columns.append(Column("state", "state", ColumnKind.TEXT))
     if has_several_seeds:
         columns.append(Column("seeds", "seeds", ColumnKind.COUNT, rank=1))
+
     for place, measure in enumerate(verdict.measures):
         columns.append(_measure_column(measure, rank=2 if place else 0))
         if place == 0 and verdict.decision.against is not None:
@@ -98,6 +99,7 @@ def columns_of(verdict: Verdict) -> tuple[Column, ...]:
         columns.append(Column("stopped_early", "stopped early", ColumnKind.TEXT))
     if any(point.consistency is not None for point in verdict.points):
         columns.append(Column("consistency", "consistency", ColumnKind.SHARE, rank=4))
+
     aside = [measure for measure in _ASIDE if measure.name in measured and measure.name not in own]
     columns += [_measure_column(measure, rank=3 if measure is _LOSS else 6) for measure in aside]
     if any(point.tokens for point in verdict.points):

@@ -100,6 +100,7 @@ def advise(training: Sequence[float], validation: Sequence[EpochLoss] = (), *, k
     is_finite = all(map(math.isfinite, (*training, *held_out)))
     if not is_finite or fall <= 0 or training[-1] - min(training) > UNSTABLE_SHARE * fall:
         return Advice(Shape.UNSTABLE, "unstable: try a smaller learning rate")
+
     name, losses, least = "training", list(training), FLAT_SHARE * fall
     if held_out:
         lowest = min(held_out)
@@ -119,6 +120,7 @@ def advise(training: Sequence[float], validation: Sequence[EpochLoss] = (), *, k
                 f"while the training loss does not; {what_to_do}"
             )
             return Advice(Shape.OVERFITTING, text, best)
+
     for epoch in range(1, len(losses)):
         if losses[epoch - 1] - min(losses[epoch:]) <= least:
             text = f"flat after epoch {epoch}: epoch_count: {epoch} gives the same {name} loss"

@@ -72,6 +72,7 @@ def decide(
     differences = [family.difference(table, pair, rules) for pair in family.pairs]
     width = len(baselines)
     by_point = tuple(tuple(differences[p * width : (p + 1) * width]) for p in range(len(points)))
+
     if table.seed_variance is not None:
         # As in the family: no t test knows how few units there are.
         tied_p = [
@@ -115,6 +116,7 @@ def _decision(
     nothing_right = (
         not metric.is_corpus and metric.higher_is_better and not any(bool(scores.any()) for scores in tables)
     )
+
     decision = Decision(
         outcome=Outcome.NONE,
         tied=tuple(points[place].number for place in tied),
@@ -161,7 +163,8 @@ def _against_hardest(
         return is_beaten, round(pair.statistic, DUST), pair.difference, q
 
     hardest = min(range(width), key=ease)
-    found, pair = differences[hardest], family.pairs[place * width + hardest]
+    difference, pair = differences[hardest], family.pairs[place * width + hardest]
+
     smallest = None
     if metric.unit is Unit.SHARE and metric.higher_is_better:
         # Connor's formula is for shares. A plan has to assume a baseline of one half; here its real value is known.
@@ -169,17 +172,17 @@ def _against_hardest(
         smallest = smallest_visible(table.units.count, accuracy, comparisons=comparisons, alpha=rules.alpha)
     return replace(
         decision,
-        outcome=found.outcome,
+        outcome=difference.outcome,
         advised=table.points[place].number if is_proven else None,
         about=table.points[place].number,
         seeds=table.seed_counts[place],
-        against=found.baseline,
-        difference=found.value,
-        low=found.low,
-        high=found.high,
-        p=found.p,
+        against=difference.baseline,
+        difference=difference.value,
+        low=difference.low,
+        high=difference.high,
+        p=difference.p,
         smallest_visible=smallest,
-        rows_needed=_rows_needed(table, family, pair, rules) if found.outcome is Outcome.CANNOT_TELL else None,
+        rows_needed=_rows_needed(table, family, pair, rules) if difference.outcome is Outcome.CANNOT_TELL else None,
         smallest_p=family.smallest_p,
         few_rows_decide=pair.few_rows_decide,
     )

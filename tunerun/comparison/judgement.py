@@ -63,6 +63,7 @@ def judge(
     """
     records = (sweep,) if isinstance(sweep, SweepRecord) else tuple(sweep)
     sweeps = [SweepKnowledge.of(ledger, each) for each in records]
+
     document = sweeps[0].sweep.document if evaluation is None else {}
     if evaluation is None:
         stored = sweeps[0].records[0].settings.evaluation
@@ -72,12 +73,14 @@ def judge(
     else:
         metrics, notes = resolve(evaluation), []
         rules = Rules(evaluation.alpha, evaluation.worth)
+
     answers = {key: stored for each in sweeps for key, stored in each.answers.items()}
     scores = Scores(answers, ledger, judges.identities_of(metrics, document))
     kept, failed = scores.computable(metrics)
     if metrics and metrics[0].name in failed:
         raise failed[metrics[0].name]
     notes += [f"{name} is not computed: {error}." for name, error in failed.items()]
+
     measured = Measurements(ledger, sweeps, kept, scores, held_out, rules.alpha)
     return _verdict(measured, rules, section(document, "judges"), notes)
 
@@ -90,6 +93,7 @@ def _verdict(measured: Measurements, rules: Rules, frozen_judges: Mapping[str, A
         measures = (Measure(LOSS, Unit.NATS, higher_is_better=False),)
     points = [_point_result(measured, point) for point in measured.points]
     baselines = _baseline_results(measured)
+
     reason = _reason_not_to_compare(measured, measures, points)
     follows: tuple[str, ...] = ()
     if reason is not None:
@@ -113,6 +117,7 @@ def _verdict(measured: Measurements, rules: Rules, frozen_judges: Mapping[str, A
         sentence, follows = sentences.sentence(case), sentences.notes(case)
         if measured.held_out == TEST:
             sentence = sentences.on_the_test_set(sentence)
+
     unfinished = sum(not trial.state.is_finished for trial in measured.trials)
     return Verdict(
         sweeps=tuple(each.sweep for each in measured.sweeps),

@@ -286,6 +286,7 @@ class Measurements:
             # versions do not, and there the expected answers have to be the same.
             return next(filter(None, (rows.get(digest) for rows in documents)), None) or self.scores.expected(digest)
 
+        # The columns of a corpus metric follow from the expected labels, so other labels make another shape.
         tables = [table for point in self.compared for table in self.tables(self.metrics[0], point)]
         return (
             len({identity(digest) for digest in digests if digest is not None}) > 1

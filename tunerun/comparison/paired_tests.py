@@ -128,6 +128,7 @@ class Family:
             sign = 1.0 if table.metric.higher_is_better else -1.0  # swaps are measured in the metric's own direction
         else:
             family = max_t(rows, alpha=alpha, flips=rules.flips, seed=rules.seed)
+
         single, p_values = family.single_p, family.p_values
         if table.is_binary:
             # Half-counted ties make a flip test of one binary pair exactly McNemar's mid-p (Fagerland, Lydersen and
@@ -182,6 +183,7 @@ class Family:
             low, high = tango(*pair.wins_and_losses, table.units.rows, z)
         else:
             low, high = score_interval(value, float(pair.units.std()), units, z)
+
         if high - low < 10**-DUST and top < inf:
             # Rows that do not differ do not prove that none would: the reach of Tango's without a discordant row.
             reach = top * z * z / (units + z * z)

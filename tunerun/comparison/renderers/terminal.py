@@ -53,6 +53,7 @@ def print_table(table: ComparisonTable, console: Console) -> None:
         rank = max(column.rank for column in fitting.columns)
         last = [column.key for column in fitting.columns if column.rank == rank][-1:]
         fitting = fitting.without(last) if rank else None
+
     if fitting is None:
         _print_paragraphs(best, console)
     else:

@@ -106,6 +106,7 @@ def build(verdict: Verdict, sources: ReportSources) -> Document:
     intervals, curves, axes = interval_plots(verdict), curve_lines(verdict, sources), axis_plots(verdict, sources)
     # Two sweeps of one experiment have one title.
     names = dict.fromkeys(sweep.experiment for sweep in verdict.sweeps)
+
     decision = verdict.decision
     points, trials = numbers.counted(len(verdict.points), "point"), numbers.counted(len(verdict.trials), "trial")
     facts = [("Compared", f"{points}, {trials}")]
@@ -114,6 +115,7 @@ def build(verdict: Verdict, sources: ReportSources) -> Document:
         facts.append(("Held out", f"{numbers.counted(decision.rows, 'row')}{clusters} ({verdict.held_out})"))
     if verdict.metric is not None:
         facts.append(("Decided by", verdict.metric))
+
     runs = []
     for sweep in verdict.sweeps:
         document = sweep.document

@@ -84,7 +84,7 @@ class _Reader:
 
     @cached_property
     def answers(self) -> dict[str, ShownAnswers]:
-        """By subject; of trials whose held-out set has other rows than the first one's, none: no row is theirs too."""
+        """By subject; none of a trial whose held-out set has other rows than the first one's."""
         verdict = self._verdict
         # A template axis makes several held-out sets of the same rows, which are shown side by side; answers to other
         # rows would be shown beside questions that were never asked.
@@ -93,6 +93,7 @@ class _Reader:
         row_names = {d: n for sweep in verdict.sweeps for d, n in sweep.document.get("held_out_rows", {}).items()}
         first = next((d for trial in verdict.trials if (d := self._held_out(trial.record)) is not None), None)
         outputs = [example.output for example in self.rows]
+
         answers: dict[str, ShownAnswers] = {}
         for subject, record in subjects:
             digest = self._held_out(record)
@@ -101,6 +102,7 @@ class _Reader:
             ways = [way for s, h, way in self._answers if (s, h) == (subject, digest) and holds_texts(way)]
             if digest is None or not ways:
                 continue
+
             texts = self._answers[subject, digest, record.asked if record.asked in ways else ways[0]].texts
             if subject in answers or not len(texts) == len(expected) == len(self.rows) > 0:
                 continue
@@ -108,6 +110,7 @@ class _Reader:
             is_named = digest in row_names and first in row_names
             if not (row_names[digest] == row_names[first] if is_named else expected == outputs):
                 continue
+
             if self._metric is not None:
                 right = tuple(bool(score >= 1) for score in self._metric.rows(expected, texts)[:, 0])
             else:
