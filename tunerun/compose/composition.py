@@ -151,13 +151,15 @@ class Composition:
         if key not in self._shared:
             base = (*self.plain, *chosen)
             try:
-                raw, marks = self.loader.point_and_marks(base, without=("sweep",))
+                raw, marks = self.loader.point_and_marks(base)
             except ConfigError:
                 # The base lacks a value that only the axes give; each point reports its own problems.
                 self._shared[key] = None
             else:
+                unresolved = self.loader.unresolved(base)
+                raw.pop("sweep", None)
+                unresolved.pop("sweep", None)
                 self.make_absolute(raw, chosen)
-                unresolved = self.loader.unresolved(base, without=("sweep",))
                 self._shared[key] = SharedSections(raw, unresolved, dotted(marks))
         shared = self._shared[key]
         made = shared.config([o for o in point if o not in chosen] if chosen else point) if shared else None
@@ -171,7 +173,8 @@ class Composition:
                 f"sweep.axes: more than {MAX_WHOLE:,} points have to be composed one by one, because interpolations "
                 "read what they set; shorten an axis, or write the values"
             )
-        raw, marks = self.loader.point_and_marks([*self.plain, *point], without=("sweep",))
+        raw, marks = self.loader.point_and_marks([*self.plain, *point])
+        raw.pop("sweep", None)
         self.make_absolute(raw, point)
         config, problems = validate(TrialConfig, raw, self._groups)
         self.problems.update(dict.fromkeys(self._lines(problems, point, marks)))

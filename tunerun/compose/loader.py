@@ -97,7 +97,7 @@ class Loader:
         _HYDRA.acquire()
         # Hydra refuses to be initialised twice; a program that calls tunerun may have used it.
         GlobalHydra.instance().clear()
-        version.setbase("1.3")
+        version.setbase("1.3")  # the behaviour of this version, whatever the default of the installed one
         Plugins.instance()  # registers the kinds of config source that a search path may have
         register(source.ConfSource)
         source.ConfSource.files.clear()
@@ -218,37 +218,34 @@ class Loader:
             check_expansion(cast(Raw, OmegaConf.to_container(config, resolve=False)))
         return config
 
-    def point(self, overrides: Sequence[Override], without: Sequence[str] = ()) -> Raw:
-        """Compose a config and resolve it to plain values; top-level keys in `without` are left out.
+    def point(self, overrides: Sequence[Override]) -> Raw:
+        """Compose a config and resolve it to plain values, which the caller may change.
 
         Raises:
             ConfigError: Hydra cannot compose it, or an interpolation cannot be resolved.
         """
-        return self.point_and_marks(overrides, without)[0]
+        return self.point_and_marks(overrides)[0]
 
-    def point_and_marks(self, overrides: Sequence[Override], without: Sequence[str] = ()) -> tuple[Raw, Marks]:
+    def point_and_marks(self, overrides: Sequence[Override]) -> tuple[Raw, Marks]:
         """As `point`, also returning the interpolations of values that came from the environment.
 
         Raises:
             ConfigError: Hydra cannot compose it, or an interpolation cannot be resolved.
         """
         try:
-            raw, marks = resolve(self.config(overrides))
+            return resolve(self.config(overrides))
         except UnresolvedError as error:
             raise ConfigError(
                 [f"{self.origin(overrides, key.split('.'))}: {key}: {reason}" for key, reason in error.reasons.items()]
             ) from error
-        own_marks = {location: text for location, text in marks.items() if location[0] not in without}
-        return {key: value for key, value in raw.items() if key not in without}, own_marks
 
-    def unresolved(self, overrides: Sequence[Override], without: Sequence[str] = ()) -> Raw:
+    def unresolved(self, overrides: Sequence[Override]) -> Raw:
         """As `point`, with interpolations as they were written.
 
         Raises:
             ConfigError: Hydra cannot compose it.
         """
-        raw = cast(Raw, OmegaConf.to_container(self.config(overrides), resolve=False))
-        return {key: value for key, value in raw.items() if key not in without}
+        return cast(Raw, OmegaConf.to_container(self.config(overrides), resolve=False))
 
     def _template(self, overrides: Sequence[Override]) -> _Template:
         """Return the config of the group choices, without value overrides; composed once for the same files."""
@@ -286,7 +283,12 @@ class Loader:
     # Provenance
 
     def origin(self, overrides: Sequence[Override], location: Sequence[str | int]) -> Origin:
-        """Return where the value at a location of the config was written, or the nearest key above it."""
+        """Return where the value at a location of the config was written, or the nearest key above it.
+
+        Args:
+            overrides: those that the config was composed with.
+            location: the parts of the key.
+        """
         keys = [str(key) for key in location]
         while keys:
             if any(sets(override, keys) for override in overrides):

@@ -164,7 +164,16 @@ class Sources:
         return self._once(("examples", config.dataset, config.template, config.backend, config.model), load)
 
     def measurement(self, config: TrialConfig, loaded: LoadedDataset) -> MeasurementPlan:
-        """Return how the tuned models of a config are measured."""
+        """Return how the tuned models of a config are measured.
+
+        Args:
+            config: of a point.
+            loaded: its examples.
+
+        Raises:
+            ConfigError: the choices cannot be used, or a metric is not possible; see `measurement_plan`.
+            MissingPackageError: a metric needs a package that is not installed.
+        """
         capabilities = self.capabilities(config)
 
         def look_up() -> MeasurementPlan:
@@ -228,8 +237,10 @@ class Sources:
     def layers(self, config: TrialConfig) -> tuple[str, ...] | None:
         """Return the names of the layers that can have an adapter; None: the files on this machine do not list them."""
         base_model = self.model(config)
-        if base_model is None or base_model.facts.layers is not None:
-            return None if base_model is None else base_model.facts.layers
+        if base_model is None:
+            return None
+        if base_model.facts.layers is not None:
+            return base_model.facts.layers
         # A GGUF file names its layers in llama.cpp's words; the folder that it was converted to has the right names.
         converted = prepared_model.model_folder(base_model, self._cache)
         return None if converted is None else model_facts.of_folder(converted).layers
@@ -277,7 +288,12 @@ class Sources:
         return TokenLimit(most, counter.exact, counter.count_all)
 
     def lengths(self, config: TrialConfig, examples: ExampleSet) -> Lengths:
-        """Return the token counts of examples for the base model of a config."""
+        """Return the token counts of examples for the base model of a config.
+
+        Args:
+            config: of a point.
+            examples: not empty.
+        """
 
         def count() -> Lengths:
             counter = self.counter(config)
