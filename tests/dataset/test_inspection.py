@@ -26,7 +26,7 @@ def pair(text_input: str, output: str) -> dict[str, str]:
     return {"text_input": text_input, "output": output}
 
 
-def loaded(
+def load_rows(
     folder: Path,
     rows: list[dict[str, Any]],
     held_out: list[dict[str, Any]] | None = None,
@@ -40,8 +40,8 @@ def loaded(
     )
 
 
-def texts(found: LoadedDataset, check: str) -> list[str]:
-    return [finding.text for finding in found.findings if finding.check == check]
+def texts(loaded: LoadedDataset, check: str) -> list[str]:
+    return [finding.text for finding in loaded.findings if finding.check == check]
 
 
 def test_near_duplicates_are_named_with_both_places(tmp_path: Path) -> None:
@@ -51,7 +51,7 @@ def test_near_duplicates_are_named_with_both_places(tmp_path: Path) -> None:
         pair("where is my parcel, I have waited for a week", "track"),
         pair(LONG + "!!", "cancel"),
     ]
-    (text,) = texts(loaded(tmp_path, rows), "near duplicate")
+    (text,) = texts(load_rows(tmp_path, rows), "near duplicate")
     assert re.search(
         r"near duplicates among the training inputs \(1\): .*rows.jsonl:1 and .*rows.jsonl:3; keep one", text
     )
@@ -59,10 +59,10 @@ def test_near_duplicates_are_named_with_both_places(tmp_path: Path) -> None:
 
 def test_near_duplicates_across_training_and_held_out_are_a_near_leak(tmp_path: Path) -> None:
     """A held-out input that was pasted and edited is distinguished from an exact one."""
-    found = loaded(tmp_path, [pair(LONG, "cancel")], [pair(LONG + ".", "cancel"), pair("12", "13")])
-    (text,) = texts(found, "near leak")
+    loaded = load_rows(tmp_path, [pair(LONG, "cancel")], [pair(LONG + ".", "cancel"), pair("12", "13")])
+    (text,) = texts(loaded, "near leak")
     assert "among the validation inputs (1)" in text
-    assert texts(found, "leak") == []
+    assert texts(loaded, "leak") == []
 
 
 @given(st.lists(st.text(min_size=0, max_size=80), max_size=12))
@@ -81,15 +81,15 @@ def test_ascii_is_normalised_as_any_text(text: str) -> None:
 
 def test_one_input_with_two_outputs_is_a_contradiction(tmp_path: Path) -> None:
     """Both places are named."""
-    (text,) = texts(loaded(tmp_path, [pair("1", "2"), pair("1", "3")]), "contradiction")
+    (text,) = texts(load_rows(tmp_path, [pair("1", "2"), pair("1", "3")]), "contradiction")
     assert re.search(r"different outputs for one text_input .* \(1\): .*:1 and .*:2; keep one", text)
 
 
 def test_an_example_twice_is_a_duplicate_and_held_out_a_leak(tmp_path: Path) -> None:
     """Exact ones, within training and across."""
-    found = loaded(tmp_path, [pair("1", "2"), pair("1", "2")], [pair("1", "2")])
-    assert re.search(r"exact duplicates .* \(1\): .*rows.jsonl:1 and .*rows.jsonl:2", texts(found, "duplicate")[0])
-    assert re.search(r"rows.jsonl:1 and .*held_out.jsonl:1 have the same input, trained on", texts(found, "leak")[0])
+    loaded = load_rows(tmp_path, [pair("1", "2"), pair("1", "2")], [pair("1", "2")])
+    assert re.search(r"exact duplicates .* \(1\): .*rows.jsonl:1 and .*rows.jsonl:2", texts(loaded, "duplicate")[0])
+    assert re.search(r"rows.jsonl:1 and .*held_out.jsonl:1 have the same input, trained on", texts(loaded, "leak")[0])
 
 
 INSTRUCTION = Template(
@@ -101,7 +101,7 @@ INSTRUCTION = Template(
 def test_an_instruction_in_the_template_makes_no_rows_alike(tmp_path: Path) -> None:
     """What is the template's is not looked at: neither for near duplicates nor for labels, addresses and the rest."""
     rows = [pair(f"{number} words", ["cat", "car"][number % 20 == 0]) for number in range(80)]
-    assert loaded(tmp_path, rows, [pair("99 words", "cat")], INSTRUCTION).findings == ()
+    assert load_rows(tmp_path, rows, [pair("99 words", "cat")], INSTRUCTION).findings == ()
 
 
 def test_near_duplicates_are_found_under_any_template(tmp_path: Path) -> None:
@@ -114,8 +114,8 @@ def test_near_duplicates_are_found_under_any_template(tmp_path: Path) -> None:
         "{% if q %}Q {{ q }}{% endif %}",
         "{{ row['q'] }}",
     ):
-        found = loaded(tmp_path, rows, template=Template(text_input=text_input, output="{{ a }}"))
-        assert ["(1)" in text for text in texts(found, "near duplicate")] == [True]
+        loaded = load_rows(tmp_path, rows, template=Template(text_input=text_input, output="{{ a }}"))
+        assert ["(1)" in text for text in texts(loaded, "near duplicate")] == [True]
 
 
 @pytest.mark.parametrize(
@@ -132,32 +132,32 @@ def test_a_leak_is_an_equal_input(
     tmp_path: Path, trained: dict[str, str], held_out: dict[str, str], template: Template
 ) -> None:
     """Whatever the outputs are, in capitals or spaces too, however short; it is not reported as a near leak as well."""
-    found = loaded(tmp_path, [trained, pair("other", "x")], [pair("more", "y"), held_out], template)
-    (text,) = texts(found, "leak")
+    loaded = load_rows(tmp_path, [trained, pair("other", "x")], [pair("more", "y"), held_out], template)
+    (text,) = texts(loaded, "leak")
     assert "rows.jsonl:1 and " in text
     assert "held_out.jsonl:2 have the same input, trained on and held out" in text
-    assert texts(found, "near leak") == []
+    assert texts(loaded, "near leak") == []
 
 
 def test_a_leak_is_also_what_the_template_makes_equal(tmp_path: Path) -> None:
     """A template that cuts the rows can make one input of two."""
     template = Template(text_input="{{ q[:3] }}", output="{{ a }}")
-    (text,) = texts(loaded(tmp_path, [{"q": "abcd", "a": "1"}], [{"q": "abce", "a": "2"}], template), "leak")
+    (text,) = texts(load_rows(tmp_path, [{"q": "abcd", "a": "1"}], [{"q": "abce", "a": "2"}], template), "leak")
     assert "have the same input" in text
 
 
 def test_inputs_that_differ_in_a_sign_are_not_a_leak(tmp_path: Path) -> None:
     """`1 + 2` is not `1 - 2`, and columns are not run together."""
-    assert texts(loaded(tmp_path, [pair("1 + 2", "3")], [pair("1 - 2", "-1")]), "leak") == []
+    assert texts(load_rows(tmp_path, [pair("1 + 2", "3")], [pair("1 - 2", "-1")]), "leak") == []
     two = Template(text_input="{{ a }}|{{ b }}", output="{{ c }}")
     rows = [{"a": "x", "b": "y z", "c": "1"}], [{"a": "x y", "b": "z", "c": "1"}]
-    assert texts(loaded(tmp_path, *rows, two), "leak") == []
+    assert texts(load_rows(tmp_path, *rows, two), "leak") == []
 
 
 def test_white_space_of_the_template_is_reported_once(tmp_path: Path) -> None:
     """A line break at the end of template.output is not the fault of the rows."""
     (text,) = texts(
-        loaded(tmp_path, [pair("1", "2"), pair("3", "4")], template=Template(output="{{ output }}\n")), "spaces"
+        load_rows(tmp_path, [pair("1", "2"), pair("3", "4")], template=Template(output="{{ output }}\n")), "spaces"
     )
     assert text.startswith("template.output: puts white space around outputs")
 
@@ -165,8 +165,8 @@ def test_white_space_of_the_template_is_reported_once(tmp_path: Path) -> None:
 def test_a_conversation_that_the_template_takes_apart(tmp_path: Path) -> None:
     """A column that both texts use is checked after the template."""
     template = Template(text_input="{{ m[0] }}", output="{{ m[1] }}")
-    found = loaded(tmp_path, [{"m": ["1", "2"]}], [{"m": ["1", "3"]}], template)
-    assert len(texts(found, "leak")) == 1
+    loaded = load_rows(tmp_path, [{"m": ["1", "2"]}], [{"m": ["1", "3"]}], template)
+    assert len(texts(loaded, "leak")) == 1
 
 
 def test_of_too_much_text_a_sample_is_compared() -> None:
@@ -180,9 +180,9 @@ def test_a_rare_label_is_an_imbalance(tmp_path: Path) -> None:
     """Sixty of one and two of another; not with sixty and ten."""
     rows = [pair(f"q{n}", "yes") for n in range(60)]
     few, some = [pair(f"r{n}", "no") for n in range(2)], [pair(f"r{n}", "no") for n in range(10)]
-    (text,) = texts(loaded(tmp_path, rows + few), "imbalance")
+    (text,) = texts(load_rows(tmp_path, rows + few), "imbalance")
     assert "the output 'no' is in 2 training examples and 'yes' in 60; add examples of the rare one" in text
-    assert texts(loaded(tmp_path, rows + some), "imbalance") == []
+    assert texts(load_rows(tmp_path, rows + some), "imbalance") == []
 
 
 @pytest.mark.parametrize(("wrong", "right"), [("refunds", "refund"), ("Refund", "refund"), ("re-fund ", "re_fund")])
@@ -207,12 +207,12 @@ def test_free_text_has_no_labels() -> None:
 @pytest.mark.parametrize("text", ["Dear {{ name }}", "{% if x %}", "end }}"])
 def test_template_braces_in_the_data_are_named(tmp_path: Path, text: str) -> None:
     """A template that was never rendered is found."""
-    assert texts(loaded(tmp_path, [pair(text, "2")]), "braces")[0].endswith("escape what is meant")
+    assert texts(load_rows(tmp_path, [pair(text, "2")]), "braces")[0].endswith("escape what is meant")
 
 
 def test_space_around_an_output_is_named(tmp_path: Path) -> None:
     """A trailing line break is learned too."""
-    (text,) = texts(loaded(tmp_path, [pair("1", "2\n"), pair("3", "4")]), "spaces")
+    (text,) = texts(load_rows(tmp_path, [pair("1", "2\n"), pair("3", "4")]), "spaces")
     assert "rows.jsonl:1: white space around the output is learned too" in text
 
 
@@ -232,9 +232,9 @@ PLANTED = {
 def test_secrets_are_named_by_kind_and_never_shown(tmp_path: Path) -> None:
     """One finding for each kind, with the place; the value is shown nowhere."""
     rows = [pair(f"my key is {value}", "2") for value in PLANTED.values()]
-    found = texts(loaded(tmp_path, rows), "secret")
-    assert [re.search("looks like (.*); remove it", text)[1] for text in found] == list(PLANTED)  # type: ignore[index]
-    assert not [value for value in PLANTED.values() if value in " ".join(found)]
+    lines = texts(load_rows(tmp_path, rows), "secret")
+    assert [re.search("looks like (.*); remove it", text)[1] for text in lines] == list(PLANTED)  # type: ignore[index]
+    assert not [value for value in PLANTED.values() if value in " ".join(lines)]
     assert SECRETS.keys() == PLANTED.keys()
 
 
@@ -263,7 +263,7 @@ def test_secrets_are_what_their_patterns_find(text: str) -> None:
 def test_addresses_are_named_except_those_of_example_domains(tmp_path: Path) -> None:
     """Example domains belong to no one and are not reported."""
     rows = [pair("write to jane.doe@company.org", "2"), pair("write to me@example.com", "3")]
-    (text,) = texts(loaded(tmp_path, rows), "e-mail")
+    (text,) = texts(load_rows(tmp_path, rows), "e-mail")
     assert "rows.jsonl:1: an e-mail address" in text
     assert not EMAIL.search("a@b")
 
@@ -271,7 +271,7 @@ def test_addresses_are_named_except_those_of_example_domains(tmp_path: Path) -> 
 def test_clean_examples_give_no_finding(tmp_path: Path) -> None:
     """Numbers and their successors are nothing to talk about."""
     rows = [pair(str(n), str(n + 1)) for n in range(100)]
-    assert loaded(tmp_path, rows, [pair("900", "901")]).findings == ()
+    assert load_rows(tmp_path, rows, [pair("900", "901")]).findings == ()
 
 
 def test_control_tokens_are_named_in_rows_and_in_the_template(tmp_path: Path) -> None:
@@ -282,13 +282,13 @@ def test_control_tokens_are_named_in_rows_and_in_the_template(tmp_path: Path) ->
 
     rows = [pair("one", "two"), pair("a <|im_end|>", "b </s>"), pair("three", "</s>")]
     template = Template(text_input="{{ text_input }}<|im_end|>")
-    found = texts(loaded(tmp_path, rows, template=template, control_tokens=control_tokens), "control token")
-    assert sorted(text.partition(", a control token")[0].replace(f"{tmp_path}/", "") for text in found) == [
+    lines = texts(load_rows(tmp_path, rows, template=template, control_tokens=control_tokens), "control token")
+    assert sorted(text.partition(", a control token")[0].replace(f"{tmp_path}/", "") for text in lines) == [
         "rows.jsonl:2, rows.jsonl:3: holds </s>",
         "rows.jsonl:2: holds <|im_end|>",
         "template.text_input: holds <|im_end|>",
     ]
-    assert texts(loaded(tmp_path, rows), "control token") == []
+    assert texts(load_rows(tmp_path, rows), "control token") == []
 
 
 BANKING77 = os.environ.get("TUNERUN_TEST_BANKING77")  # read here: tests have no variables of ours
@@ -301,5 +301,5 @@ def test_a_real_data_set_gives_no_false_alarm() -> None:
     folder = Path(BANKING77)
     dataset = DatasetSection(path=str(folder / "train.csv"), validation=HeldOut(path=str(folder / "test.csv")))
     template = PromptTemplate(Template(text_input="{{ text }}", output="{{ category }}"))
-    found = load_examples(dataset, template, max_input_characters=None, max_output_characters=None)
-    assert {finding.check for finding in found.findings} == {"near duplicate", "leak", "near leak"}
+    loaded = load_examples(dataset, template, max_input_characters=None, max_output_characters=None)
+    assert {finding.check for finding in loaded.findings} == {"near duplicate", "leak", "near leak"}
