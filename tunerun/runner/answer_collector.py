@@ -214,19 +214,19 @@ class AnswerCollector:
 
     def _call_in_thread(self, call: Callable[[], T]) -> T:
         """Run a call in another thread while this one, which owns the ledger's connection, calls `waiting`."""
-        found: Future[T] = Future()
+        result: Future[T] = Future()
 
         def answer() -> None:
             try:
-                found.set_result(call())
+                result.set_result(call())
             except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits
-                found.set_exception(error)
+                result.set_exception(error)
 
         # A daemon thread rather than a pool: a pool would block the exit of an interrupted run until the call returns.
         threading.Thread(target=answer, name="tunerun-asking", daemon=True).start()
-        while not wait([found], LOOK_S).done:
+        while not wait([result], LOOK_S).done:
             self.waiting()
-        return found.result()
+        return result.result()
 
     def _record(self, part: QuestionPart, values: Sequence[str] | Sequence[float]) -> None:
         rows = len(part.question.held_out.examples)

@@ -108,8 +108,8 @@ def judges_of(
             from that of this version of tunerun.
     """
     if experiment is not None:
-        found, max_usd = list(resolve(experiment.evaluation)), experiment.budget.max_usd
-        return [metric for metric in found if isinstance(metric, JudgedMetric)], max_usd
+        judges = [metric for metric in resolve(experiment.evaluation) if isinstance(metric, JudgedMetric)]
+        return judges, experiment.budget.max_usd
     first = ledger.trials(sweeps[0].id)[0]
     document, evaluation = sweeps[0].document, first.settings.evaluation
     try:
@@ -171,8 +171,8 @@ class _Judging:
     def _texts(self, key: str, subject: JudgedSubject) -> tuple[str, ...] | None:
         of_key = (key, subject.held_out, subject.asked)
         if of_key not in self._answers:
-            found = self.ledger.answers(*of_key)
-            self._answers[of_key] = None if found is None else found.texts
+            answers = self.ledger.answers(*of_key)
+            self._answers[of_key] = None if answers is None else answers.texts
         return self._answers[of_key]
 
     def _judge(self, subject: JudgedSubject, client: JudgeClient | None) -> None:
@@ -183,29 +183,29 @@ class _Judging:
             return
         examples = self.ledger.example_set(subject.held_out).examples
         rows = list(judged_rows(self.metric, examples, texts, base))
-        known = self._known([judged for row in rows for judged in row], client, subject.name)
-        ratings = [rating_of(row, known) for row in rows]
+        of_items = self._ratings([judged for row in rows for judged in row], client, subject.name)
+        ratings = [rating_of(row, of_items) for row in rows]
         # Part of the ratings would look like a finished subject; each single one is in the ledger already.
         if all(rating is not None for rating in ratings):
             rated = rated_by(self.metric.identity, subject.asked)
             texts_ = [rating.to_text() for rating in ratings if rating is not None]
             self.ledger.record_answers(subject.key, subject.held_out, rated, texts_)
 
-    def _known(self, judged: Sequence[Judged], client: JudgeClient | None, name: str) -> dict[str, Rating]:
+    def _ratings(self, judged: Sequence[Judged], client: JudgeClient | None, name: str) -> dict[str, Rating]:
         """Return the judgements of these items: from the ledger, from the record, or newly obtained."""
         identity = self.metric.identity
         items = {each.item: each for each in judged}
-        known = {item: Rating(*found) for item, found in self.ledger.ratings(identity, items).items()}
-        for item in items.keys() - known.keys():
-            if (found := self.recorded.get((identity, item))) is not None:
-                known[item] = found
-                self.ledger.record_rating(identity, item, found.score, found.reason)
-        missing = [each for item, each in items.items() if item not in known]
+        ratings = {item: Rating(*stored) for item, stored in self.ledger.ratings(identity, items).items()}
+        for item in items.keys() - ratings.keys():
+            if (recorded := self.recorded.get((identity, item))) is not None:
+                ratings[item] = recorded
+                self.ledger.record_rating(identity, item, recorded.score, recorded.reason)
+        missing = [each for item, each in items.items() if item not in ratings]
         if missing and client is not None:
             self.progress.evaluating(f"{name}, by the judge {self.metric.model}")
             for each, rating in self._request(missing, client):
-                known[each.item] = rating
-        return known
+                ratings[each.item] = rating
+        return ratings
 
     def _request(self, missing: Sequence[Judged], client: JudgeClient) -> Iterator[tuple[Judged, Rating]]:
         """Call the judge for items, several at once; each judgement is recorded on arrival, even if another fails."""
@@ -266,14 +266,14 @@ class _Judging:
         sample = sample_of(self.metric)
         if sample is None or (identity, sample.sha256) in measured:
             return
-        known = self._known(sample.judged, client, "the labelled sample")
-        scores = [known[each.item].score for each in sample.judged]
+        ratings = self._ratings(sample.judged, client, "the labelled sample")
+        scores = [ratings[each.item].score for each in sample.judged]
         pairs = [(s, label) for s, label in zip(scores, sample.labels, strict=True) if s is not None]
         document = {"rows": len(scores), "unreadable": len(scores) - len(pairs)}
         if not pairs:
             raise InputError(f"evaluation.metrics.{self.metric.name}.examples: no reply of the judge could be read")
-        found = agreement([s for s, _ in pairs], [label for _, label in pairs])
-        self.ledger.record_agreement(identity, sample.sha256, {**document, **asdict(found)})
+        agreed = agreement([s for s, _ in pairs], [label for _, label in pairs])
+        self.ledger.record_agreement(identity, sample.sha256, {**document, **asdict(agreed)})
 
 
 def recorded_ratings(ledger: Ledger, sweep: SweepRecord, metrics: Sequence[Metric]) -> dict[tuple[str, str], Rating]:
@@ -284,7 +284,7 @@ def recorded_ratings(ledger: Ledger, sweep: SweepRecord, metrics: Sequence[Metri
         sweep: that was recorded.
         metrics: only judged metrics are used.
     """
-    found: dict[tuple[str, str], Rating] = {}
+    ratings: dict[tuple[str, str], Rating] = {}
     judged_metrics = [metric for metric in metrics if isinstance(metric, JudgedMetric)]
     for metric, subject in ((m, s) for m in judged_metrics for s in subjects_of(ledger, sweep)):
         methods = [rated_by(metric.identity, subject.asked), subject.asked]
@@ -299,5 +299,5 @@ def recorded_ratings(ledger: Ledger, sweep: SweepRecord, metrics: Sequence[Metri
             for place, each in enumerate(judged):
                 # Of a comparison the record has only the outcome, so both orders are given that outcome.
                 turned = rating.score if not place or rating.score is None else 1 - rating.score
-                found[metric.identity, each.item] = Rating(turned, rating.reason)
-    return found
+                ratings[metric.identity, each.item] = Rating(turned, rating.reason)
+    return ratings

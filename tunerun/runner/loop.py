@@ -402,8 +402,8 @@ class Loop:
         # Their ends are recorded. A run that is killed here finds at its next start which answers are missing.
         while self._ended or self._earlier:
             ended, self._ended = self._ended, []
-            found, self._earlier = self._earlier, []
-            self._settle([entry.trial for entry in ended if not self._is_resubmitted(entry)], found)
+            earlier, self._earlier = self._earlier, []
+            self._settle([entry.trial for entry in ended if not self._is_resubmitted(entry)], earlier)
 
     def _is_resubmitted(self, entry: InFlight) -> bool:
         """Schedule a LOST job to be submitted again; whether that was done."""
@@ -419,17 +419,17 @@ class Loop:
         self._again(entry.trial, backoff_s(attempt, self._config.backoff_s, MAX_BACKOFF_S) if attempt else 0.0)
         return True
 
-    def _settle(self, ended: Sequence[Trial], found: Sequence[Trial] = ()) -> None:
+    def _settle(self, ended: Sequence[Trial], earlier: Sequence[Trial] = ()) -> None:
         """Measure finished trials and report them; later, where their backend does not answer now.
 
         Args:
             ended: finished in this run.
-            found: finished before; not reported, unless their measurement was postponed.
+            earlier: finished before; not reported, unless their measurement was postponed.
         """
         is_new = {trial.number: True for trial in ended}
-        is_new |= {trial.number: ("waiting", trial.number) in self._noted for trial in found}
+        is_new |= {trial.number: ("waiting", trial.number) in self._noted for trial in earlier}
         by_place: dict[int, list[Trial]] = {}
-        for trial in (*ended, *found):
+        for trial in (*ended, *earlier):
             by_place.setdefault(id(self._place(trial).backend), []).append(trial)
         groups: list[list[Trial]] = []
         for trials in by_place.values():

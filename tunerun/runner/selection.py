@@ -54,13 +54,13 @@ def chosen(
     if names:
         return selected(ledger, names)
     existing = ledger.sweeps(experiment)
-    found = existing[-1:] if plan is None else _sweep_of(plan, ledger, as_frozen=as_frozen)
-    if not found:
+    sweeps = existing[-1:] if plan is None else _sweep_of(plan, ledger, as_frozen=as_frozen)
+    if not sweeps:
         wanted = (plan.sweep if plan is not None else experiment) or "no sweep named"
         raise NotFoundError(
             f"{wanted}: has not run, as far as {ledger.path} knows; {_listed(existing)}; choose one with --sweep"
         )
-    return found
+    return sweeps
 
 
 def _sweep_of(plan: Plan, ledger: Ledger, *, as_frozen: bool) -> list[SweepRecord]:

@@ -127,21 +127,21 @@ def result_of(
     ascending = bool(verdict.measures) and not verdict.measures[0].higher_is_better
     link = tracker.link(ledger, first, verdict.metric, ascending=ascending)
     places = {(trial.sweep, trial.record.number): place for place, trial in enumerate(verdict.trials)}
-    found = {(sweep.id, n): run for sweep in verdict.sweeps for n, run in tracker.run_ids(ledger, sweep.id).items()}
-    run_ids = {places[key]: run for key, run in found.items() if key in places}
+    tracked = {(sweep.id, n): run for sweep in verdict.sweeps for n, run in tracker.run_ids(ledger, sweep.id).items()}
+    run_ids = {places[key]: run for key, run in tracked.items() if key in places}
     problem = tracker.problem or tracker.notice
     return SweepResult(verdict, run_ids, link, problem, server=tracker.server, faults=faults)
 
 
 def _faults(verdict: Verdict, cache: Path | None) -> tuple[str, ...]:
-    found: dict[str, list[int]] = {}
+    by_fault: dict[str, list[int]] = {}
     for trial in verdict.trials:
         tuned = trial.tuned_model
         fault = None if tuned is None or tuned.folder is None else fault_of(tuned.folder, tuned.weights, cache)
         if fault is not None:
-            found.setdefault(fault, []).append(trial.record.number)
+            by_fault.setdefault(fault, []).append(trial.record.number)
     again = f"to make it again: {verdict.sweep.command_afresh}"
-    lines = [f"trial {', '.join(map(str, numbers))}: {fault}; {again}" for fault, numbers in found.items()]
+    lines = [f"trial {', '.join(map(str, numbers))}: {fault}; {again}" for fault, numbers in by_fault.items()]
     if len(lines) <= _MAX_FAULTS:
         return tuple(lines)
     return (*lines[:_MAX_FAULTS], f"and {len(lines) - _MAX_FAULTS} more tuned models are missing or changed; {again}")

@@ -92,10 +92,10 @@ class GeminiBackend(HostedBackend):
         problems = []
         for model in models:
             where = f"model.name: {model.name} at {self._service.base_url}"
-            found = self._service.find(f"/v1beta/{wire_name(model)}")
-            if found is None:
+            resource = self._service.find(f"/v1beta/{wire_name(model)}")
+            if resource is None:
                 problems.append(f"{where}: the service does not have this model")
-            elif not can_tune(found):
+            elif not can_tune(resource):
                 problems.append(f"{where}: the service cannot tune this model")
         if problems:
             listed = self._listed("/v1beta/models", "models")
@@ -150,15 +150,15 @@ class GeminiBackend(HostedBackend):
 
     def _exists(self, request: TuningRequest) -> bool:
         """Whether the tuned model of a request exists. One that failed or was cancelled is deleted first."""
-        found = self._get(request.tuned_model_id)
-        if found is None:
+        model = self._get(request.tuned_model_id)
+        if model is None:
             return False
-        if key_of(found) != request.key:
+        if key_of(model) != request.key:
             raise InputError(
                 f"tunedModels/{request.tuned_model_id} at {self._service.base_url} was not created for this "
                 "trial; delete it there, or choose another name"
             )
-        if self._status(found).state not in (JobState.FAILED, JobState.CANCELLED):
+        if self._status(model).state not in (JobState.FAILED, JobState.CANCELLED):
             return True
         self._delete(request.tuned_model_id)  # its id is taken: a create would be answered by 409
         return False
@@ -173,18 +173,18 @@ class GeminiBackend(HostedBackend):
 
     def find(self, key: str, tuned_model_id: str) -> JobRef | None:
         """Return the job of a key by its tuned model, unless that failed or was cancelled; see the Protocol."""
-        found = self._get(tuned_model_id)
-        if found is None or key_of(found) != key:
+        model = self._get(tuned_model_id)
+        if model is None or key_of(model) != key:
             return None
-        ended_badly = self._status(found).state in (JobState.FAILED, JobState.CANCELLED)
+        ended_badly = self._status(model).state in (JobState.FAILED, JobState.CANCELLED)
         return None if ended_badly else JobRef(KIND, tuned_model_id)
 
     def _get(self, identifier: str) -> Json | None:
-        found = self._service.find(f"/v1beta/tunedModels/{identifier}")
+        model = self._service.find(f"/v1beta/tunedModels/{identifier}")
         # A proxy in between may answer 200 with a page or object of its own.
-        if found is not None and found.get("name") != f"tunedModels/{identifier}":
+        if model is not None and model.get("name") != f"tunedModels/{identifier}":
             raise self._unintelligible(f"tunedModels/{identifier}")
-        return found
+        return model
 
     def _unintelligible(self, name: str) -> UnavailableError:
         return UnavailableError(
@@ -208,16 +208,16 @@ class GeminiBackend(HostedBackend):
                     break
         return {ref: status.after(after.get(ref, 0)) for ref, status in statuses.items()}
 
-    def _status(self, found: Json) -> JobStatus:
+    def _status(self, model: Json) -> JobStatus:
         """Translate a tuned model."""
         try:
-            task = found.get("tuningTask", {})
+            task = model.get("tuningTask", {})
             snapshots = tuple(snapshots_of(task))
             # A state that this version does not know is RUNNING, by the Protocol.
-            state = _STATES.get(str(found.get("state", "")), JobState.RUNNING)
+            state = _STATES.get(str(model.get("state", "")), JobState.RUNNING)
             if state is JobState.RUNNING:
                 return JobStatus(state, snapshots)
-            name = str(found["name"])
+            name = str(model["name"])
             if state is JobState.FAILED:
                 # A TunedModel says that it failed; only its operations say why.
                 operations = self._service.get(f"/v1beta/{name}/operations").get("operations", ())
@@ -227,18 +227,18 @@ class GeminiBackend(HostedBackend):
                     return JobStatus(JobState.CANCELLED, snapshots)
                 return JobStatus(state, snapshots, failure=failure_of(error.get("message")))
             # The base model as the service names it: an earlier process may have used another config.
-            base = str(found.get("baseModel") or found.get("tunedModelSource", {}).get("baseModel", ""))
-            model = BaseModelRef(name=base.removeprefix("models/") or "unknown", source=base or "unknown")
-            return JobStatus(state, snapshots, metrics_of(task), TunedModel(name, model, name))
+            base = str(model.get("baseModel") or model.get("tunedModelSource", {}).get("baseModel", ""))
+            base_model = BaseModelRef(name=base.removeprefix("models/") or "unknown", source=base or "unknown")
+            return JobStatus(state, snapshots, metrics_of(task), TunedModel(name, base_model, name))
         except (AttributeError, LookupError, TypeError, ValueError) as error:
-            raise self._unintelligible(str(found.get("name"))) from error
+            raise self._unintelligible(str(model.get("name"))) from error
 
     def cancel(self, ref: JobRef) -> None:
         """Cancel a job; no effect on one that has already ended."""
-        found = self._get(ref.id) if ref.backend == KIND and TUNED_MODEL_ID.fullmatch(ref.id) else None
-        if found is None or self._status(found).state.is_finished:
+        model = self._get(ref.id) if ref.backend == KIND and TUNED_MODEL_ID.fullmatch(ref.id) else None
+        if model is None or self._status(model).state.is_finished:
             return
-        operations = self._service.get(f"/v1beta/{found['name']}/operations").get("operations", ())
+        operations = self._service.get(f"/v1beta/{model['name']}/operations").get("operations", ())
         # Only v1 documents the method (discovery documents of 2026-06-24); google-generativeai 0.8.6 calls it under
         # v1beta. Where a service has neither, deleting the tuned model ends the job.
         for operation in operations:

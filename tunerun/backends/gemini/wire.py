@@ -23,9 +23,9 @@ def contents_of(conversation: Conversation) -> Json:
     return {"contents": contents, **system}
 
 
-def key_of(found: Json) -> str | None:
+def key_of(tuned_model: Json) -> str | None:
     """Return the key that a tuned model was created under; None: it was not created by tunerun."""
-    key = _KEY.search(str(found.get("description", "")))
+    key = _KEY.search(str(tuned_model.get("description", "")))
     return None if key is None else key[1]
 
 
@@ -70,7 +70,7 @@ def body_of(request: TuningRequest) -> Json:
 def snapshots_of(task: Json) -> list[Snapshot]:
     """Return the loss curve by step, each step once."""
     # Proto3's JSON omits fields that are zero, hence the defaults.
-    found = {
+    by_step = {
         int(snapshot.get("step", 0)): Snapshot(
             step=int(snapshot.get("step", 0)),
             epoch=int(snapshot.get("epoch", 0)),
@@ -79,7 +79,7 @@ def snapshots_of(task: Json) -> list[Snapshot]:
         )
         for snapshot in task.get("snapshots", ())
     }
-    return [found[step] for step in sorted(found)]
+    return [by_step[step] for step in sorted(by_step)]
 
 
 def metrics_of(task: Json) -> dict[str, float]:

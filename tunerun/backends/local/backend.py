@@ -145,7 +145,7 @@ class LocalBackend:
         Raises:
             MissingPackageError: the extra `local` is not installed where the engines run on this machine, or the
                 package of their scheduler is not.
-            BaseModelError: base models cannot be found or prepared; has all problems.
+            BaseModelError: base models cannot be located or prepared; has all problems.
         """
         self._require_packages()
         worker_kinds.room(self._workers)
@@ -155,12 +155,12 @@ class LocalBackend:
         # All are located first, which takes no time, so that one that is missing does not cost the download of others.
         for model in dict.fromkeys(models):
             try:
-                found = base_model.find(model, self._cache)
+                located = base_model.find(model, self._cache)
             except BaseModelError as error:
                 problems.extend(error.problems)
             else:
-                self._identities[model] = found.identity
-                if prepared_model.model_folder(found, self._cache) is None:
+                self._identities[model] = located.identity
+                if prepared_model.model_folder(located, self._cache) is None:
                     unprepared.append(model)
         if problems:
             raise BaseModelError(problems)
@@ -248,8 +248,8 @@ class LocalBackend:
                     is_there = job.state.is_finished and self._folders.made(job_id) is not None
                     return job.status(self._folders.tuned_model(job_id, job.request.model) if is_there else None)
             # A job of an earlier process: its tuned model's folder has the status.
-            if (found := self._folders.status(job_id)) is not None:
-                return found
+            if (status := self._folders.status(job_id)) is not None:
+                return status
         return JobStatus(JobState.FAILED, failure=_UNKNOWN_JOB)
 
     def cancel(self, ref: JobRef) -> None:

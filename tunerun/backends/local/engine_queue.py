@@ -362,20 +362,20 @@ class EngineQueue:
                 model = session.model
                 is_lost = failure.kind is FailureKind.LOST and not session.is_given_up
                 self._lost += is_lost and model is not None  # losing an idle one, such as a Slurm job, affects no job
-                found = session.died(failure, stopped=self._stops, is_last_try=self._lost >= _MAX_LOST)
+                left = session.died(failure, stopped=self._stops, is_last_try=self._lost >= _MAX_LOST)
                 # An engine that vanished with its node says nothing about memory, and one that this queue killed
                 # neither. A local process that ended by SIGKILL counts as OUT_OF_MEMORY unless the kernel's own count
                 # of OOM kills says otherwise (`engine.process.failure_of_exit`), so the OOM killer still halves the
                 # pack.
                 if model is not None and not is_lost and not session.is_given_up:
-                    if found.most is None:  # the job that failed alone was found
+                    if left.most is None:  # the job that failed alone was found
                         self._most.pop(model, None)
                         self._is_memory_short.discard(model)
                     else:
-                        self._most[model] = found.most
+                        self._most[model] = left.most
                         if failure.kind is FailureKind.OUT_OF_MEMORY:
                             self._is_memory_short.add(model)
-                self._backlog.take_back(found)
+                self._backlog.take_back(left)
             self._stops.clear()
             self.lock.notify_all()
 

@@ -124,33 +124,33 @@ class EngineSession:
             stopped: ids of jobs with a request to stop; they end as cancelled, whatever killed the engine.
             is_last_try: whether to fail the jobs of a lost engine instead of retrying them.
         """
-        found = Aftermath()
+        left = Aftermath()
         # An engine that never reported may have died of its first call; repeated, that would kill each next engine too.
         if self.call is not None and not self._is_call_taken and self.worker.has_reported:
-            found.call, self.call = self.call, None
+            left.call, self.call = self.call, None
         begun = [job for job in self.jobs.values() if job.id in self._runs]
         runs = len({self._runs[job.id] for job in begun})
         is_lost = failure.kind is FailureKind.LOST
         if self.call is not None:
             self.call.settle(failure)
-            found.jobs = [*self.jobs.values()]
+            left.jobs = [*self.jobs.values()]
         elif self.is_given_up or (is_lost and runs > 1 and not is_last_try):
-            found.jobs = [*self.jobs.values()]
+            left.jobs = [*self.jobs.values()]
         elif runs > 1 and not is_lost:
-            found.jobs, found.most = [*self.jobs.values()], runs // 2
+            left.jobs, left.most = [*self.jobs.values()], runs // 2
         else:
             # One run, or an engine that ended before it began any: it could not load the base model.
             to_blame = begun or ([] if self.worker.has_reported else [*self.jobs.values()])
             for job in to_blame:
                 if job.id not in stopped:
                     job.settle(failure)
-            found.jobs = [job for job in self.jobs.values() if job not in to_blame]
+            left.jobs = [job for job in self.jobs.values() if job not in to_blame]
         # The engine cannot confirm the stop any more, so they end here.
         for job in self.jobs.values():
             if job.id in stopped:
                 job.cancelled()
-        found.jobs = [job for job in found.jobs if job.id not in stopped]
-        return found
+        left.jobs = [job for job in left.jobs if job.id not in stopped]
+        return left
 
     def close(self, failure: Failure) -> None:
         """Fail all unfinished work."""

@@ -104,9 +104,9 @@ class OpenAIBackend(HostedBackend):
         """
         missing = [model.name for model in models if not self._has(resolved(model.name))]
         if missing:
-            known = self._listed_models()
+            available = self._listed_models()
             problem = f"at {self._service.base_url}: the model does not exist, or the key may not use it; available:"
-            raise BaseModelError([f"model.name: {name} {problem} {known}" for name in missing])
+            raise BaseModelError([f"model.name: {name} {problem} {available}" for name in missing])
 
     def _has(self, name: str) -> bool:
         """Whether the service has a model; also True if the service does not implement `/models`."""
@@ -191,13 +191,13 @@ class OpenAIBackend(HostedBackend):
 
     def _newest(self, **filters: str) -> list[Json]:
         """Return the newest jobs, up to the first with our metadata: a service that keeps them also filters by them."""
-        found = []
+        newest = []
         for job in itertools.islice(pages(self._service, self._jobs, limit=PAGE, **filters), LOOKED_AT):
             if not filters and jobs.keeps_metadata(job):
                 self._keeps_metadata = True
                 break
-            found.append(job)
-        return found
+            newest.append(job)
+        return newest
 
     def poll(self, refs: Sequence[JobRef], after: Mapping[JobRef, int] = NO_CURSORS) -> Mapping[JobRef, JobStatus]:
         """Request the jobs (a page of the list for many), and for each running job its new events; see the Protocol."""
@@ -207,27 +207,27 @@ class OpenAIBackend(HostedBackend):
             final = {ref: status for i, ref in wanted.items() if (status := self._statuses.final(i)) is not None}
             statuses.update(final)
             missing = {identifier for identifier, ref in wanted.items() if ref not in final}
-            found: dict[str, Json] = {}
+            by_id: dict[str, Json] = {}
             if len(missing) > FEW:
                 for job in pages(self._service, self._jobs, limit=PAGE):
                     if job.get("id") in missing:
-                        found[str(job["id"])] = job
-                    if len(found) == len(missing):
+                        by_id[str(job["id"])] = job
+                    if len(by_id) == len(missing):
                         break
             # A job that the list does not have is requested by itself before it counts as lost: a list may be capped.
-            for identifier in missing - found.keys():
+            for identifier in missing - by_id.keys():
                 if (one := self._get(identifier)) is not None:
-                    found[identifier] = one
-            for identifier, job in found.items():
+                    by_id[identifier] = one
+            for identifier, job in by_id.items():
                 statuses[wanted[identifier]] = self._statuses.of(job)
         return {ref: status.after(after.get(ref, 0)) for ref, status in statuses.items()}
 
     def _get(self, identifier: str) -> Json | None:
-        found = self._service.find(f"{self._jobs}/{quote(identifier)}")
+        job = self._service.find(f"{self._jobs}/{quote(identifier)}")
         # A proxy in between may answer 200 with a page or object of its own.
-        if found is not None and found.get("id") != identifier:
+        if job is not None and job.get("id") != identifier:
             raise self._statuses.unintelligible(identifier)
-        return found
+        return job
 
     def cancel(self, ref: JobRef) -> None:
         """Cancel a job; no effect on one that has already ended."""
@@ -259,14 +259,14 @@ class OpenAIBackend(HostedBackend):
             return is_tuned and not self._host.deploys and is_missing
 
         def answer(conversation: Conversation) -> str:
-            found = retry(
+            response = retry(
                 lambda: self._answered({**body, "messages": messages(conversation)}),
                 on=is_served_soon,
                 attempts=SERVED_ATTEMPTS,
                 within_s=SERVED_WITHIN_S,
                 first_wait_s=1.0,
             )
-            choices = found.get("choices") or [{}]
+            choices = response.get("choices") or [{}]
             content = (choices[0].get("message") or {}).get("content")  # None: the service withheld the answer
             if isinstance(content, list):
                 return "".join(str(part.get("text") or "") for part in content if isinstance(part, dict))

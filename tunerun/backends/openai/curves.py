@@ -44,12 +44,12 @@ class Curve:
     """The losses of a job that are known so far. Only the first loss of a step is kept.
 
     Attributes:
-        seen: ids of the events that were read.
+        event_ids: of the events that were read.
         newest: id of the newest event that was read.
         is_ascending: whether the service lists events oldest first.
     """
 
-    seen: set[str] = field(default_factory=set)
+    event_ids: set[str] = field(default_factory=set)
     newest: str | None = None
     is_ascending: bool = False
     first_at: float | None = None
@@ -78,9 +78,8 @@ class Curve:
             epochs: number of epochs of the job.
             total: number of steps of the job.
         """
-        return min(
-            epochs, -(-step * epochs // total)
-        )  # rounded up: the steps of a job are spread evenly over its epochs
+        # Rounded up: steps are spread evenly over the epochs.
+        return min(epochs, -(-step * epochs // total))
 
     def total(self, planned: int | None, *, is_whole: bool) -> int | None:
         """Return the number of steps of the job: from its events, else the last step of a whole curve, else as planned.
@@ -102,22 +101,24 @@ class Curve:
             is_whole: whether the job has ended; otherwise the curve is cut at the first missing step, which may still
                 arrive.
         """
-        found: list[Snapshot] = []
+        snapshots: list[Snapshot] = []
         for step in sorted(self._losses):
-            if not is_whole and step != len(found) + 1:
+            if not is_whole and step != len(snapshots) + 1:
                 break
             loss, time = self._losses[step]
-            found.append(Snapshot(step, self.epoch_of(step, epochs, total), loss, ended_at if time is None else time))
-        return tuple(found)
+            snapshots.append(
+                Snapshot(step, self.epoch_of(step, epochs, total), loss, ended_at if time is None else time)
+            )
+        return tuple(snapshots)
 
     def validation(self, epochs: int, total: int) -> tuple[EpochLoss, ...]:
         """Return the loss on all held-out examples for each epoch after which it was measured."""
-        found = {}
+        by_epoch = {}
         for step, loss in sorted(self._held_out.items()):
             epoch = self.epoch_of(step, epochs, total)
             if step == total or self.epoch_of(step + 1, epochs, total) > epoch:
-                found[epoch] = loss
-        return tuple(EpochLoss(epoch, loss) for epoch, loss in found.items())
+                by_epoch[epoch] = loss
+        return tuple(EpochLoss(epoch, loss) for epoch, loss in by_epoch.items())
 
 
 def of_events(events: Iterable[Json]) -> Iterator[CurvePoint]:
@@ -127,9 +128,9 @@ def of_events(events: Iterable[Json]) -> Iterator[CurvePoint]:
     for event in ordered:
         values = event.get("data")
         values = values if isinstance(values, dict) else {}
-        if "step" not in values and (found := _STEP.match(str(event.get("message") or ""))) is not None:
+        if "step" not in values and (match := _STEP.match(str(event.get("message") or ""))) is not None:
             names = ("step", "total_steps", "train_loss", "full_valid_loss")
-            values = {name: value for name, value in zip(names, found.groups(), strict=True) if value is not None}
+            values = {name: value for name, value in zip(names, match.groups(), strict=True) if value is not None}
         step = _whole(values.get("step"))
         if step is not None:
             total = _whole(values.get("total_steps"))

@@ -84,21 +84,21 @@ class TrainingFiles:
         """
         name = f"tunerun-{hashlib.sha256(content).hexdigest()[:40]}.jsonl"
         # Checked each time: a file may have been deleted since, or its processing may have failed.
-        known = self._known.pop(name, None)
-        found = None if known is None else self._service.find(f"{self._path}/{quote(known)}")
-        if found is None or found.get("status") in _USELESS:
-            found = self._listed(name)
-        if found is None:
+        uploaded = self._known.pop(name, None)
+        file = None if uploaded is None else self._service.find(f"{self._path}/{quote(uploaded)}")
+        if file is None or file.get("status") in _USELESS:
+            file = self._listed(name)
+        if file is None:
             try:
-                found = self._service.upload(self._path, Upload(name, content, {"purpose": PURPOSE}))
+                file = self._service.upload(self._path, Upload(name, content, {"purpose": PURPOSE}))
             except UnavailableError:
                 # The upload may have succeeded and only its answer was lost. Files have no key but their name.
-                if (found := self._listed(name)) is None:
+                if (file := self._listed(name)) is None:
                     raise
-        identifier = str(found.get("id", ""))
+        identifier = str(file.get("id", ""))
         if not IDENTIFIER.fullmatch(identifier):
             raise UnavailableError(f"{name}: the answer is not a file of OpenAI's API")
-        self._wait(name, found)
+        self._wait(name, file)
         self._known[name] = identifier
         return identifier
 
@@ -150,14 +150,14 @@ def pages(service: JsonService, path: str, **parameters: str | int) -> Iterator[
     """
     # A gateway that ignores `after` and leaves `has_more` out keeps OpenAI's own client in an endless loop (recorded
     # 2026-11-25 with openai 3.57.0).
-    seen: set[str] = set()
+    ids: set[str] = set()
     cursor: dict[str, str] = {}
     while True:
         page = service.get(path, **parameters, **cursor)
-        found = [each for each in page.get("data") or () if isinstance(each, dict)]
-        new = [each for each in found if str(each.get("id")) not in seen]
+        objects = [each for each in page.get("data") or () if isinstance(each, dict)]
+        new = [each for each in objects if str(each.get("id")) not in ids]
         yield from new
-        seen.update(str(each.get("id")) for each in new)
+        ids.update(str(each.get("id")) for each in new)
         if not new or not page.get("has_more"):
             return
-        cursor = {"after": str(found[-1].get("id"))}
+        cursor = {"after": str(objects[-1].get("id"))}

@@ -86,5 +86,5 @@ def host_of(base_url: str, *, is_azure: bool) -> Host:
         is_azure: whether the config declares the service as Azure; then the address does not matter.
     """
     name = urlsplit(base_url).hostname or ""
-    found = next((each for each in (OPENAI, AZURE, NEBIUS) if name.endswith(each.domains)), OTHER)
-    return AZURE if is_azure else found
+    host = next((each for each in (OPENAI, AZURE, NEBIUS) if name.endswith(each.domains)), OTHER)
+    return AZURE if is_azure else host

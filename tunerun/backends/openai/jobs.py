@@ -87,8 +87,8 @@ def identifier_of(job: Json) -> str:
 
 
 def _metadata(job: Json) -> Json:
-    found = job.get("metadata")
-    return found if isinstance(found, dict) else {}
+    metadata = job.get("metadata")
+    return metadata if isinstance(metadata, dict) else {}
 
 
 def body_of(request: TuningRequest, files: Json, refused: Collection[str], *, rate_is_absolute: bool) -> Json:
@@ -105,20 +105,20 @@ def body_of(request: TuningRequest, files: Json, refused: Collection[str], *, ra
     """
     if request.seed > MAX_SEED:
         raise InputError(f"seed: {request.seed} is above {MAX_SEED}, the limit of OpenAI's API; choose a smaller one")
-    given = request.hyperparameters
-    rate = given.effective_learning_rate if rate_is_absolute else given.learning_rate_multiplier
+    tuning = request.hyperparameters
+    rate = tuning.effective_learning_rate if rate_is_absolute else tuning.learning_rate_multiplier
     if rate is None:
         raise InputError(
             "hyperparameters.learning_rate: OpenAI's API takes only a multiplier of a rate of the service's own; set "
             "hyperparameters.learning_rate=null and hyperparameters.learning_rate_multiplier"
         )
     hyperparameters = {
-        "n_epochs": given.epoch_count,
-        "batch_size": given.batch_size,
+        "n_epochs": tuning.epoch_count,
+        "batch_size": tuning.batch_size,
         "learning_rate_multiplier": rate,
     }
-    steps = math.ceil(len(request.training) / given.batch_size) * given.epoch_count
-    marks = {KEY: request.key, MODEL: request.tuned_model_id, STEPS: str(steps), EPOCHS: str(given.epoch_count)}
+    steps = math.ceil(len(request.training) / tuning.batch_size) * tuning.epoch_count
+    marks = {KEY: request.key, MODEL: request.tuned_model_id, STEPS: str(steps), EPOCHS: str(tuning.epoch_count)}
     body = {
         "model": resolved(request.model.name),
         **files,
@@ -155,8 +155,8 @@ def epochs_of(job: Json) -> int | None:
     method = job.get("method")
     of_method = method.get("supervised") if isinstance(method, dict) else None
     for holder in (job, of_method):
-        given = holder.get("hyperparameters") if isinstance(holder, dict) else None
-        epochs = given.get("n_epochs") if isinstance(given, dict) else None
+        hyperparameters = holder.get("hyperparameters") if isinstance(holder, dict) else None
+        epochs = hyperparameters.get("n_epochs") if isinstance(hyperparameters, dict) else None
         if isinstance(epochs, int | float) and epochs >= 1:
             return int(epochs)
     return _count(job, EPOCHS)

@@ -62,8 +62,8 @@ def is_unknown_field(error: StatusError, field: str) -> bool:
 
 def _envelope(content: bytes) -> Json:
     """Return the error object of a response: OpenAI's envelope, vLLM's flat one, FastAPI's `detail`, or plain text."""
-    if found := error_object(content):
-        return found
+    if envelope := error_object(content):
+        return envelope
     document = json.loads(content)  # valid JSON: `error_object` has parsed it
     if not isinstance(document, dict):
         return {}

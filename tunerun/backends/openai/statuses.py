@@ -68,7 +68,7 @@ class JobStatuses:
             parameters["after"] = curve.newest
         read: list[Json] = []
         for event in pages(self._service, f"{self._jobs}/{quote(identifier)}/events", **parameters):
-            if str(event.get("id")) in curve.seen:
+            if str(event.get("id")) in curve.event_ids:
                 if not curve.is_ascending:
                     break
                 continue
@@ -78,7 +78,7 @@ class JobStatuses:
             curve.is_ascending = True
         if read:
             curve.newest = str(read[-1 if curve.is_ascending else 0].get("id"))
-        curve.seen.update(str(event.get("id")) for event in read)
+        curve.event_ids.update(str(event.get("id")) for event in read)
         curve.add(curves.of_events(read))
 
     def _read_results(self, job: Json, curve: Curve) -> list[Json]:
