@@ -62,8 +62,8 @@ class Browser:
         WebDriverWait(self.driver, DEADLINE_S, poll_frequency=0.05).until(lambda _driver: condition(), what)
 
     def script(self, text: str) -> object:
-        found: object = self.driver.execute_script(text)
-        return found
+        result: object = self.driver.execute_script(text)
+        return result
 
     def overflow(self) -> object:
         """Pixels by which the page is wider than the window."""
@@ -113,8 +113,8 @@ def driver(folder: Path) -> Iterator[webdriver.Chrome]:
     for flag in [*_FLAGS.split(), f"--user-data-dir={folder}"]:
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    found = webdriver.Chrome(options=options, service=Service(DRIVER))
+    chrome = webdriver.Chrome(options=options, service=Service(DRIVER))
     try:
-        yield found
+        yield chrome
     finally:
-        found.quit()
+        chrome.quit()

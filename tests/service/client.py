@@ -61,8 +61,8 @@ class Client:
     def good(self, method: str, path: str, json: Any = None, **parameters: Any) -> Json:
         response = self.call(method, path, json, **parameters)
         assert response.status_code == 200, response.text
-        found: Json = response.json()
-        return found
+        content: Json = response.json()
+        return content
 
     def refused(self, status: int, method: str, path: str, json: Any = None, **parameters: Any) -> Json:
         """Return the error of a response, which has to be in Google's envelope."""

@@ -285,12 +285,12 @@ def test_a_system_instruction_reaches_the_model_and_is_counted(client: Client) -
     assert counts[1]["totalTokens"] > counts[0]["totalTokens"]
     for model in ("/models/tiny", "/tunedModels/hears", "/models/tunedModels/hears"):
         answer = client.call("POST", f"{model}:generateContent", instructed)
-        found = answer.json()
-        assert found["usageMetadata"]["promptTokenCount"] == counts[1]["totalTokens"]
+        content = answer.json()
+        assert content["usageMetadata"]["promptTokenCount"] == counts[1]["totalTokens"]
         streamed = client.http.post(f"{model}:streamGenerateContent?alt=sse", json=instructed)
         parts = [json.loads(line.removeprefix("data: ")) for line in streamed.text.splitlines() if line]
         text = "".join(part["candidates"][0]["content"]["parts"][0]["text"] for part in parts)
-        assert text == found["candidates"][0]["content"]["parts"][0]["text"]
+        assert text == content["candidates"][0]["content"]["parts"][0]["text"]
         warnings = [
             one.headers.get("warning")
             for one in (answer, streamed, client.call("POST", f"{model}:generateContent", talk))
@@ -345,11 +345,11 @@ def test_a_mask_selects_the_fields_to_change(client: Client) -> None:
     client.good("POST", "/tunedModels", body(epochCount=LONG) | {"displayName": "Old"}, tunedModelId="changed")
     path = "/tunedModels/changed"
     new = {"displayName": "New", "description": "words", "temperature": 0.5, "state": 2, "baseModel": "models/tiny"}
-    shown = client.good("PATCH", path, new, updateMask="display_name,temperature")
-    assert (shown["displayName"], shown["temperature"], shown.get("description")) == ("New", 0.5, None)
-    shown = client.good("PATCH", path, {"description": "words", "readerProjectNumbers": ["12345678901234"]})
-    assert (shown["description"], shown["displayName"]) == ("words", "New")
-    assert shown["readerProjectNumbers"] == ["12345678901234"]
+    changed = client.good("PATCH", path, new, updateMask="display_name,temperature")
+    assert (changed["displayName"], changed["temperature"], changed.get("description")) == ("New", 0.5, None)
+    changed = client.good("PATCH", path, {"description": "words", "readerProjectNumbers": ["12345678901234"]})
+    assert (changed["description"], changed["displayName"]) == ("words", "New")
+    assert changed["readerProjectNumbers"] == ["12345678901234"]
     assert "displayName" not in client.good("PATCH", path, {}, updateMask="displayName")
     assert "baseModel" not in client.refused(400, "PATCH", path, new, updateMask="base_model")["message"].split(";")[1]
     client.refused(400, "PATCH", path, {"temperature": 2})

@@ -123,8 +123,8 @@ def test_generation_defaults_of_zero_are_shown(client: Client) -> None:
     """temperature, topP and topK are optional in the proto, so that 0 differs from an absent value."""
     payload = body(epochCount=1) | {"temperature": 0.0, "topP": 0.0, "topK": 0}
     client.good("POST", "/tunedModels", payload, tunedModelId="zero")
-    shown = client.good("GET", "/tunedModels/zero")
-    assert (shown["temperature"], shown["topP"], shown["topK"]) == (0.0, 0.0, 0)
+    model = client.good("GET", "/tunedModels/zero")
+    assert (model["temperature"], model["topP"], model["topK"]) == (0.0, 0.0, 0)
     client.good("PATCH", "/tunedModels/zero", {"displayName": "x", "temperature": 9}, updateMask="displayName")
     client.good("DELETE", "/tunedModels/zero")
 

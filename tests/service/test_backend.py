@@ -80,7 +80,7 @@ def rows_in(folder: Path) -> list[str]:
 def found_of(runs: Path, result: SweepResult) -> dict[tuple[int, int, float], Any]:
     """Losses by step and on the held-out examples, and the answers to these, of each trial and of the base model."""
     with Ledger(runs / "ledger.db") as ledger:
-        found: dict[tuple[int, int, float], Any] = {}
+        results: dict[tuple[int, int, float], Any] = {}
         for trial in ledger.trials(result.verdict.sweep.id):
             job = ledger.job(trial.key)
             assert job is not None
@@ -94,8 +94,8 @@ def found_of(runs: Path, result: SweepResult) -> dict[tuple[int, int, float], An
                 trial.config["seed"],
                 *(trial.config["hyperparameters"][name] for name in ("epoch_count", "learning_rate_multiplier")),
             )
-            found[point] = (curve, job.metrics["validation/loss"], texts)
-        return found
+            results[point] = (curve, job.metrics["validation/loss"], texts)
+        return results
 
 
 def test_an_experiment_gives_the_same_here_and_on_both_wires(
@@ -122,16 +122,16 @@ def test_an_experiment_gives_the_same_here_and_on_both_wires(
         "gemini": ["backend=gemini", f"backend.base_url={running.address}", *there],
         "openai": ["seed=0,3", "backend=openai", f"backend.base_url={running.address}/v1", *there],
     }
-    found = {}
+    results = {}
     for place, own in places.items():
         runs = tmp_path / place
         overrides = [*common, "model=huggingface", "model.name=tiny", *own, f"paths.runs={runs}"]
         result = tunerun.run(tunerun.plan(tunerun.load(overrides)))
         assert result.exit_code == 0
-        found[place] = found_of(runs, result)
-    assert len(found["here"]) == 4
-    assert found["openai"] == found["here"]
-    assert found["gemini"] == {point: of for point, of in found["here"].items() if point[0] == 0}
+        results[place] = found_of(runs, result)
+    assert len(results["here"]) == 4
+    assert results["openai"] == results["here"]
+    assert results["gemini"] == {point: of for point, of in results["here"].items() if point[0] == 0}
     with Client(running.address, running.key.secret) as client:
         for model in client.good("GET", "/tunedModels", pageSize=100)["tunedModels"]:
             client.good("DELETE", f"/{model['name']}")

@@ -35,9 +35,9 @@ def _clean(running: RunningService) -> Iterator[None]:
 
 def finished(service: Service, identifier: str) -> TunedModelRow:
     def row() -> TunedModelRow:
-        found = service.state.tuned_model(identifier)
-        assert found is not None
-        return found
+        row = service.state.tuned_model(identifier)
+        assert row is not None
+        return row
 
     wait_until(lambda: row().state is not ModelState.CREATING, f"{identifier} is finished")
     return row()
@@ -94,12 +94,12 @@ def test_a_paused_job_lets_others_go_first(running: RunningService) -> None:
     assert waiting.is_paused
     assert waiting.started_at is None
     assert waiting.state is ModelState.CREATING
-    seen = library.curve(waiting)
-    assert 0 < len(seen) < waiting.total_steps
+    before = library.curve(waiting)
+    assert 0 < len(before) < waiting.total_steps
     assert not library.resume(key, "paused").is_paused
     row = finished(service, "paused")
     assert row.state is ModelState.ACTIVE
-    assert library.curve(row)[: len(seen)] == seen
+    assert library.curve(row)[: len(before)] == before
     library.create(key, replace(NEW, identifier="straight", epoch_count=30))
     straight = finished(service, "straight")
     assert weights(service, row.folder) == weights(service, straight.folder)

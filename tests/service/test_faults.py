@@ -181,9 +181,9 @@ def _outcome(ledger: Ledger, trial: Trial) -> Outcome:
     answers = []
     assert trial.validation is not None
     for subject in (trial.key, trial.baselines[0]):
-        known = ledger.answers(subject, trial.validation.digest, trial.answer_method)
-        assert known is not None
-        answers.append(known.texts[0])
+        stored = ledger.answers(subject, trial.validation.digest, trial.answer_method)
+        assert stored is not None
+        answers.append(stored.texts[0])
     return Outcome([snapshot.mean_loss for snapshot in snapshots], answers)
 
 

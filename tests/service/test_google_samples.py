@@ -83,8 +83,8 @@ def test_one_example_is_accepted_as_a_list_of_one(client: Client) -> None:
 
 def test_unknown_fields_are_ignored_and_named(client: Client) -> None:
     """A newer client's fields change nothing; a Warning header names each once, in ASCII and cut where it is long."""
-    odd = {'q"\\\r\nx: y': 1, "ü": 2, "x" * 5000: 3}
-    payload = body(epochCount=1, colour="red") | {"newer": {"deep": [1]}} | odd
+    unprintable = {'q"\\\r\nx: y': 1, "ü": 2, "x" * 5000: 3}
+    payload = body(epochCount=1, colour="red") | {"newer": {"deep": [1]}} | unprintable
     payload["tuningTask"]["trainingData"]["examples"]["examples"] = [
         {"textInput": "1", "output": "2", "weight": 2}
     ] * 20

@@ -43,8 +43,8 @@ def parsed(document: dict[str, Any], type_: str) -> Any:
 def models(running: RunningService) -> Iterator[Client]:
     """A service with tuned models in every state."""
     with Client(running.address, running.key.secret) as client:
-        shown = {"displayName": "Shown", "description": "words", "temperature": 0.5, "topP": 0.9, "topK": 40}
-        client.good("POST", "/tunedModels", body() | shown | {"readerProjectNumbers": ["1"]}, tunedModelId="active")
+        settings = {"displayName": "Shown", "description": "words", "temperature": 0.5, "topP": 0.9, "topK": 40}
+        client.good("POST", "/tunedModels", body() | settings | {"readerProjectNumbers": ["1"]}, tunedModelId="active")
         client.good("POST", "/tunedModels", body(learningRate=1e9, epochCount=50), tunedModelId="failed")
         client.good("POST", "/tunedModels", body(epochCount=LONG), tunedModelId="cancelled")
         wait_until(lambda: client.steps("cancelled") > 1, "two steps are taken")
@@ -64,9 +64,9 @@ def test_tuned_models_and_operations_are_the_official_types(models: Client, iden
     assert tuned.name == f"tunedModels/{identifier}"
     assert len(tuned.tuning_task.snapshots) >= 1
     operation = models.operation(identifier)
-    found = parsed(operation, "Operation")
-    assert found.done == (identifier != "creating")
-    assert found.metadata.type_url.endswith("CreateTunedModelMetadata")
+    message = parsed(operation, "Operation")
+    assert message.done == (identifier != "creating")
+    assert message.metadata.type_url.endswith("CreateTunedModelMetadata")
     assert parsed(models.good("GET", f"/{operation['name']}"), "Operation").name == operation["name"]
 
 

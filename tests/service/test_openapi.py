@@ -58,7 +58,7 @@ def test_every_response_has_a_documented_status(version: str, running: RunningSe
         case.validate_response(response, checks=[not_a_server_error, status_code_conformance])
 
     document: Any = schemathesis.openapi.from_url(f"{running.address}/openapi.json")
-    operations = [found.ok() for found in document.get_all_operations()]
+    operations = [operation.ok() for operation in document.get_all_operations()]
     ours = [
         operation for operation in operations if operation.path.startswith(f"/{version}/") and not is_openai(operation)
     ]

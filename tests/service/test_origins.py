@@ -46,14 +46,14 @@ def test_an_allowed_origin_may_call_both_wires_but_not_the_page(running: Running
     """In preflights, answers and refusals; without cookies, and cached separately for each origin."""
     own = {"origin": PAGE}
     requests = [("OPTIONS", path, preflight(PAGE)) for path in WIRES] + [("POST", path, own) for path in WIRES]
-    found = ask(running, [PAGE, "http://localhost:5173"], [*requests, ("GET", "/", own), ("GET", "/healthz", own)])
-    assert [response.status_code for response in found[:6]] == [204] * 3 + [401] * 3
-    for response in found[:6]:
+    responses = ask(running, [PAGE, "http://localhost:5173"], [*requests, ("GET", "/", own), ("GET", "/healthz", own)])
+    assert [response.status_code for response in responses[:6]] == [204] * 3 + [401] * 3
+    for response in responses[:6]:
         assert response.headers["access-control-allow-origin"] == PAGE
         assert response.headers["vary"] == "origin"
         assert "access-control-allow-credentials" not in response.headers
-    assert found[0].headers["access-control-allow-headers"] == "authorization,content-type,x-stainless-lang"
-    assert not any("access-control-allow-origin" in response.headers for response in found[6:])
+    assert responses[0].headers["access-control-allow-headers"] == "authorization,content-type,x-stainless-lang"
+    assert not any("access-control-allow-origin" in response.headers for response in responses[6:])
 
 
 @pytest.mark.parametrize("origins", [(), (PAGE,)])

@@ -54,8 +54,8 @@ class Wires:
         return [one.mean_loss for one in self.service.state.snapshots([row.key])[row.key]]
 
     def gauges(self) -> dict[str, float]:
-        found = re.findall(r"^tunerun_jobs_(\w+) (\S+)$", self.http.get("/metrics").text, re.MULTILINE)
-        return {name: float(value) for name, value in found}
+        gauges = re.findall(r"^tunerun_jobs_(\w+) (\S+)$", self.http.get("/metrics").text, re.MULTILINE)
+        return {name: float(value) for name, value in gauges}
 
 
 @pytest.fixture(scope="module")

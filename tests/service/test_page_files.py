@@ -82,9 +82,9 @@ def test_only_the_newest_files_are_kept(visitor: Visitor, stranger: Visitor) -> 
 def test_a_file_becomes_a_tuned_model(visitor: Visitor) -> None:
     """The chosen columns become its examples, and empty fields mean the defaults; the library shows its progress."""
     rows = [["a note", one, two] for one, two in (("1", "2"), ("3", "4"), ("one", "two"))]
-    shown = visitor.send(table(rows, ["note", "question", "answer"]))
+    response = visitor.send(table(rows, ["note", "question", "answer"]))
     started = visitor.submit(
-        shown, input_column="question", output_column="answer", display_name="Next number", identifier="next-number"
+        response, input_column="question", output_column="answer", display_name="Next number", identifier="next-number"
     )
     assert (started.status_code, str(started.url.path), started.url.fragment) == (200, "/", "model-next-number")
     visitor.finished("next-number")
@@ -107,12 +107,12 @@ def test_a_file_becomes_a_tuned_model(visitor: Visitor) -> None:
 
 def test_a_file_without_a_header_is_noticed(visitor: Visitor) -> None:
     """A link reads the first line as a row, and so does the form on that page."""
-    shown = visitor.send(table([["3", "4"]], ["1", "2"]))
-    assert "it looks like a row" in text_of(shown)
-    shown = visitor.http.get(f"{shown.url.path}?header=no")
-    assert "2 rows" in text_of(shown)
-    assert "it looks like a row" not in text_of(shown)
-    action = re.findall(r'action="(/files/[^"]*)"', shown.text)[0]
+    response = visitor.send(table([["3", "4"]], ["1", "2"]))
+    assert "it looks like a row" in text_of(response)
+    response = visitor.http.get(f"{response.url.path}?header=no")
+    assert "2 rows" in text_of(response)
+    assert "it looks like a row" not in text_of(response)
+    action = re.findall(r'action="(/files/[^"]*)"', response.text)[0]
     form = {"input_column": "column 1", "output_column": "column 2", "base": "models/tiny", "identifier": "bare"}
     refused = visitor.http.post(action, data=form | {"epoch_count": "x"})
     assert re.findall(r'action="(/files/[^"]*)"', refused.text) == [action]
@@ -171,9 +171,9 @@ def test_a_refused_job_keeps_what_was_typed(visitor: Visitor, typed: dict[str, s
     for line in lines:
         assert line in text
     for name in ("display_name", "identifier", "epoch_count", "batch_size", "learning_rate"):
-        found = re.search(rf'name="{name}" value="([^"]*)"', response.text)
-        assert found is not None
-        assert html.unescape(found[1]) == typed.get(name, "")
+        match = re.search(rf'name="{name}" value="([^"]*)"', response.text)
+        assert match is not None
+        assert html.unescape(match[1]) == typed.get(name, "")
     assert "There are none yet" in text_of(visitor.http.get("/"))
 
 

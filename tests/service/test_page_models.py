@@ -28,8 +28,8 @@ def test_a_cancelled_model_can_still_answer(visitor: Visitor) -> None:
     assert "cancelled on request; the tuned model keeps what it learned by then" in text
     assert UNPREDICTABLE[1:] in text
     assert "/library/long/cancel" not in response.text
-    tried = visitor.http.post("/library/long/try", data={"text": "1"})
-    assert tried.text.count("<pre>") == 2
+    response = visitor.http.post("/library/long/try", data={"text": "1"})
+    assert response.text.count("<pre>") == 2
     visitor.delete("long")
 
 
@@ -90,21 +90,21 @@ def test_a_job_of_the_openai_wire_is_shown(visitor: Visitor) -> None:
     )
     with httpx.Client(base_url=visitor.http.base_url.join("/v1"), headers=bearer, timeout=60, trust_env=False) as wire:
         file = wire.post("/files", data={"purpose": "fine-tune"}, files={"file": ("a.jsonl", rows)}).json()
-        asked = {
+        request = {
             "model": "tiny",
             "training_file": file["id"],
             "suffix": "router",
             "seed": 7,
             "metadata": {"team": "desk"},
         }
-        job = wire.post("/fine_tuning/jobs", json={**asked, "hyperparameters": {"n_epochs": 100_000}}).json()
+        job = wire.post("/fine_tuning/jobs", json={**request, "hyperparameters": {"n_epochs": 100_000}}).json()
     key = visitor.service.keys.find(visitor.secret)
     assert key is not None
     (row,) = visitor.service.library.creating(key)
     card = f"/library/{row.id}"
-    shown = text_of(visitor.http.get(card))
+    text_of_card = text_of(visitor.http.get(card))
     for text in (f"OpenAI name {names.model_name(row)}", ":router:", "seed 7", "Metadata team: desk"):
-        assert text in shown
+        assert text in text_of_card
     assert job["id"] == names.job_id(row)
     assert "CREATING, paused" in text_of(visitor.http.post(f"{card}/pause"))
     assert ("paused" in text_of(visitor.http.get(card)), f'id="resume-{row.id}"' in visitor.http.get(card).text) == (
@@ -157,12 +157,12 @@ def test_progress_of_a_running_job(visitor: Visitor) -> None:
         return visitor.http.get("/progress")
 
     wait_until(lambda: now().json()["slow"]["steps"] > MAX_POINTS, "more steps than are shown")
-    found = now().json()["slow"]
-    steps = [point[0] for point in found["curve"]]
-    assert (len(steps), steps[0], steps[-1]) == (MAX_POINTS, 1, found["steps"])
+    progress = now().json()["slow"]
+    steps = [point[0] for point in progress["curve"]]
+    assert (len(steps), steps[0], steps[-1]) == (MAX_POINTS, 1, progress["steps"])
     assert steps == sorted(set(steps))
-    assert found["loss"] == f"{found['curve'][-1][2]:.4f}"
-    assert found["progress"].startswith(f"{found['steps']:,} of ")
+    assert progress["loss"] == f"{progress['curve'][-1][2]:.4f}"
+    assert progress["progress"].startswith(f"{progress['steps']:,} of ")
     visitor.http.post("/library/slow/cancel")
     visitor.finished("slow")
     assert now().json() == {}

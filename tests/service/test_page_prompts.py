@@ -29,15 +29,15 @@ def test_a_model_and_its_base_model_answer_a_prompt(counting: Visitor) -> None:
     """Each answers as over the API, and the prompt stays in its box."""
     response = counting.http.post("/library/counting/try", data={"text": "twenty two"})
     assert response.status_code == 200
-    shown = [html.unescape(text) for text in re.findall(r"<pre>(.*?)</pre>", response.text, re.DOTALL)]
+    answers = [html.unescape(text) for text in re.findall(r"<pre>(.*?)</pre>", response.text, re.DOTALL)]
     with Client(str(counting.http.base_url).rstrip("/"), counting.secret) as client:
-        asked = [
+        candidates = [
             client.good("POST", f"/{name}:generateContent", prompt("twenty two"))["candidates"][0]
             for name in ("tunedModels/counting", "models/tiny")
         ]
-    assert shown == [one["content"]["parts"][0]["text"] for one in asked]
-    assert shown[0] == "twenty three"
-    assert asked[1]["finishReason"] == "MAX_TOKENS"
+    assert answers == [one["content"]["parts"][0]["text"] for one in candidates]
+    assert answers[0] == "twenty three"
+    assert candidates[1]["finishReason"] == "MAX_TOKENS"
     assert "Cut off after 256 tokens" in text_of(response)
     assert re.search(r"<textarea[^>]*>\ntwenty two</textarea>", response.text)
 
@@ -85,15 +85,15 @@ def test_the_page_has_a_program_for_each_client(
 def test_two_models_are_compared(counting: Visitor) -> None:
     """Two tuned models answer a prompt side by side, below the curves of both."""
     counting.tuned("right", epoch_count="1", batch_size="7")
-    shown = counting.http.get("/compare?one=counting&other=right")
-    assert shown.status_code == 200
-    assert shown.text.count("<tbody") == 2
+    curves = counting.http.get("/compare?one=counting&other=right")
+    assert curves.status_code == 200
+    assert curves.text.count("<tbody") == 2
     chosen = {"one": "counting", "other": "right"}
-    asked = counting.http.post("/compare", data={**chosen, "text": "twenty two", "temperature": "0"})
-    answers = re.findall(r"<pre>(.*?)</pre>", asked.text, re.DOTALL)
+    response = counting.http.post("/compare", data={**chosen, "text": "twenty two", "temperature": "0"})
+    answers = re.findall(r"<pre>(.*?)</pre>", response.text, re.DOTALL)
     assert (len(answers), answers[0]) == (2, "twenty three")
-    assert "First tunedModels/counting" in text_of(asked)
-    assert "Second tunedModels/right" in text_of(asked)
+    assert "First tunedModels/counting" in text_of(response)
+    assert "Second tunedModels/right" in text_of(response)
     empty = counting.http.post("/compare", data={**chosen, "text": ""})
     assert (empty.status_code, "The prompt is empty" in text_of(empty)) == (400, True)
     alone = counting.http.post("/compare", data={"one": "counting", "text": "1"})

@@ -13,10 +13,10 @@ from tunerun.service.middleware import COOKIE
 
 def test_a_key_signs_in_and_a_button_signs_out(stranger: Visitor) -> None:
     """The cookie does not contain the key, and scripts cannot read it."""
-    asked = stranger.http.get("/")
-    assert asked.status_code == 200
-    assert 'type="password"' in asked.text
-    assert "You are signed out" not in asked.text
+    signed_out = stranger.http.get("/")
+    assert signed_out.status_code == 200
+    assert 'type="password"' in signed_out.text
+    assert "You are signed out" not in signed_out.text
     response = stranger.sign_in()
     (set_by,) = response.history
     cookie = set_by.headers["set-cookie"]
@@ -27,7 +27,7 @@ def test_a_key_signs_in_and_a_button_signs_out(stranger: Visitor) -> None:
     assert 'type="password"' in stranger.http.post("/sign-out").text
     assert COOKIE not in stranger.http.cookies
     assert stranger.http.get("/progress", headers={"cookie": f"{COOKIE}={session}"}).status_code == 401
-    for text in (cookie, asked.text, response.text):
+    for text in (cookie, signed_out.text, response.text):
         assert stranger.secret not in text
 
 

@@ -258,10 +258,10 @@ def test_the_page_follows_the_systems_colour_scheme(page: Browser, visitor: Visi
     def ground() -> str:
         return page.one("body").value_of_css_property("background-color")
 
-    found = []
+    colours = []
     for scheme in ("light", "dark"):
         features = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
         page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", features)
-        found.append(ground())
+        colours.append(ground())
     page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
-    assert found == ["rgba(244, 245, 247, 1)", "rgba(20, 23, 29, 1)"]
+    assert colours == ["rgba(244, 245, 247, 1)", "rgba(20, 23, 29, 1)"]

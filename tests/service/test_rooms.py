@@ -26,13 +26,13 @@ OUTSIDE_THE_CORE = (
 
 def imported(room: str) -> set[str]:
     """The rooms of the service that the modules of one import."""
-    found = set()
+    rooms = set()
     for path in (ROOT / room).glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("tunerun.service"):
                 names = [f"{node.module}.{alias.name}" for alias in node.names]
-                found |= {name.removeprefix("tunerun.service.").partition(".")[0] for name in names}
-    return found - {room}
+                rooms |= {name.removeprefix("tunerun.service.").partition(".")[0] for name in names}
+    return rooms - {room}
 
 
 @pytest.mark.parametrize(

@@ -38,9 +38,9 @@ def answered(running: RunningService, *lines: bytes, body: bytes = b"") -> bytes
 
 
 def status(answer: bytes) -> int:
-    found = re.match(rb"HTTP/1.1 (\d+) ", answer)
-    assert found is not None, answer
-    return int(found[1])
+    match = re.match(rb"HTTP/1.1 (\d+) ", answer)
+    assert match is not None, answer
+    return int(match[1])
 
 
 def error(answer: bytes) -> Any:
@@ -203,13 +203,13 @@ def test_no_header_causes_an_internal_error(
         visitor.sign_in()
         session = f"cookie: tunerun_session={visitor.http.cookies['tunerun_session']}"
         headers = {name: value for name, value in headers.items() if name not in ("cookie", "authorization")}
-        known = [session.encode(), f"x-goog-api-key: {running.key.secret}".encode()]
+        own = [session.encode(), f"x-goog-api-key: {running.key.secret}".encode()]
     else:
-        known = []
+        own = []
     lines = [f"{name}: {value}".encode("latin-1") for name, value in headers.items()]
     body = b"a=1" if target.startswith("POST") else b""
     length = f"content-length: {len(body)}".encode()
-    answer = answered(running, f"{target} HTTP/1.1".encode(), LOCAL, *known, *lines, length, body=body)
+    answer = answered(running, f"{target} HTTP/1.1".encode(), LOCAL, *own, *lines, length, body=body)
     assert 200 <= status(answer) < 500
 
 
@@ -218,9 +218,9 @@ def test_forwarded_headers_are_trusted_from_configured_proxies_only(
 ) -> None:
     """Behind a proxy with https the cookie is secure; the same header from another address has no effect."""
     secure = []
-    odd = replace(settings_of_own, allowed_hosts=["lib.example.org"])
+    named = replace(settings_of_own, allowed_hosts=["lib.example.org"])
     # httpx's own timeout of 5 s was too short on a busy machine.
-    with RunningService(odd, proxies=["127.0.0.1"]) as behind, httpx.Client(timeout=60, trust_env=False) as http:
+    with RunningService(named, proxies=["127.0.0.1"]) as behind, httpx.Client(timeout=60, trust_env=False) as http:
         for service in (behind, running):
             for scheme in ("https", "https, http", "\xff"):
                 forwarded = {b"x-forwarded-proto": scheme.encode("latin-1"), b"x-forwarded-for": b"[::1, evil"}

@@ -65,8 +65,8 @@ def test_a_notebook_written_for_google_runs(genai: Any) -> None:
         learning_rate=0.01,
     )
     assert operation.metadata.total_steps == 60
-    seen = [status.completed_steps for status in operation.wait_bar(disable=True)]
-    assert seen == sorted(seen)
+    steps = [status.completed_steps for status in operation.wait_bar(disable=True)]
+    assert steps == sorted(steps)
     model = operation.result()
     assert (model.name, model.state.name, model.base_model) == ("tunedModels/number-generator", "ACTIVE", base)
     assert model.tuning_task.hyperparameters.learning_rate == pytest.approx(0.01)

@@ -116,16 +116,16 @@ def test_a_row_is_answered_as_by_predict(trained: Trained, mine: Client) -> None
     name = trained.names[0]
     predicted = tunerun.predict(f"tunedModels/{name}", Path("rows.jsonl"), runs=trained.runs).outputs
     assert len(set(predicted)) > 1
-    found = [payload(mine, name, prompt(text)) for text in texts]
-    assert tuple(text for text, _ in found) == predicted
-    assert found == [payload(mine, name, prompt(text)) for text in rendered]
+    answers = [payload(mine, name, prompt(text)) for text in texts]
+    assert tuple(text for text, _ in answers) == predicted
+    assert answers == [payload(mine, name, prompt(text)) for text in rendered]
     path = f"/tunedModels/{name}:streamGenerateContent"
     parts = mine.call("POST", path, prompt(texts[0])).json()
     assert "".join(part["candidates"][0]["content"]["parts"][0]["text"] for part in parts) == predicted[0]
 
 
 @pytest.mark.parametrize(
-    ("template", "given", "expected"),
+    ("template", "sent", "expected"),
     [
         ("{{ a }} and {{ b }}", '{"a": 1, "b": true}', "1 and true"),
         ("{{ a }} and {{ b }}", '{"c": 1}', '{"c": 1}'),
@@ -140,10 +140,10 @@ def test_a_row_is_answered_as_by_predict(trained: Trained, mine: Client) -> None
         ("{% if a %}{{ a }}{% else %}{{ b }}{% endif %}", '{"b": "2"}', "2"),
     ],
 )
-def test_an_object_with_a_column_of_the_template_is_a_row(template: str, given: str, expected: str) -> None:
+def test_an_object_with_a_column_of_the_template_is_a_row(template: str, sent: str, expected: str) -> None:
     """All other texts are used verbatim, for templates of every kind."""
     text = ColumnTemplate(PromptTemplate(tunerun.schema.Template(text_input=template, output="{{ answer }}")))
-    assert text.text_of(given) == expected
+    assert text.text_of(sent) == expected
 
 
 def test_openais_client_calls_them_by_both_names(serving: RunningService, trained: Trained, mine: Client) -> None:
@@ -283,19 +283,19 @@ def test_the_page_shows_them_with_a_field_for_each_column(serving: RunningServic
     """Marked, with curve and description, without buttons that would change them; both models get the rendered row."""
     name = trained.names[0]
     with visiting(serving, "visitor@localhost") as visitor:
-        shown = visitor.sign_in()
-        assert "ACTIVE, from a sweep" in text_of(shown)
+        library_page = visitor.sign_in()
+        assert "ACTIVE, from a sweep" in text_of(library_page)
         page = visitor.card(name)
         assert all(words in text_of(page) for words in ("Trial 0 of the sweep", "Loss by step", "hint kind number"))
         assert "Delete" not in text_of(page)
-        tried = visitor.http.post(f"/library/{name}/try", data={"text": ["", "one more than", "5"]})
+        response = visitor.http.post(f"/library/{name}/try", data={"text": ["", "one more than", "5"]})
         with Client(serving.address, visitor.secret) as client:
             answer, _ = payload(client, name, prompt("one more than 5"))
             base = client.good("POST", "/models/base:generateContent", prompt("one more than 5", maxOutputTokens=6))
-        section = text_of(tried).partition("Ask both")[2]
+        section = text_of(response).partition("Ask both")[2]
         assert f"tunedModels/{name} {' '.join(answer.split())}".strip() in section
         assert " ".join(base["candidates"][0]["content"]["parts"][0]["text"].split()) in section
-        assert ">\none more than</textarea>" in tried.text
+        assert ">\none more than</textarea>" in response.text
         assert visitor.http.post(f"/library/{name}/try", data={"text": ["1"]}).status_code == 400
         assert visitor.http.post(f"/library/{name}/delete").status_code == 400
 
@@ -391,7 +391,7 @@ def test_a_template_that_cannot_be_rendered_refuses_the_prompt() -> None:
 
 
 @pytest.mark.parametrize(
-    ("system", "given", "sent"),
+    ("system", "client_message", "sent"),
     [
         (None, "S", "S"),
         ("Be brief.", "", "Be brief."),
@@ -402,9 +402,9 @@ def test_a_template_that_cannot_be_rendered_refuses_the_prompt() -> None:
         ("Of {{ product }}.", "", ""),
     ],
 )
-def test_the_system_message_of_a_template(system: str | None, given: str, sent: str) -> None:
+def test_the_system_message_of_a_template(system: str | None, client_message: str, sent: str) -> None:
     """Without a message of the client's, that of training is used; otherwise what the template makes of the client's."""
-    assert ColumnTemplate(PromptTemplate(tunerun.schema.Template(system=system))).system_of(given) == sent
+    assert ColumnTemplate(PromptTemplate(tunerun.schema.Template(system=system))).system_of(client_message) == sent
 
 
 def test_a_system_message_that_a_template_cannot_use_is_refused(serving: RunningService) -> None:

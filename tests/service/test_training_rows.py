@@ -10,10 +10,10 @@ def test_conversations_are_checked_turn_by_turn() -> None:
     """Findings name the row and the message, also of earlier turns; the examples of a key are checked once."""
     talk = Example("3", "4", "Count.", (Turn("1", " 2"),))
     checked = CheckedExamples()
-    found = checked.findings("key", [Example("5", "6"), talk])
-    assert found is not None
-    assert [(one.check, one.text.partition(": white")[0]) for one in found] == [("spaces", "row 2: messages[2]")]
-    assert checked.findings("key", []) is found
+    findings = checked.findings("key", [Example("5", "6"), talk])
+    assert findings is not None
+    assert [(one.check, one.text.partition(": white")[0]) for one in findings] == [("spaces", "row 2: messages[2]")]
+    assert checked.findings("key", []) is findings
 
 
 def test_too_many_examples_are_not_checked() -> None:

@@ -117,17 +117,17 @@ def test_ten_thousand_tuned_models(own: RunningService, client: Client, visitor:
             "INSERT INTO permission SELECT m.id, 'p', p.grantee, p.email, p.role, p.created_at "
             "FROM tuned_model m, permission p WHERE p.tuned_model = 'first' AND m.id != 'first'"
         )
-    found: list[str] = []
+    names_of_pages: list[str] = []
     page = client.good("GET", "/tunedModels", pageSize=1000)
     while page:
-        found += [model["name"] for model in page["tunedModels"]]
+        names_of_pages += [model["name"] for model in page["tunedModels"]]
         token = page.get("nextPageToken")
         page = client.good("GET", "/tunedModels", pageSize=1000, pageToken=token) if token else {}
-    assert found == ["tunedModels/first", *(f"tunedModels/many-{i}" for i in range(1, MANY + 1))]
-    shown = visitor.http.get("/")
-    assert shown.text.count("<article") == MAX_CARDS
-    assert f'id="model-many-{MANY}"' in shown.text
-    older = visitor.http.get(re.findall(r'href="(/\?before=\d+)"', shown.text)[0])
+    assert names_of_pages == ["tunedModels/first", *(f"tunedModels/many-{i}" for i in range(1, MANY + 1))]
+    first_page = visitor.http.get("/")
+    assert first_page.text.count("<article") == MAX_CARDS
+    assert f'id="model-many-{MANY}"' in first_page.text
+    older = visitor.http.get(re.findall(r'href="(/\?before=\d+)"', first_page.text)[0])
     assert f'id="model-many-{MANY - MAX_CARDS}"' in older.text
     assert older.text.count("<article") == MAX_CARDS
     first = own.service.state.tuned_model("first")
@@ -138,8 +138,8 @@ def test_ten_thousand_tuned_models(own: RunningService, client: Client, visitor:
     assert len(visitor.http.get("/progress").json()) == MANY / 2
     assert visitor.send(table()).text.count('<option value="tunedModels/') == 200
     assert client.tuned("new", epochCount=1)["state"] == "ACTIVE"
-    for odd in ("-1", "x", "9" * 30):
-        assert visitor.http.get(f"/?before={odd}").status_code == 400
+    for invalid in ("-1", "x", "9" * 30):
+        assert visitor.http.get(f"/?before={invalid}").status_code == 400
     own.service.state.database.write("DELETE FROM tuned_model")
 
 

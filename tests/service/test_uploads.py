@@ -12,7 +12,7 @@ from tunerun.service.page.uploads import MAX_FILE_BYTES, SHOWN_CHARACTERS, SHOWN
 
 
 @pytest.mark.parametrize(
-    ("given", "shown"),
+    ("sent", "name"),
     [
         ("rows.csv", "rows.csv"),
         ("C:\\my files\\rows.csv", "rows.csv"),
@@ -23,9 +23,9 @@ from tunerun.service.page.uploads import MAX_FILE_BYTES, SHOWN_CHARACTERS, SHOWN
         (None, "file"),
     ],
 )
-def test_file_names_are_cleaned(given: str | None, shown: str) -> None:
+def test_file_names_are_cleaned(sent: str | None, name: str) -> None:
     """Folders and control characters are removed, and long names are shortened before their ending."""
-    assert file_name(given) == shown
+    assert file_name(sent) == name
 
 
 @pytest.mark.parametrize(

@@ -54,14 +54,14 @@ class Visitor:
 
     def start(self, content: str | None = None, **typed: str) -> httpx.Response:
         """Upload a file, and start a job with it."""
-        shown = self.send(table() if content is None else content)
-        assert shown.status_code == 200, text_of(shown)
-        return self.submit(shown, **typed)
+        response = self.send(table() if content is None else content)
+        assert response.status_code == 200, text_of(response)
+        return self.submit(response, **typed)
 
-    def submit(self, shown: httpx.Response, **typed: str) -> httpx.Response:
+    def submit(self, response: httpx.Response, **typed: str) -> httpx.Response:
         """Start a job from the page that shows a file."""
         form = {"input_column": "text_input", "output_column": "output", "base": "models/tiny"}
-        return self.http.post(f"{shown.url.path}/tune".replace("/tune/tune", "/tune"), data=form | typed)
+        return self.http.post(f"{response.url.path}/tune".replace("/tune/tune", "/tune"), data=form | typed)
 
     def tuned(self, identifier: str, **typed: str) -> None:
         """Create a tuned model, and wait for it."""

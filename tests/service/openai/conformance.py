@@ -49,11 +49,11 @@ class Conformance:
     def of(self, operation: str, answer: Answer) -> Answer:
         """Record a response, or an item of a list; it must have the SDK's type and no other fields."""
         type_ = TYPES[operation]
-        found = self._fields.setdefault(operation, set())
+        fields = self._fields.setdefault(operation, set())
         if type_ is not None:
             assert isinstance(answer, type_), (operation, type(answer))
             assert unknown(answer) == [], (operation, unknown(answer))
-            found |= answer.model_fields_set & type_.model_fields.keys()
+            fields |= answer.model_fields_set & type_.model_fields.keys()
         return answer
 
     @property

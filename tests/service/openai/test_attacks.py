@@ -59,9 +59,9 @@ def answer_of(raw: socket.socket) -> tuple[int, Any]:
     while chunk := raw.recv(65_536):
         received += chunk
         with contextlib.suppress(ValueError):
-            found = re.match(rb"HTTP/1.1 (\d+) ", received)
-            assert found is not None
-            return int(found[1]), json.loads(received.partition(b"\r\n\r\n")[2])["error"]
+            match = re.match(rb"HTTP/1.1 (\d+) ", received)
+            assert match is not None
+            return int(match[1]), json.loads(received.partition(b"\r\n\r\n")[2])["error"]
     raise AssertionError(received)
 
 
@@ -175,8 +175,8 @@ def test_no_name_is_used_as_a_path(http: httpx.Client, name: str) -> None:
         assert answer.status_code in (400, 404), answer.text
         assert answer.json()["error"]["type"] == "invalid_request_error"
         assert "set-cookie" not in answer.headers
-    asked = {"model": name, "messages": [{"role": "user", "content": "1"}]}
-    assert http.post("/v1/chat/completions", json=asked).status_code == 404
+    request = {"model": name, "messages": [{"role": "user", "content": "1"}]}
+    assert http.post("/v1/chat/completions", json=request).status_code == 404
 
 
 def test_an_unpaired_surrogate_in_a_row_is_refused_with_its_line(sdk: OpenAI) -> None:
@@ -226,8 +226,8 @@ def _options(method: str, path: str) -> Any:
 
 def test_values_of_a_request_cannot_add_headers(http: httpx.Client) -> None:
     """Line breaks in names of fields and models do not reach the response's headers."""
-    asked = {"model": "tiny", "messages": [], "x\r\nset-cookie: a=b": 1}
-    answer = http.post("/v1/chat/completions", json=asked)
+    request = {"model": "tiny", "messages": [], "x\r\nset-cookie: a=b": 1}
+    answer = http.post("/v1/chat/completions", json=request)
     assert "set-cookie" not in answer.headers
     answer = http.post("/v1/fine_tuning/jobs", json={"model": "tiny\r\nx: y", "training_file": "a\r\nset-cookie: b"})
     assert answer.status_code == 400

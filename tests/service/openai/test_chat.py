@@ -40,9 +40,9 @@ def tuned(running: RunningService) -> Iterator[str]:
 
 def refused(sdk: OpenAI, **fields: Any) -> openai.BadRequestError:
     """Return the error of an invalid request."""
-    asked = {"model": "tiny", "messages": USER} | fields
+    request = {"model": "tiny", "messages": USER} | fields
     with pytest.raises(openai.BadRequestError) as caught:
-        sdk.chat.completions.create(**asked)
+        sdk.chat.completions.create(**request)
     assert caught.value.request_id
     return caught.value
 
@@ -83,28 +83,28 @@ def test_a_conversation_may_have_a_system_message_earlier_turns_and_parts(sdk: O
 
 def test_several_answers_have_consecutive_seeds(sdk: OpenAI) -> None:
     """Answer i has seed + i, so it equals the answer to a request with that seed; nulls count as absent."""
-    asked: dict[str, Any] = {"model": "tiny", "messages": USER, "temperature": 1.7, "max_tokens": 6}
+    request: dict[str, Any] = {"model": "tiny", "messages": USER, "temperature": 1.7, "max_tokens": 6}
     nulls: dict[str, Any] = {"stop": None, "user": None, "response_format": None}
-    three = sdk.chat.completions.create(**asked, **nulls, n=3, seed=5)
+    three = sdk.chat.completions.create(**request, **nulls, n=3, seed=5)
     assert [choice.index for choice in three.choices] == [0, 1, 2]
     assert len({choice.message.content for choice in three.choices}) == 3
-    one = sdk.chat.completions.create(**asked, seed=6)
+    one = sdk.chat.completions.create(**request, seed=6)
     assert one.choices[0].message.content == three.choices[1].message.content
 
 
 def test_a_top_p_of_zero_samples_the_likeliest_token(sdk: OpenAI) -> None:
     """Nucleus sampling always keeps one token, so the answers are the greedy one, whatever their seeds."""
-    asked: dict[str, Any] = {"model": "tiny", "messages": USER, "max_tokens": 6}
-    greedy = sdk.chat.completions.create(**asked, temperature=0)
-    narrow = sdk.chat.completions.create(**asked, temperature=2, top_p=0, n=3)
+    request: dict[str, Any] = {"model": "tiny", "messages": USER, "max_tokens": 6}
+    greedy = sdk.chat.completions.create(**request, temperature=0)
+    narrow = sdk.chat.completions.create(**request, temperature=2, top_p=0, n=3)
     assert {choice.message.content for choice in narrow.choices} == {greedy.choices[0].message.content}
 
 
 def test_a_stream_adds_up_to_the_answer(sdk: OpenAI, tuned: str) -> None:
     """Each answer's role comes first and its finish reason last; the usage follows if the request asks for it."""
-    asked: dict[str, Any] = {"model": tuned, "messages": USER, "logprobs": True, "top_logprobs": 2}
+    request: dict[str, Any] = {"model": tuned, "messages": USER, "logprobs": True, "top_logprobs": 2}
     chunks: list[ChatCompletionChunk] = list(
-        sdk.chat.completions.create(**asked, n=2, stream=True, stream_options={"include_usage": True})
+        sdk.chat.completions.create(**request, n=2, stream=True, stream_options={"include_usage": True})
     )
     assert [chunk.choices[0].delta.role for chunk in chunks[:2]] == ["assistant"] * 2
     assert chunks[-1].usage is not None
@@ -225,18 +225,18 @@ def test_errors_of_unsupported_paths_say_what_to_do(running: RunningService) -> 
         ("POST", "/v1/uploads/upload_1/complete", {"json": {}}),
     ]
     with httpx.Client(base_url=running.address, trust_env=False, headers=bearer) as http:
-        found = {path: http.request(method, path, **more) for method, path, more in requests}
-    assert [response.status_code for response in found.values()] == [404, 404, 405, 404, 401, 400, 404, 404]
-    for response in found.values():
+        responses = {path: http.request(method, path, **more) for method, path, more in requests}
+    assert [response.status_code for response in responses.values()] == [404, 404, 405, 404, 401, 400, 404, 404]
+    for response in responses.values():
         assert response.headers["content-type"] == "application/json"
         assert response.headers["x-request-id"]
         assert response.json()["error"].keys() == {"message", "type", "param", "code"}
-    messages = [response.json()["error"]["message"] for response in found.values()]
+    messages = [response.json()["error"]["message"] for response in responses.values()]
     assert "the base URL of this service ends in /v1" in messages[0]
     assert "POST /v1/chat/completions" in messages[1]
     assert "is not JSON" in messages[5]
     assert all("POST /v1/files" in message for message in messages[6:])
-    assert found["/v1/completions"].json()["error"]["code"] == "invalid_api_key"
+    assert responses["/v1/completions"].json()["error"]["code"] == "invalid_api_key"
 
 
 def test_azures_client_calls_a_deployment(running: RunningService, tuned: str) -> None:

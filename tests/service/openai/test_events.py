@@ -19,14 +19,14 @@ from tunerun.service.openai.checkpoints import step_metrics
 
 def of(job: TunedModelRow, epochs: list[EpochRow] | None = None, size: int = 100) -> list[FineTuningJobEvent]:
     """Return all events of a job, oldest first."""
-    found = events.newest(job, EPOCHS if epochs is None else epochs, steps, events.AFTER_ALL, size)
-    return [parsed(FineTuningJobEvent, event.json(job)) for event in reversed(found)]
+    newest = events.newest(job, EPOCHS if epochs is None else epochs, steps, events.AFTER_ALL, size)
+    return [parsed(FineTuningJobEvent, event.json(job)) for event in reversed(newest)]
 
 
 def test_a_finished_jobs_events_are_in_openais_words() -> None:
     """From creation to the end, with the losses of each step and the checkpoint of each epoch."""
-    found = of(row())
-    assert [event.message for event in found if event.type == "message"] == [
+    job_events = of(row())
+    assert [event.message for event in job_events if event.type == "message"] == [
         "Created fine-tuning job: ftjob-0123456789abcdef01234567",
         "Validating training file: file-ua and validation file: file-ub",
         "Files validated, moving job to queued state",
@@ -38,35 +38,35 @@ def test_a_finished_jobs_events_are_in_openais_words() -> None:
         "New fine-tuned model created: ft:tiny:tunerun:router:01234567",
         "The job has successfully completed",
     ]
-    metrics = [event for event in found if event.type == "metrics"]
+    metrics = [event for event in job_events if event.type == "metrics"]
     assert [re.match(r"Step (\d+)/6: training loss=", event.message)[1] for event in metrics] == list("123456")  # type: ignore[index]
     assert metrics[0].data == {"step": 1, "total_steps": 6, "train_loss": 1.0}
     assert metrics[1].data == {
         "step": 2, "total_steps": 6, "train_loss": 0.5, "valid_loss": 0.5, "full_valid_loss": 0.5,
     }  # fmt: skip
     assert metrics[1].message == "Step 2/6: training loss=0.50, validation loss=0.50, full validation loss=0.50"
-    assert [event.created_at for event in found] == sorted(event.created_at for event in found)
-    assert len({event.id for event in found}) == len(found)
+    assert [event.created_at for event in job_events] == sorted(event.created_at for event in job_events)
+    assert len({event.id for event in job_events}) == len(job_events)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7])
 def test_pages_contain_each_event_once(size: int) -> None:
     """Newest first; the next page starts after the last id."""
-    whole, found, place = [event.id for event in of(row())][::-1], [], events.AFTER_ALL
+    whole, ids, place = [event.id for event in of(row())][::-1], [], events.AFTER_ALL
     while page := events.newest(row(), EPOCHS, steps, place, size):
         assert len(page) <= size
-        found += [event.json(row())["id"] for event in page]
-        place = events.read_id(row(), found[-1])  # type: ignore[assignment]
+        ids += [event.json(row())["id"] for event in page]
+        place = events.read_id(row(), ids[-1])  # type: ignore[assignment]
         assert place is not None
-    assert found == whole
+    assert ids == whole
 
 
 def test_an_epochs_last_step_waits_for_its_loss() -> None:
     """A client does not read a step again that it has read without its validation loss."""
-    shown = of(running(), EPOCHS[:1])
-    assert [event.data["step"] for event in shown if event.type == "metrics"] == [1, 2, 3]  # type: ignore[index]
-    shown = of(running(keeps_epochs=False, notes={}), [])
-    assert [event.data["step"] for event in shown if event.type == "metrics"] == [1, 2, 3, 4, 5, 6]  # type: ignore[index]
+    job_events = of(running(), EPOCHS[:1])
+    assert [event.data["step"] for event in job_events if event.type == "metrics"] == [1, 2, 3]  # type: ignore[index]
+    job_events = of(running(keeps_epochs=False, notes={}), [])
+    assert [event.data["step"] for event in job_events if event.type == "metrics"] == [1, 2, 3, 4, 5, 6]  # type: ignore[index]
 
 
 def test_the_last_event_says_how_a_job_ended() -> None:
@@ -91,13 +91,14 @@ def test_an_event_id_belongs_to_one_job() -> None:
 
 def test_checkpoints_have_the_sdks_type() -> None:
     """The last one of a finished job has the name of the model; while the job runs, each has its own."""
-    found = [parsed(FineTuningJobCheckpoint, checkpoints.checkpoint(row(), e, CURVE[e.step - 1])) for e in EPOCHS]
+    of_job = [parsed(FineTuningJobCheckpoint, checkpoints.checkpoint(row(), e, CURVE[e.step - 1])) for e in EPOCHS]
     name = "ft:tiny:tunerun:router:01234567"
-    assert [one.fine_tuned_model_checkpoint for one in found] == [
+    assert [one.fine_tuned_model_checkpoint for one in of_job] == [
         f"{name}:ckpt-step-2", f"{name}:ckpt-step-4", name,
     ]  # fmt: skip
-    assert [one.step_number for one in found] == [2, 4, 6]
-    assert (found[0].metrics.train_loss, found[0].metrics.full_valid_loss, found[0].metrics.step) == (0.5, 0.5, 2)
+    assert [one.step_number for one in of_job] == [2, 4, 6]
+    first = of_job[0].metrics
+    assert (first.train_loss, first.full_valid_loss, first.step) == (0.5, 0.5, 2)
     last = checkpoints.checkpoint(running(), replace(EPOCHS[2], validation_loss=None), None)
     assert last["fine_tuned_model_checkpoint"] == f"{name}:ckpt-step-6"
     assert last["metrics"] == {"step": 6}

@@ -57,9 +57,9 @@ def test_a_form_may_arrive_in_pieces_and_in_any_order(http: httpx.Client, sdk: O
     file = part("file", jsonl(), "träin.jsonl")
     response = sent(http, *([file, PURPOSE] if file_first else [PURPOSE, file]), END)
     assert response.status_code == 200, response.text
-    found = response.json()
-    assert (found["bytes"], found["filename"], found["purpose"]) == (len(jsonl()), "träin.jsonl", "fine-tune")
-    assert sdk.files.content(found["id"]).read() == jsonl()
+    file = response.json()
+    assert (file["bytes"], file["filename"], file["purpose"]) == (len(jsonl()), "träin.jsonl", "fine-tune")
+    assert sdk.files.content(file["id"]).read() == jsonl()
 
 
 @pytest.mark.parametrize(

@@ -50,25 +50,25 @@ def test_a_job_creates_a_model_with_checkpoints_and_a_curve(sdk: OpenAI, trainin
 
 def test_older_requests_and_auto_are_resolved_in_the_job(sdk: OpenAI, training_file: str) -> None:
     """LiteLLM, DSPy and Kiln send hyperparameters at the top level, also empty; `auto` is 14 epochs of seven rows."""
-    asked: list[dict[str, Any]] = [
+    requests: list[dict[str, Any]] = [
         {"hyperparameters": {}},
         {"hyperparameters": {"n_epochs": "auto", "batch_size": "auto"}},
         {"method": {"type": "supervised"}},
         {"seed": None, "suffix": None, "validation_file": None, "metadata": None, "integrations": []},
     ]
-    for more in asked:
+    for more in requests:
         job = sdk.fine_tuning.jobs.create(model="tiny", training_file=training_file, **more)
-        found = job.hyperparameters.model_dump()
-        assert found == {"n_epochs": 14, "batch_size": 4, "learning_rate_multiplier": 1.0}, more
+        resolved = job.hyperparameters.model_dump()
+        assert resolved == {"n_epochs": 14, "batch_size": 4, "learning_rate_multiplier": 1.0}, more
         assert job.method is not None
         assert job.method.supervised is not None
         assert job.method.supervised.hyperparameters is not None
-        assert job.method.supervised.hyperparameters.model_dump() == found
+        assert job.method.supervised.hyperparameters.model_dump() == resolved
         sdk.fine_tuning.jobs.cancel(job.id)
 
 
 @pytest.mark.parametrize(
-    ("asked", "param"),
+    ("request", "param"),
     [
         ({"model": "gpt-4o-mini"}, "model"),
         ({"model": "ft:tiny:tunerun:x:01234567"}, "model"),
@@ -98,11 +98,11 @@ def test_older_requests_and_auto_are_resolved_in_the_job(sdk: OpenAI, training_f
     ],
 )
 def test_an_invalid_request_is_refused_with_its_field(
-    sdk: OpenAI, training_file: str, asked: dict[str, Any], param: str
+    sdk: OpenAI, training_file: str, request: dict[str, Any], param: str
 ) -> None:
     """As a 400, which clients do not retry; no job is created."""
     with pytest.raises(BadRequestError) as refused:
-        sdk.fine_tuning.jobs.create(**{"model": "tiny", "training_file": training_file} | asked)
+        sdk.fine_tuning.jobs.create(**{"model": "tiny", "training_file": training_file} | request)
     assert refused.value.param == param
     assert refused.value.type == "invalid_request_error"
     assert not sdk.fine_tuning.jobs.list().data
@@ -127,13 +127,13 @@ def test_a_row_that_exceeds_the_context_is_named(sdk: OpenAI) -> None:
 
 def test_unknown_fields_are_ignored_and_listed(running: RunningService, sdk: OpenAI, training_file: str) -> None:
     """At any depth: newer clients send them."""
-    asked = {
+    request = {
         "model": "tiny", "training_file": training_file, "priority": "high",
         "method": {"type": "supervised", "supervised": {"hyperparameters": {"rank": 4}}},
     }  # fmt: skip
     headers = {"authorization": f"Bearer {sdk.api_key}"}
     url = f"{running.address}/v1/fine_tuning/jobs"
-    response = httpx.post(url, json=asked, headers=headers, trust_env=False, timeout=60)
+    response = httpx.post(url, json=request, headers=headers, trust_env=False, timeout=60)
     assert response.status_code == 200, response.text
     assert response.headers[IGNORED_HEADER].split(", ") == ["priority", "hyperparameters.rank"]
 
@@ -143,10 +143,10 @@ def test_a_retry_of_the_sdk_returns_the_same_job(running: RunningService, sdk: O
     headers = {"authorization": f"Bearer {sdk.api_key}"}
 
     def create(count: int, suffix: str = "a") -> str:
-        asked = {"model": "tiny", "training_file": training_file, "suffix": suffix, "method": hyperparameters()}
+        request = {"model": "tiny", "training_file": training_file, "suffix": suffix, "method": hyperparameters()}
         more = {**headers, "x-stainless-retry-count": str(count)}
         url = f"{running.address}/v1/fine_tuning/jobs"
-        response = httpx.post(url, json=asked, headers=more, trust_env=False, timeout=60)
+        response = httpx.post(url, json=request, headers=more, trust_env=False, timeout=60)
         return str(response.json()["id"])
 
     first = create(0)
@@ -161,13 +161,13 @@ def test_jobs_are_listed_newest_first_and_filtered_by_metadata(
     sdk: OpenAI, training_file: str, running: RunningService
 ) -> None:
     """Also one at a time; keys may contain any characters; null selects jobs without metadata."""
-    odd = {'a b"[]': "c/d&"}
-    words: list[Any] = [{"team": "a"}, {"team": "b"}, odd, None, {"team": "a", "x": ""}]
+    escaped = {'a b"[]': "c/d&"}
+    words: list[Any] = [{"team": "a"}, {"team": "b"}, escaped, None, {"team": "a", "x": ""}]
     made = [created(sdk, training_file, metadata=one).id for one in words]
     jobs = sdk.fine_tuning.jobs
     assert [job.id for job in jobs.list(limit=1)] == made[::-1]
     assert [job.id for job in jobs.list(limit=1, metadata={"team": "a"})] == [made[4], made[0]]
-    assert [job.id for job in jobs.list(metadata=odd)] == [made[2]]
+    assert [job.id for job in jobs.list(metadata=escaped)] == [made[2]]
     assert [job.id for job in jobs.list(metadata={"team": "a", "x": ""})] == [made[4]]
     assert [job.id for job in jobs.list(extra_query={"metadata": "null"})] == [made[3]]
     assert jobs.list(limit=5).has_more is False

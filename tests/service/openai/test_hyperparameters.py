@@ -25,15 +25,15 @@ def test_auto_follows_the_documented_table() -> None:
     assert len(rows) == 6
     for first, last, epochs, batch, multiplier in rows:
         for examples in (int(text.replace(",", "")) for text in (first, last or first)):
-            wanted = 100 // examples if "examples" in epochs else int(epochs)
-            assert automatic(examples) == ResolvedHyperparameters(wanted, int(batch), float(multiplier)), examples
+            expected = 100 // examples if "examples" in epochs else int(epochs)
+            assert automatic(examples) == ResolvedHyperparameters(expected, int(batch), float(multiplier)), examples
 
 
 def test_numbers_are_used_unchanged() -> None:
     """The multiplier applies to 0.001 for any number of examples; 3.0 counts as a whole number."""
-    found = resolve(3.0, 2, 0.5, 10_000, WHERE)
-    assert found == ResolvedHyperparameters(3, 2, 0.5)
-    assert found.learning_rate == pytest.approx(0.0005)
+    resolved = resolve(3.0, 2, 0.5, 10_000, WHERE)
+    assert resolved == ResolvedHyperparameters(3, 2, 0.5)
+    assert resolved.learning_rate == pytest.approx(0.0005)
 
 
 @pytest.mark.parametrize(

@@ -29,17 +29,17 @@ NAME = "ft:tiny:tunerun:router:01234567"
 )
 def test_a_job_has_the_sdks_type_in_every_state(of: TunedModelRow, status: str) -> None:
     """Fields about its end are null before."""
-    found = parsed(FineTuningJob, job(of))
-    assert found.status == status
-    assert (found.finished_at is None) == (status in ("queued", "running"))
-    assert found.fine_tuned_model == (NAME if status == "succeeded" else None)
-    assert len(found.result_files) == (status == "succeeded")
-    assert found.trained_tokens == (99 if status == "succeeded" else None)
-    assert (found.error is None) == (status != "failed")
-    assert found.hyperparameters.model_dump() == {
+    parsed_job = parsed(FineTuningJob, job(of))
+    assert parsed_job.status == status
+    assert (parsed_job.finished_at is None) == (status in ("queued", "running"))
+    assert parsed_job.fine_tuned_model == (NAME if status == "succeeded" else None)
+    assert len(parsed_job.result_files) == (status == "succeeded")
+    assert parsed_job.trained_tokens == (99 if status == "succeeded" else None)
+    assert (parsed_job.error is None) == (status != "failed")
+    assert parsed_job.hyperparameters.model_dump() == {
         "batch_size": 4, "learning_rate_multiplier": 0.5, "n_epochs": 3,
     }  # fmt: skip
-    assert (found.seed, found.metadata, found.training_file, found.validation_file) == (
+    assert (parsed_job.seed, parsed_job.metadata, parsed_job.training_file, parsed_job.validation_file) == (
         7, {"team": "a"}, "file-ua", "file-ub",
     )  # fmt: skip
 
@@ -48,16 +48,18 @@ def test_a_failed_job_says_why() -> None:
     """With a message for people and a code for programs."""
     codes = {Code.INTERNAL: "server_error", Code.RESOURCE_EXHAUSTED: "out_of_memory"}
     for code, word in codes.items():
-        found = parsed(FineTuningJob, job(row(state=ModelState.FAILED, error_code=code.number, error_message="why")))
-        assert found.error is not None
-        assert (found.error.code, found.error.message, found.error.param) == (word, "why", None)
+        parsed_job = parsed(
+            FineTuningJob, job(row(state=ModelState.FAILED, error_code=code.number, error_message="why"))
+        )
+        assert parsed_job.error is not None
+        assert (parsed_job.error.code, parsed_job.error.message, parsed_job.error.param) == (word, "why", None)
 
 
 def test_the_message_of_a_failure_has_this_wires_names() -> None:
     """The engine's message has the keys of an experiment."""
     why = "diverged: lower hyperparameters.learning_rate, or hyperparameters.epoch_count"
-    found = job(row(state=ModelState.FAILED, error_code=13, error_message=why))["error"]
-    assert found["message"] == "diverged: lower hyperparameters.learning_rate_multiplier, or hyperparameters.n_epochs"
+    error = job(row(state=ModelState.FAILED, error_code=13, error_message=why))["error"]
+    assert error["message"] == "diverged: lower hyperparameters.learning_rate_multiplier, or hyperparameters.n_epochs"
 
 
 def test_only_a_paused_job_is_shown_as_paused() -> None:

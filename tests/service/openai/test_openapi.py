@@ -38,7 +38,7 @@ def test_random_requests_get_documented_responses(running: RunningService) -> No
             assert response.json()["error"].keys() == {"message", "type", "param", "code"}
 
     document: Any = schemathesis.openapi.from_url(f"{running.address}/openapi.json")
-    ours = [found for each in document.get_all_operations() if is_openai(found := each.ok())]
+    ours = [operation for each in document.get_all_operations() if is_openai(operation := each.ok())]
     assert {operation.path for operation in ours} >= ANSWERING
     for operation in ours:
         send_all(operation, send)

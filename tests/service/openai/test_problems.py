@@ -26,8 +26,8 @@ from tunerun.service.openai.problems import refusal, wrong
 )
 def test_a_refusal_has_openais_status_type_and_code(code: Code, status: int, kind: str, word: str | None) -> None:
     """A conflict is not a 409, which the clients would retry; Retry-After says when to retry."""
-    found, body, headers = refusal(ServiceError(code, "no", retry_after_s=7))
-    assert (found, body["error"]) == (status, {"message": "no", "type": kind, "param": None, "code": word})
+    http_status, body, headers = refusal(ServiceError(code, "no", retry_after_s=7))
+    assert (http_status, body["error"]) == (status, {"message": "no", "type": kind, "param": None, "code": word})
     assert headers["retry-after"] == "7"
 
 
@@ -68,8 +68,8 @@ def test_a_failing_stream_ends_with_the_error_and_is_closed() -> None:
             line async for line in event_lines(Echo(), lambda _answers: {}, StreamedPart(0, AnswerPart("a")), events())
         ]
 
-    found = [json.loads(line.removeprefix("data: ")) for line in asyncio.run(lines())]
-    assert found[:2] == [{"text": "a"}, {"text": "b"}]
-    assert found[2]["error"]["message"] == "the engine has ended"
-    assert len(found) == 3
+    chunks = [json.loads(line.removeprefix("data: ")) for line in asyncio.run(lines())]
+    assert chunks[:2] == [{"text": "a"}, {"text": "b"}]
+    assert chunks[2]["error"]["message"] == "the engine has ended"
+    assert len(chunks) == 3
     assert is_closed

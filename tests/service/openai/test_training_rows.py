@@ -38,8 +38,8 @@ def test_a_conversation_is_an_example_of_several_turns(path: Path) -> None:
     row["messages"][2]["weight"] = 0  # type: ignore[assignment]
     path.write_bytes(jsonl([row]))
     assert training_rows.check(path, "a.jsonl") == 1
-    wanted = Example("3", "4", "Be brief.", (Turn("1", "2", is_learned=False),))
-    assert training_rows.read(path, "a.jsonl") == (wanted,)
+    expected = Example("3", "4", "Be brief.", (Turn("1", "2", is_learned=False),))
+    assert training_rows.read(path, "a.jsonl") == (expected,)
 
 
 def test_an_invalid_row_is_named_by_its_line_in_any_part(path: Path) -> None:

@@ -37,8 +37,8 @@ def hyperparameters(**values: Any) -> dict[str, Any]:
 
 def created(client: OpenAI, training_file: str, **values: Any) -> FineTuningJob:
     """Create a job on the tiny model."""
-    asked: dict[str, Any] = {"model": "tiny", "training_file": training_file, "method": hyperparameters()} | values
-    return client.fine_tuning.jobs.create(**asked)
+    request: dict[str, Any] = {"model": "tiny", "training_file": training_file, "method": hyperparameters()} | values
+    return client.fine_tuning.jobs.create(**request)
 
 
 def ended(client: OpenAI, job_id: str) -> FineTuningJob:

@@ -127,8 +127,8 @@ def _choices(ledger: Ledger, tuned: Sequence[str], sweeps: Sequence[str], proble
         sweep = None if job is None else ledger.newest_sweep_of_key(job.key)
         if job is not None and job.tuned_model is not None and sweep is not None and trial is not None:
             # Sweeps share the job of equal trials; it is shown as a trial of the newest one.
-            shown = next(each for each in ledger.trials(sweep.id) if each.key == job.key)
-            choices.append(_Choice(f"--tuned {reference}", sweep, shown, job, job.tuned_model, trial))
+            trial_of_newest = next(each for each in ledger.trials(sweep.id) if each.key == job.key)
+            choices.append(_Choice(f"--tuned {reference}", sweep, trial_of_newest, job, job.tuned_model, trial))
         elif reference in named:
             problems.append(f"--tuned {reference}: this is a sweep; use --from {reference} for all its tuned models")
         else:
@@ -184,11 +184,11 @@ class _Bases:
             return self._by_identity[wanted]
         model = replace(tuned.model, name=Path(tuned.model.name).name)
         advice = f"serve it as --model NAME={tuned.model.source}"
-        found = base_model.find(model, self._cache)
-        if found.identity != wanted:
+        current = base_model.find(model, self._cache)
+        if current.identity != wanted:
             raise BaseModelError(
-                f"{tuned.name} was tuned from {wanted}, but the base model found now is {found.identity}; restore the "
-                "old one, or tune again"
+                f"{tuned.name} was tuned from {wanted}, but the base model found now is {current.identity}; restore "
+                "the old one, or tune again"
             )
         if not WIRE_NAME.fullmatch(model.name):
             raise ConfigError(f"its base model cannot be models/{model.name} on the wire; {advice}")

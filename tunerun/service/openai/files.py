@@ -133,13 +133,13 @@ class FilesApi:
             files += [(row.completed_at or row.updated_at, self._result_json(row)) for row in finished]
         # By their exact times: the JSON has whole seconds. The id makes the order total, so that no page skips a file.
         files.sort(key=lambda pair: (pair[0], pair[1]["id"]), reverse=newest_first)
-        shown = [json for _, json in files]
+        documents = [json for _, json in files]
         if after:
-            place = next((number for number, json in enumerate(shown) if json["id"] == after), None)
+            place = next((number for number, json in enumerate(documents) if json["id"] == after), None)
             if place is None:
                 raise not_of_list(after)
-            shown = shown[place + 1 :]
-        return page(shown[: size + 1], size)
+            documents = documents[place + 1 :]
+        return page(documents[: size + 1], size)
 
     def get(self, caller: Key, identifier: str) -> Json:
         """Return one of the caller's files, by its id.
