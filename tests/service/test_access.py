@@ -41,11 +41,11 @@ def reason(error: dict[str, Any]) -> object:
 
 def test_requests_without_a_valid_key_are_refused(running: RunningService) -> None:
     """No key and a wrong key are 401, also for paths that do not exist and bodies that are not JSON."""
-    with Client(running.address, None) as nobody, Client(running.address, "wrong") as wrong:
+    with Client(running.address, None) as anonymous, Client(running.address, "wrong") as wrong:
         for path in ("/models", "/tunedModels", "/nowhere"):
-            assert reason(nobody.refused(401, "GET", path)) == "CREDENTIALS_MISSING"
+            assert reason(anonymous.refused(401, "GET", path)) == "CREDENTIALS_MISSING"
             assert reason(wrong.refused(401, "GET", path)) == "API_KEY_INVALID"
-        broken = nobody.http.post("/tunedModels", content=b"{")
+        broken = anonymous.http.post("/tunedModels", content=b"{")
         assert broken.status_code == 401
         assert broken.headers["www-authenticate"] == "Bearer"
 

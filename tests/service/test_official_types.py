@@ -112,7 +112,7 @@ def test_errors_are_google_rpc_status(client: Client) -> None:
     ]
     errors.append(httpx.get(f"{client.http.base_url}models", trust_env=False, timeout=60).json()["error"])
     for error in errors:
-        assert error.pop("status") in code_pb2.Code.keys()  # noqa: SIM118 - an enum's, which is no mapping
+        assert error.pop("status") in code_pb2.Code.keys()  # noqa: SIM118 - an enum's, which is not a mapping
         assert error == json_format.MessageToDict(json_format.ParseDict(error, status_pb2.Status()))
     assert errors[-1]["details"]
 

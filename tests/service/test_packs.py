@@ -151,7 +151,7 @@ def test_a_submitted_job_without_a_step_counts_as_queued(packed: Wires) -> None:
     assert client.finished("cancelled-early")["state"] == "FAILED"
     assert "before its first step" in client.operation("cancelled-early")["error"]["message"]
     jobs.pause(job.id)
-    wait_until(lambda: len(tuner._submitted) == 2, "the paused one is taken back")
+    wait_until(lambda: len(tuner._submitted) == 2, "the paused one is withdrawn")
     assert packed.gauges() == {"running": 1, "waiting": 1}
     jobs.resume(job.id)
     wait_until(lambda: len(tuner._submitted) == 3, "it is submitted again")

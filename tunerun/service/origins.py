@@ -41,7 +41,7 @@ class Origins:
         allowed = list(origins)
         problems = [
             f"--allow-origin {text}: give an origin as a browser sends it, scheme, host in lower case and port without "
-            "a path, such as https://app.example.org; `*` is not taken, name each"
+            "a path, such as https://app.example.org; `*` is not accepted: name each"
             for text in allowed
             if not _ORIGIN.fullmatch(text)
         ]

@@ -23,7 +23,7 @@ from tunerun.service.core.library import Library
 from tunerun.service.core.model_calls import ServedModel, ServedModels
 from tunerun.service.core.problems import Code, Json, ServiceError, invalid
 from tunerun.service.core.records import TunedModelRow
-from tunerun.service.gemini import permissions, wire
+from tunerun.service.gemini import permissions, responses, wire
 from tunerun.service.gemini.dialect import VERSIONS, envelope
 from tunerun.service.gemini.lists import PageSize, PageToken, page_size_of, read_page
 from tunerun.service.gemini.method import GeminiRoute, Mask, TuningCaller, warn
@@ -132,7 +132,7 @@ class Methods:
         try:
             while (part := await arrived.get()) is not None:
                 sent += len(part.text)
-                yield wire.generated(part.text, model.name)
+                yield responses.generated(part.text, model.name)
             yield _last_part(model, prompt, await self.models.awaited(answer, model, "contents"), after=sent)
         finally:
             self.models.leave(model, answer)  # no effect on a complete answer; otherwise the client has disconnected
@@ -152,7 +152,9 @@ def _last_part(model: ServedModel, prompt: Prompt, answer: Answer, after: int = 
     """Return an answer, without the characters that were already sent, and with the reason why it ends here."""
     finish = "MAX_TOKENS" if answer.is_cut else "STOP"
     tokens = model.offered.counter.count_input(prompt.input), answer.tokens
-    return wire.generated(answer.text[after:], model.name, finish=finish, finish_message=model.warning, tokens=tokens)
+    return responses.generated(
+        answer.text[after:], model.name, finish=finish, finish_message=model.warning, tokens=tokens
+    )
 
 
 async def _chunks(first: Json, parts: AsyncIterator[Json], *, as_events: bool) -> AsyncIterator[str]:
@@ -195,11 +197,11 @@ def _models(methods: Methods) -> APIRouter:
         if page_token:
             raise invalid("pageToken", "is not a token of this list, which has one page")
         page_size_of(page_size)
-        return {"models": [wire.model(offered) for offered in catalogue.offered.values()]}
+        return {"models": [responses.model(offered) for offered in catalogue.offered.values()]}
 
     @router.get("/models/{model}")
     def get_model(model: str, _caller: Caller) -> Json:
-        return wire.model(methods.models.base(model).offered)
+        return responses.model(methods.models.base(model).offered)
 
     @router.post("/models/{model}:generateContent")
     async def generate_content(
@@ -222,7 +224,7 @@ def _models(methods: Methods) -> APIRouter:
         contents = body.contents if whole is None else whole.contents
         conversation = read_conversation(contents, None if whole is None else whole.system_instruction)
         try:
-            return wire.message(total_tokens=counter.count_input(conversation))
+            return responses.message(total_tokens=counter.count_input(conversation))
         except NoTurnsError as error:
             raise invalid("contents", str(error)) from error
 
@@ -233,7 +235,7 @@ def _tuned_models(library: Library) -> APIRouter:
     router = APIRouter(route_class=GeminiRoute)
 
     def shown(row: TunedModelRow) -> Json:
-        return wire.tuned_model(row, library.curve(row))
+        return responses.tuned_model(row, library.curve(row))
 
     @router.post("/tunedModels")
     def create_tuned_model(
@@ -244,7 +246,7 @@ def _tuned_models(library: Library) -> APIRouter:
         new = read_new_model(body, tuned_model_id, library.catalogue)
         row = library.create(caller, new)
         # The first response names the model that will be, and the steps to take; the client polls the operation.
-        response = JSONResponse(wire.operation(row, library.curve(row)))
+        response = JSONResponse(responses.operation(row, library.curve(row)))
         warn(response, advice(len(new.training)))
         return response
 
@@ -257,8 +259,8 @@ def _tuned_models(library: Library) -> APIRouter:
     ) -> Json:
         page = read_page(library, caller, page_size, page_token, filter)
         curves = library.curves(page.models)
-        models = [wire.tuned_model(row, curves[row.key]) for row in page.models]
-        return wire.message(tuned_models=models, next_page_token=page.next_token)
+        models = [responses.tuned_model(row, curves[row.key]) for row in page.models]
+        return responses.message(tuned_models=models, next_page_token=page.next_token)
 
     @router.get("/tunedModels/{tuned_model}")
     def get_tuned_model(tuned_model: str, caller: TuningCaller) -> Json:
@@ -311,12 +313,12 @@ def _operations(library: Library) -> APIRouter:
     @router.get("/tunedModels/{tuned_model}/operations")
     def list_operations(tuned_model: str, caller: TuningCaller) -> Json:
         row = library.get(caller, tuned_model)
-        return {"operations": [wire.operation(row, library.curve(row))]}
+        return {"operations": [responses.operation(row, library.curve(row))]}
 
     @router.get("/tunedModels/{tuned_model}/operations/{operation}")
     def get_operation(tuned_model: str, operation: str, caller: TuningCaller) -> Json:
         row = library.of_operation(caller, tuned_model, operation)
-        return wire.operation(row, library.curve(row))
+        return responses.operation(row, library.curve(row))
 
     @router.post("/tunedModels/{tuned_model}/operations/{operation}:cancel")
     def cancel_operation(

@@ -7,7 +7,7 @@ from fastapi import APIRouter
 from tunerun.service.core.library import Library
 from tunerun.service.core.problems import Json, invalid
 from tunerun.service.core.records import Grantee, Role
-from tunerun.service.gemini import wire
+from tunerun.service.gemini import responses, wire
 from tunerun.service.gemini.lists import PageSize, PageToken, page_size_of, position
 from tunerun.service.gemini.method import GeminiRoute, Mask, TuningCaller
 
@@ -23,7 +23,7 @@ def routes(library: Library) -> APIRouter:
         except ValueError:
             words = f"must be USER or EVERYONE, not {body.grantee_type!r}; groups are not supported"
             raise invalid("granteeType", words) from None
-        return wire.permission(library.grant(caller, tuned_model, grantee, body.email_address, _role_of(body)))
+        return responses.permission(library.grant(caller, tuned_model, grantee, body.email_address, _role_of(body)))
 
     @router.get("")
     def list_permissions(
@@ -32,12 +32,12 @@ def routes(library: Library) -> APIRouter:
         rows = library.permissions(caller, tuned_model)
         start, size = position(page_token, len(rows)), page_size_of(page_size)
         next_token = str(start + size) if start + size < len(rows) else ""
-        page = [wire.permission(row) for row in rows[start : start + size]]
-        return wire.message(permissions=page, next_page_token=next_token)
+        page = [responses.permission(row) for row in rows[start : start + size]]
+        return responses.message(permissions=page, next_page_token=next_token)
 
     @router.get("/{permission}")
     def get_permission(tuned_model: str, permission: str, caller: TuningCaller) -> Json:
-        return wire.permission(library.permission(caller, tuned_model, permission))
+        return responses.permission(library.permission(caller, tuned_model, permission))
 
     @router.patch("/{permission}")
     def patch_permission(
@@ -45,7 +45,7 @@ def routes(library: Library) -> APIRouter:
     ) -> Json:
         if update_mask.strip() not in ("", "role"):  # the discovery document: "Only role."
             raise invalid("updateMask", f"{update_mask} cannot be changed; role can")
-        return wire.permission(library.change_role(caller, tuned_model, permission, _role_of(body)))
+        return responses.permission(library.change_role(caller, tuned_model, permission, _role_of(body)))
 
     @router.delete("/{permission}")
     def delete_permission(tuned_model: str, permission: str, caller: TuningCaller) -> Json:

@@ -154,7 +154,7 @@ def _options(config: wire.GenerationConfig, defaults: Serving) -> GenerateOption
     seed = config.seed if config.seed is not None else secrets.randbelow(2**31) if temperature > 0 else 0
     stops = tuple(stop for stop in config.stop_sequences or () if stop)
     if len(stops) > MAX_STOP_SEQUENCES:
-        raise invalid(f"{field}.stopSequences", f"{len(stops)} of them; at most {MAX_STOP_SEQUENCES} are taken")
+        raise invalid(f"{field}.stopSequences", f"has {len(stops)} sequences; the limit is {MAX_STOP_SEQUENCES}")
     # A topP of 0 too, which keeps the likeliest token alone: "the smallest set of tokens whose probability sum is at
     # least `top_p`". The field is optional in the proto, so a client that sends 0 means it.
     return GenerateOptions(tokens, temperature, seed, top_p, top_k, stops)
