@@ -85,17 +85,18 @@ class Methods:
         Raises:
             ServiceError: the prompt is invalid or cannot be answered.
         """
-        response = JSONResponse(await self.generated(model, body, request))
+        prompt, answer = await self.answered(model, body, request)
+        response = JSONResponse(_last_part(model, prompt, answer))
         warn(response, model.warning)
         warn(response, beyond_the_guide(body, model.adapter))
         return response
 
-    async def generated(self, model: ServedModel, body: wire.GenerateContent, request: Request) -> Json:
-        """Answer a prompt with the API's JSON; see `answer`."""
+    async def answered(self, model: ServedModel, body: wire.GenerateContent, request: Request) -> tuple[Prompt, Answer]:
+        """Return the prompt of a request and its answer; arguments and errors as for `answer`."""
         prompt = await _prompt(model, body)
         queued = self.models.ask(model, [prompt])
         (answer,) = await self.models.answered(model, queued, request.is_disconnected, "contents")
-        return _last_part(model, prompt, answer)
+        return prompt, answer
 
     async def stream(self, model: ServedModel, body: wire.GenerateContent, *, as_events: bool) -> StreamingResponse:
         """Stream the answer to a prompt.

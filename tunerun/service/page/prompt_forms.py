@@ -201,11 +201,8 @@ async def _answers(
     methods: Methods, models: Sequence[ServedModel], prompt: wire.GenerateContent, request: Request
 ) -> tuple[AnswerView, ...]:
     """Return the answers of models to the same prompt, as the Gemini API gives them."""
-    bodies = await asyncio.gather(*(methods.generated(model, prompt, request) for model in models))
-    answers = []
-    for model, body in zip(models, bodies, strict=True):
-        candidate = body["candidates"][0]
-        is_cut = candidate["finishReason"] == "MAX_TOKENS"
-        text = candidate["content"]["parts"][0]["text"]
-        answers.append(AnswerView(model.name, text, model.defaults.max_output_tokens if is_cut else None))
-    return tuple(answers)
+    answered = await asyncio.gather(*(methods.answered(model, prompt, request) for model in models))
+    return tuple(
+        AnswerView(model.name, answer.text, model.defaults.max_output_tokens if answer.is_cut else None)
+        for model, (_, answer) in zip(models, answered, strict=True)
+    )
