@@ -149,7 +149,15 @@ class Archive:
         # Every entry is checked, also those that are not read: a zip with one hostile entry is not a bundle.
         self._entries = {entry.filename: entry for entry in self._checked(max_files) if not entry.is_dir()}
         self.sizes = {name: entry.file_size for name, entry in self._entries.items()}
-        self.digests = self._manifest()
+        self.digests: dict[str, str] = {}
+        text = self.read(MANIFEST, _MAX_MANIFEST_BYTES).decode("utf-8", errors="replace")
+        for number, line in enumerate(text.splitlines(), start=1):
+            digest, _, name = line.partition("  ")
+            is_digest = re.fullmatch(r"[0-9a-f]{64}", digest) is not None
+            # A name that is listed twice would have two digests, and a folder has none.
+            if not is_digest or not _is_name(name) or name in self.digests or name.endswith("/"):
+                raise InputError(f"{path}: {MANIFEST}, line {number}: not a digest and the name of a file; damaged")
+            self.digests[name] = digest
 
     def read(self, name: str, limit_bytes: int) -> bytes:
         """Return the content of a small file.
@@ -239,18 +247,6 @@ class Archive:
                 # `repr`: a hostile name may have characters that control a terminal.
                 raise InputError(f"{self.path}: {name!r} {fault}; nothing was unpacked")
             yield entry
-
-    def _manifest(self) -> Mapping[str, str]:
-        text = self.read(MANIFEST, _MAX_MANIFEST_BYTES).decode("utf-8", errors="replace")
-        digests: dict[str, str] = {}
-        for number, line in enumerate(text.splitlines(), start=1):
-            digest, _, name = line.partition("  ")
-            if not (re.fullmatch(r"[0-9a-f]{64}", digest) and _is_name(name)) or name in digests or name.endswith("/"):
-                raise InputError(
-                    f"{self.path}: {MANIFEST}, line {number}: not a digest and the name of a file; damaged"
-                )
-            digests[name] = digest
-        return digests
 
 
 @contextmanager
