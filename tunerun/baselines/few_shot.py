@@ -92,6 +92,7 @@ class FewShot:
 
     def extra_tokens(self, counter: TokenCounter) -> int:
         """Return how many tokens the examples take; see `Baseline.extra_tokens`."""
+        # Of an empty question, because the examples are the same before every one.
         (prompt,) = self._prompts([""])
         return counter.count_input(prompt, self._turns) - counter.count_input("")
 
@@ -132,6 +133,7 @@ class FewShot:
 def baselines(setting: Setting) -> list[Baseline]:
     """Return both forms for each count, fewer examples first."""
     made: list[Baseline] = []
+    # 0 is the bare base model, which `untuned` makes.
     for count in sorted({count for count in setting.counts if count}):
         examples = tuple(setting.drawn[:count])
         content = digest(list(map(example_json.to_list, examples)))

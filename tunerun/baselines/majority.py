@@ -75,6 +75,7 @@ def baselines(setting: Setting) -> list[Baseline]:
     if not counts:
         return []
     answer, count = min(counts.items(), key=lambda entry: (-entry[1], entry[0]))
+    # Outputs that are all different are texts and not labels, so none of them is an answer to anything else.
     if count < 2:
         return []
     # What is expected is part of the subject: two templates with other outputs have two majority answers to measure.

@@ -30,6 +30,7 @@ class Confusion:
         number = {name: index for index, name in enumerate(labels)}
         counts = [[0] * (len(labels) + 1) for _ in labels]
         for right, answer in zip(map(label, expected), map(label, answers), strict=True):
+            # Every answer that is not an expected label is in the last column, whatever it says.
             counts[number[right]][number.get(answer, len(labels))] += 1
         return cls(tuple(labels), tuple(map(tuple, counts)))
 

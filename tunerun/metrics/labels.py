@@ -8,6 +8,7 @@ import numpy as np
 
 from tunerun.metrics.base import FloatArray
 
+# Quotes of several languages, and the marks of Markdown's code and emphasis.
 _QUOTES = "\"'`*\u201c\u201d\u2018\u2019\u00ab\u00bb"
 _STOPS = ".,;:!?"
 

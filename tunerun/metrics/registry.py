@@ -58,6 +58,7 @@ def summaries() -> dict[str, str]:
         try:
             model = _model(name)
         except ValueError as error:
+            # Another package that cannot be loaded must not hide the other metrics.
             sentences[name] = str(error)
             continue
         sentence = " ".join((model.__doc__ or "").split("\n\n")[0].split())
@@ -73,6 +74,7 @@ def checked(value: object) -> str | dict[str, Any]:
         ValueError: it is not the name of a metric, or a mapping of its name and options.
         ValidationError: its options are invalid.
     """
+    # Made only to validate the options: the config keeps what was written.
     name, options = _parts(value)
     _metric(name, options)
     return {"name": name, **options} if options else name
@@ -253,4 +255,5 @@ def _model(name: str) -> type[MetricModel]:
 
 
 def _entry_points() -> dict[str, EntryPoint]:
+    # A package that took a name of ours would change the scores of every sweep that uses it.
     return {entry.name: entry for entry in entry_points(group=GROUP) if entry.name not in _BUILT_IN}
