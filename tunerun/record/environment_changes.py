@@ -27,7 +27,7 @@ def environment_notes(record: OpenRecord, now: Environment) -> Iterator[str]:
             "compared, but the cause of a difference cannot be named"
         )
         return
-    # The packages that compute come first: another version of torch is a difference to verify, one of rich hardly is.
+    # The packages that compute come first: `verify` counts another version of torch as a difference, one of rich not.
     computing = {name: version for on in trained for name, version in on.packages.items()}
     others = {name: version for name, version in then.packages.items() if name not in computing}
     if now.packages:
