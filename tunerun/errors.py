@@ -41,7 +41,11 @@ class TunerunError(Exception):
 
 
 class InputError(TunerunError):
-    """The user's input is wrong; holds every problem that was found, one line each."""
+    """The user's input is wrong.
+
+    Args:
+        problems: every problem that was found, one line each; a problem that occurs twice is held once.
+    """
 
     exit_code = 2
 

@@ -39,7 +39,7 @@ def read_back(file: Path) -> tuple[Example, ...]:
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("name", FORMATS)
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=min(40, settings().max_examples), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(examples=EXAMPLES)
 def test_what_is_written_is_read_back(
     name: str, examples: list[Example], tmp_path_factory: pytest.TempPathFactory
@@ -52,7 +52,7 @@ def test_what_is_written_is_read_back(
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("name", [name for name, format_ in FORMATS.items() if format_.has_conversations])
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=min(25, settings().max_examples), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_conversations_are_read_back(name: str, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
     """System messages, turns and weights too, where the format has them; else what it has no place for is refused."""

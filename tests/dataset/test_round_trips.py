@@ -97,7 +97,7 @@ FORMATS = {"a.psv": "pipe", "b.csv": "auto", "a.jsonl.gz": "auto"}
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("name", WRITERS)
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=min(60, settings().max_examples))
 @given(rows=ROWS, mark=st.booleans())
 def test_round_trip(tmp_path_factory: pytest.TempPathFactory, name: str, rows: Rows, mark: bool) -> None:
     """Rows are read back as they were written, whatever their cells hold, with a byte order mark or without."""
@@ -109,7 +109,6 @@ def test_round_trip(tmp_path_factory: pytest.TempPathFactory, name: str, rows: R
     assert [row.columns for row in read_rows(path, FORMATS.get(name, path.suffix[1:]))] == rows
 
 
-@settings(deadline=None, max_examples=100)
 @given(content=st.binary(max_size=200), name=st.sampled_from(["x", *WRITERS]))
 def test_any_bytes(tmp_path_factory: pytest.TempPathFactory, content: bytes, name: str) -> None:
     """Whatever bytes a file holds, it is read or refused, and nothing else happens."""

@@ -113,7 +113,7 @@ TEMPLATES = st.sampled_from(
 
 
 @pytest.mark.slow
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=min(60, settings().max_examples), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=ROWS, template=TEMPLATES)
 def test_a_file_is_rendered_as_its_rows_are(
     rows: list[dict[str, Any]], template: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
