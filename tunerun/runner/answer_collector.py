@@ -105,13 +105,6 @@ class QuestionPart:
         return model.read(backend.generate(asks.model, asks.inputs, asks.options, asks.examples))
 
 
-Failed = Callable[[Question, BackendError | InputError], None]
-
-
-def _raise(_question: Question, error: BackendError | InputError) -> None:
-    raise error
-
-
 @dataclass
 class AnswerCollector:
     """Obtains the answers that the ledger lacks and records them; after a kill, a later run obtains the rest.
@@ -123,6 +116,7 @@ class AnswerCollector:
         answered: called after each call.
         waiting: called every `LOOK_S` seconds while a call is running.
         failed: called with each question that cannot be answered and the error; the others are asked unless it raises.
+            None: the error is raised.
         turn_rows: maximum number of rows of a question in one turn, before the next question; None: all.
         still_open: called before each turn with the unanswered questions; returns those to ask.
     """
@@ -132,7 +126,7 @@ class AnswerCollector:
     asks: Callable[[Sequence[Question]], None] = lambda _questions: None
     answered: Callable[[], None] = lambda: None
     waiting: Callable[[], None] = lambda: None
-    failed: Failed = _raise
+    failed: Callable[[Question, BackendError | InputError], None] | None = None
     turn_rows: int | None = None
     still_open: Callable[[list[Question]], list[Question]] = lambda questions: questions
     _given_up: set[str] = field(default_factory=set)
@@ -233,5 +227,7 @@ class AnswerCollector:
         self.ledger.record_some_answers(part.question.key, part.start, values, rows=rows)
 
     def _fail(self, part: QuestionPart, error: BackendError | InputError) -> None:
+        if self.failed is None:
+            raise error
         self._given_up.add(part.question.subject)
         self.failed(part.question, error)

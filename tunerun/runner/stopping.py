@@ -75,32 +75,33 @@ class EarlyStops:
     def over(self, trials: Sequence[Trial]) -> list[Trial]:
         """Return the trials that have stopped; a new decision is recorded in the ledger."""
         self._points.clear()  # there are new answers since the last call
-        return [trial for trial in trials if self._is_over(trial)]
-
-    def _is_over(self, trial: Trial) -> bool:
-        group = self._group_of.get(trial.number)
-        if group is None:
-            return False
-        if self.ledger.stop(self.plan.sweep, _key(trial)) is not None:
-            return True
-        decision = self._decided(group, trial.point)
-        if decision is None:
-            return False
-        decided, better = decision
-        # All seeds of the point stop together. What was answered so far is kept with the stop, as these are the answers
-        # that the decision was made from; one that has answered all rows has nothing to stop.
-        for each in group.points[trial.point]:
-            key = _key(each)
-            texts = tuple(map(str, self.ledger.answers_so_far(*key)))
-            if texts and self.ledger.answered_at(*key) is None:
-                best = group.points[better][0]
-                self.ledger.record_stop(self.plan.sweep, key, Stop(best.key, decided.e_value, decided.needed, texts))
-        rows = counted(decided.units, "row" if not self._clusters(trial) else "cluster")
-        self.note(
-            f"point {trial.point} answers no more held-out rows: after {rows} it is decided to be worse than point "
-            f"{better} (evaluation.stop_early)"
-        )
-        return True
+        stopped = []
+        for trial in trials:
+            group = self._group_of.get(trial.number)
+            if group is None:
+                continue
+            if self.ledger.stop(self.plan.sweep, _key(trial)) is not None:
+                stopped.append(trial)
+                continue
+            decision = self._decided(group, trial.point)
+            if decision is None:
+                continue
+            stopped.append(trial)
+            decided, better = decision
+            # All seeds of the point stop together. The answers so far are kept with the stop, because the decision was
+            # made from them; a seed that has answered all rows has nothing to stop.
+            for each in group.points[trial.point]:
+                key = _key(each)
+                texts = tuple(map(str, self.ledger.answers_so_far(*key)))
+                if texts and self.ledger.answered_at(*key) is None:
+                    stop = Stop(group.points[better][0].key, decided.e_value, decided.needed, texts)
+                    self.ledger.record_stop(self.plan.sweep, key, stop)
+            rows = counted(decided.units, "row" if not self._clusters(trial) else "cluster")
+            self.note(
+                f"point {trial.point} answers no more held-out rows: after {rows} it is decided to be worse than point "
+                f"{better} (evaluation.stop_early)"
+            )
+        return stopped
 
     def _decided(self, group: _Group, number: int) -> tuple[Decided, int] | None:
         """The decision that a point is worse than the best so far, with the best point's number; None: undecided."""

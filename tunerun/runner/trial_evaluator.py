@@ -61,6 +61,7 @@ class TrialEvaluator:
             for method in answer_methods(trial)
             for subject in [trial.key, *(baseline.subject for baseline in self._baselines(trial, method))]
         ]
+        # A trial that has stopped early has all the answers that it will get in this sweep.
         return all(
             (subject, held_out.digest, name) in answered
             or (subject == trial.key and (subject, held_out.digest, stopped_by(self.plan.sweep, name)) in answered)
@@ -107,6 +108,7 @@ class TrialEvaluator:
         trials = {trial.key: trial for trial, _ in trained}
 
         def still_open(questions: list[Question]) -> list[Question]:
+            # Only answers stop early, as the test compares their scores; losses are measured on all rows.
             generating = [
                 trial
                 for q in questions

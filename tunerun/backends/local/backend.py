@@ -235,6 +235,7 @@ class LocalBackend:
             AccessError: this machine's limits prevent the engine from starting, or a cluster cannot be reached.
         """
         self._find_workers()
+        # An error of the whole backend, which fails no job: this machine's limits are no trial's fault.
         if (refusal := self._queue.refusal) is not None:
             raise AccessError(refusal)
         self._queue.begin()

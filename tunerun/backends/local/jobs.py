@@ -152,6 +152,7 @@ class TunedModelFolders:
 
     def succeeded(self, key: str, tuned_model_id: str) -> str | None:
         """Return the id of the job that produced the tuned model of a key; None: there is none."""
+        # The key is compared too: an id has only the beginning of it.
         folder = self.root / tuned_model_id
         finished = tuned_model.read_finished(folder)
         if finished is None or finished.state is not JobState.SUCCEEDED or tuned_model.read(folder).key != key:
