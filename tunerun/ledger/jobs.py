@@ -58,6 +58,7 @@ class JobTable:
             if row is not None and row["state"] not in (JobState.FAILED, JobState.CANCELLED):
                 return self._rows.job(row)
             attempt = 1 if row is None else row["attempt"] + 1
+            # A unique index allows one unfinished job of a key, whatever two processes do at once.
             inserted = self._file.insert(
                 "INSERT INTO job (key, attempt, backend, model, tokens, state, metrics, created_at, sweep, usd, "
                 "tuned_model_id) VALUES (?, ?, ?, ?, ?, ?, '{}', ?, ?, ?, ?)",
@@ -96,6 +97,7 @@ class JobTable:
 
     def submitted(self, job: int, ref: JobRef) -> None:
         """Record that the backend accepted a job, with its reference."""
+        # Until this is on disk the job is SUBMITTING, and the next run asks the backend by the key whether it exists.
         with self._file.transaction():
             row = self._job_row(job)
             self._file.write("UPDATE job SET reference = ? WHERE id = ?", [dump(asdict(ref)), job])

@@ -26,6 +26,7 @@ ALTER TABLE evaluation ADD COLUMN checksum INTEGER;
 UPDATE evaluation SET predictions_checksum = row_checksum(predictions);
 UPDATE evaluation SET checksum = row_checksum(subject, options, metrics, created_at, predictions_checksum)"""
 
+# A config that is damaged must not end the migration: its row fails its checksum when it is read.
 _GENERATION = "CASE WHEN json_valid(config) THEN json_extract(config, '$.evaluation.generation') END"
 
 # Answers in the place of measures, whatever asked for them; held-out sets by name; baselines of their own. A row whose
@@ -88,6 +89,7 @@ CREATE TABLE epoch_loss (
     job INTEGER NOT NULL REFERENCES job, epoch INTEGER NOT NULL, loss REAL NOT NULL, checksum INTEGER,
     PRIMARY KEY (job, epoch)) WITHOUT ROWID""".replace("GENERATION", _GENERATION)
 
+# Steps are only ever added: a ledger of any earlier format comes up to date by those it has not passed.
 MIGRATIONS = (
     """
 CREATE TABLE sweep (

@@ -125,6 +125,9 @@ def plan_files(ledger: Ledger, sweep: SweepRecord, folder: Path) -> list[str]:
 
     Returns:
         The names of the files, `record.json` last.
+
+    Raises:
+        LedgerError: a row is damaged.
     """
     from tunerun import __version__
 
@@ -139,6 +142,7 @@ def plan_files(ledger: Ledger, sweep: SweepRecord, folder: Path) -> list[str]:
         if "model" in document:
             document["model"] = places.value("model.name", document["model"])
         baselines.append(replace(baseline, document=document))
+    # Each set once: most trials of a sweep share theirs, and the rows are most of a record's bytes.
     digests = dict.fromkeys(digest for t in trials for digest in (t.training, *t.held_out.values()))
     record = PortableRecord(
         format=FORMAT,
@@ -175,7 +179,7 @@ def results_file(ledger: Ledger, sweep: SweepRecord, folder: Path) -> str | None
         LedgerError: a row is damaged.
     """
     jobs = ledger.whole_jobs(sweep.id)
-    first = next(jobs, None)
+    first = next(jobs, None)  # one at a time: the curves of one job are in memory, not of all
     trials = ledger.trials(sweep.id)
     # Answers of a shared model to another sweep's own test set: this record does not have the rows.
     sets = {digest for trial in trials for digest in (trial.training, *trial.held_out.values())}
@@ -257,6 +261,7 @@ def _write_examples(ledger: Ledger, digest: str, folder: Path, places: Places) -
 
 def _document(sweep: SweepRecord, places: Places) -> dict[str, Any]:
     """Return the sweep's document with the places of the machine removed from its texts."""
+    # What is not listed has its texts searched for known places, so that a part that is added later has none either.
     document = dict(sweep.document)
     changed: dict[str, Any] = {
         "pins": lambda pins: {key: places.value(key, value) for key, value in pins.items()},
@@ -301,5 +306,5 @@ def _job(job: WholeJob, places: Places) -> dict[str, Any]:
 
 
 def _loss(value: float) -> float | str:
-    """Return a loss for JSON: as text if it is not finite, because the training diverged."""
+    # JSON has neither NaN nor infinity, and a training that diverged has such losses: they are texts.
     return value if math.isfinite(value) else str(value)

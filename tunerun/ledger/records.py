@@ -17,13 +17,14 @@ from tunerun.stored import read_stored, section
 
 
 class StoredObject(Mapping[str, Any]):
-    """A stored JSON object that is parsed on first access: few are accessed, and there may be thousands.
+    """A stored JSON object that is parsed on first access.
 
     Args:
         text: the JSON.
         read: parses it into a dictionary.
     """
 
+    # A sweep may have thousands of trials, and a command looks into the configs of a few.
     def __init__(self, text: str, read: Callable[[str], dict[str, Any]]) -> None:
         self._text = text
         self._read = read

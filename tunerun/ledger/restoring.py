@@ -112,6 +112,7 @@ def restored(folder: Path, path: Path) -> str:
     is_whole = False
     try:
         with Ledger(path) as ledger:
+            # First: from here on, code that the record names, such as a metric's file, is not run by itself.
             ledger.mark_restored()
             ledger.restore(
                 record.sweep,
@@ -203,6 +204,7 @@ def _problems_of_job(job: WholeJob, keys: set[str]) -> Iterator[str]:
     place = job.tuned_model or {}
     if "folder" in place and not _ADAPTER.fullmatch(place["folder"]):
         yield "its tuned model is not in tuned_models/"
+    # The engine opens the folder of a tuned model, and export copies it: no path of a record may lead elsewhere.
     location = place.get("location", "")
     if is_path(location) or ".." in PurePosixPath(location).parts:
         yield "its tuned model's location is outside the record"
@@ -258,18 +260,20 @@ def _inside(folder: Path, name: str) -> Path:
     file = folder / name
     if not file.is_file():
         raise RecordError(f"{file}: is missing, or not a file; a record has {RECORD}, {EXAMPLES}/ and {RESULTS}")
-    if not file.resolve().is_relative_to(folder.resolve()):
+    if not file.resolve().is_relative_to(folder.resolve()):  # an archive may hold links
         raise RecordError(f"{file}: leads out of its folder; {_ADVICE}")
     return file
 
 
 def _read(kind: type[_Stored], text: bytes, file: Path) -> _Stored:
     try:
+        # Before the content: what a newer version has written differently would be called damaged.
         version = TypeAdapter(dict[str, Any]).validate_json(text).get("format")
         if isinstance(version, int) and version > FORMAT:
             raise RecordError(
                 f"{file}: written by a newer tunerun (format {version}, this one knows {FORMAT}); update tunerun"
             )
+        # Strict, unlike what reads a ledger: a record is untrusted, and a wrong type would fail wherever it is read.
         return TypeAdapter(kind).validate_json(text, strict=True)
     except ValidationError as error:
         lines = error.errors(include_input=False, include_url=False, include_context=False)
@@ -286,6 +290,7 @@ def _unpacked(file: Path, most: int) -> Iterator[bytes]:
     size = 0
     try:
         with gzip.open(file, "rb") as content:
+            # At most one byte more than is allowed: a small file may unpack to any size, in a single line.
             while line := content.readline(most - size + 1):
                 size += len(line)
                 if size > most:

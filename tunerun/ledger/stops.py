@@ -54,7 +54,7 @@ class Stop:
 
     @classmethod
     def of(cls, values: Sequence[str]) -> Stop:
-        """Read a stop from its stored values."""
+        """Read a stop from its stored values; what an earlier version did not store has its default."""
         return read_stored(cls, load(values[0]), texts=tuple(values[1:]))
 
 

@@ -123,6 +123,7 @@ def problems_of_document(document: Mapping[str, Any]) -> Iterator[str]:
 
 def _problems(kind: TypeAdapter[Any], values: Mapping[str, Any]) -> Iterator[str]:
     try:
+        # Strict, as the readers are not: they take a value as it is, and would fail somewhere else.
         kind.validate_json(json.dumps(values), strict=True)  # as JSON, where a tuple is a list
     except ValidationError as error:
         lines = error.errors(include_input=False, include_url=False, include_context=False)
