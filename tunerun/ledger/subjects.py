@@ -27,6 +27,16 @@ def subject_of_sweep(sweep_id: str) -> str:
     return f"{sweep_id}/{RunKind.SWEEP}/"
 
 
+def subject_of_baseline(sweep_id: str, key: str) -> str:
+    """Return the subject of a baseline's run, in the ledger's marks.
+
+    Args:
+        sweep_id: the sweep that has the baseline.
+        key: of the baseline's answers.
+    """
+    return f"{sweep_id}/{RunKind.BASELINE}/{key}"
+
+
 def trial_prefix(experiment: str, rerun: str) -> str:
     """Return the prefix of the subjects of the trials of an MLflow experiment; the key follows.
 

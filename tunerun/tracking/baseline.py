@@ -9,7 +9,7 @@ from tunerun.comparison.renderers.note import escaped
 from tunerun.comparison.results import LOSS, BaselineResult
 from tunerun.digest import digest
 from tunerun.ledger import Ledger, TrialRecord
-from tunerun.ledger.subjects import RunKind
+from tunerun.ledger.subjects import RunKind, subject_of_baseline
 from tunerun.tracking.answers import FILES, VALIDATION, ScoredAnswers, scored_answers
 from tunerun.tracking.run_projection import (
     NOTE_TAG,
@@ -71,8 +71,7 @@ def baseline_projection(
     start_ms = milliseconds(sweep.record.created_at)
     trials = ", ".join(str(m.number) for m in members[:_MAX_NAMED])
     return RunProjection(
-        subject=sweep.subject(RunKind.BASELINE, baseline.subject),
-        kind=RunKind.BASELINE,
+        subject=subject_of_baseline(sweep.id, baseline.subject),
         identity=sweep.identity(RunKind.BASELINE, key=baseline.subject),
         ledger_digest=ledger_digest,
         name=baseline.name,

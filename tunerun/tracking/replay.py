@@ -185,7 +185,7 @@ class Replay:
         progress = self._ledger.progress(sweep.id)
         is_run = self._is_run(sweep.id)
         summary = Summary(self._ledger, sweep, progress, pages, is_run=is_run)
-        subject = sweep.subject(RunKind.SWEEP)
+        subject = subject_of_sweep(sweep.id)
         mark_values: Mapping[str, Any] = marks[subject].document if subject in marks else {}
         sent = {each: mark.document.get("seen") for each, mark in marks.items()}  # the ledger's state, by subject
 

@@ -205,7 +205,6 @@ class RunProjection:
     """
 
     subject: str
-    kind: RunKind
     identity: Mapping[str, str]
     ledger_digest: str
     name: str
@@ -276,10 +275,6 @@ class FrozenSweep:
     def trial_prefix(self) -> str:
         """The prefix of the subjects of its trials in the ledger's marks; the key follows."""
         return trial_prefix(self.experiment, self.rerun)
-
-    def subject(self, kind: RunKind, name: str = "") -> str:
-        """Return the subject of one of the sweep's runs, in the ledger's marks: `<sweep>/<kind>/<name>`."""
-        return f"{self.id}/{kind}/{name}"
 
     def identity(self, kind: RunKind, **more: str) -> dict[str, str]:
         """Return the tags by which one of the sweep's runs is found."""

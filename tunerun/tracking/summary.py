@@ -20,7 +20,7 @@ from tunerun.digest import digest
 from tunerun.job import JobState
 from tunerun.ledger import Ledger, Mark, SweepRecord, TrialProgress
 from tunerun.ledger.portable import plan_files, results_file
-from tunerun.ledger.subjects import RunKind
+from tunerun.ledger.subjects import RunKind, subject_of_sweep
 from tunerun.stored import section
 from tunerun.tracking.baseline import baseline_projection
 from tunerun.tracking.naming import point_name, run_name
@@ -172,8 +172,7 @@ class Summary:
                 digest([LAYOUT, *self._results]), lambda folder: results_file(ledger, record, folder / RECORD)
             )
         return RunProjection(
-            subject=sweep.subject(RunKind.SWEEP),
-            kind=RunKind.SWEEP,
+            subject=subject_of_sweep(sweep.id),
             identity=sweep.identity(RunKind.SWEEP),
             ledger_digest=ledger_digest,
             # Without the experiment's name, under which the run is shown anyway: the page shows 20 characters.

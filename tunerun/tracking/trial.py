@@ -129,7 +129,6 @@ def trial_projection(ledger: Ledger, shared: SharedTrial) -> RunProjection | Non
         state, end = RunState.KILLED, max([started_at, *(s.compute_time for s in curve[-1:])])
     return RunProjection(
         subject=shared.subject,
-        kind=RunKind.TRIAL,
         identity=sweep.identity(RunKind.TRIAL, trial=str(trial.number), key=trial.key),
         ledger_digest=shared.ledger_digest,
         name=name,
