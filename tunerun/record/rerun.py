@@ -163,7 +163,7 @@ def prepare(record: OpenRecord, request: RerunRequest, progress: Progress | None
     try:
         new_plan = plan(experiment, progress=progress, recorded=recorded)
     except InputError as error:
-        # The planner's advice is to correct the config, which a rerun does not read.
+        # A record names a base model's folder without its path, which is of another machine anyway.
         if not any(problem.startswith("the base model ") for problem in error.problems):
             raise
         raise InputError([*error.problems, _WHERE_IS_THE_MODEL]) from error

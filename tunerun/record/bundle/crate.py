@@ -88,7 +88,7 @@ def metadata(study: Study, sizes: Mapping[str, int]) -> bytes:
     """
     from rocrate.rocrate import ROCrate
 
-    # No preview: it would be one more page beside README.md and report.html.
+    # No preview, which is a page for people: README.md and report.html are that.
     crate = ROCrate(version=_RO_CRATE, gen_preview=False)
     sweep = study.record.sweep
     crate.name = f"{sweep.experiment}: sweep {sweep.id}"
