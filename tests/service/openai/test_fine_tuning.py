@@ -68,7 +68,7 @@ def test_older_requests_and_auto_are_resolved_in_the_job(sdk: OpenAI, training_f
 
 
 @pytest.mark.parametrize(
-    ("request", "param"),
+    ("fields", "param"),
     [
         ({"model": "gpt-4o-mini"}, "model"),
         ({"model": "ft:tiny:tunerun:x:01234567"}, "model"),
@@ -98,11 +98,11 @@ def test_older_requests_and_auto_are_resolved_in_the_job(sdk: OpenAI, training_f
     ],
 )
 def test_an_invalid_request_is_refused_with_its_field(
-    sdk: OpenAI, training_file: str, request: dict[str, Any], param: str
+    sdk: OpenAI, training_file: str, fields: dict[str, Any], param: str
 ) -> None:
     """As a 400, which clients do not retry; no job is created."""
     with pytest.raises(BadRequestError) as refused:
-        sdk.fine_tuning.jobs.create(**{"model": "tiny", "training_file": training_file} | request)
+        sdk.fine_tuning.jobs.create(**{"model": "tiny", "training_file": training_file} | fields)
     assert refused.value.param == param
     assert refused.value.type == "invalid_request_error"
     assert not sdk.fine_tuning.jobs.list().data
