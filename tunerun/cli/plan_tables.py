@@ -8,7 +8,7 @@ from tunerun.cli.tables import err, new_table, out, plain, print_table, warnings
 from tunerun.comparison import labels
 from tunerun.comparison.numbers import counted
 from tunerun.engine.token_counter import ESTIMATE_RANGE
-from tunerun.planning import Plan, Trial, trained
+from tunerun.planning import Plan, Trial, training_runs
 from tunerun.planning.judging import PlannedJudge
 
 MAX_ROWS = 60
@@ -129,7 +129,7 @@ def _effort(plan: Plan) -> str:
     hint = f" {failed} failed earlier; run --retry-failed submits them again." if failed else ""
     if not todo:
         return f"Nothing to run: what has not failed is done.{hint}" if failed else "All trials are done."
-    cost, once = plan.cost(todo), trained(todo)
+    cost, once = plan.cost(todo), training_runs(todo)
     parts = [f"{cost.tokens:,} training tokens{_range(plan, cost.tokens)}", f"{cost.steps:,} steps"]
     hours = "unknown until a first trial has run" if cost.hours is None else f"about {duration(cost.hours * 3600)}"
     parts.append(f"training time: {hours}")

@@ -85,6 +85,7 @@ def expand(
     problems.extend(_disagreements(in_use))
     if problems:
         raise ConfigError(problems)
+    # An axis of the file that the command line gives one value; the plan shows it, since the file says otherwise.
     pins = overrides_of([last[key] for key in flat if key in last and key not in swept and not last[key].is_delete()])
     rows = [list(zip(*(_parsed(loader, axis) for axis in dimension), strict=True)) for dimension in _dimensions(in_use)]
     points = [tuple(itertools.chain.from_iterable(combination)) for combination in itertools.product(*rows)]

@@ -32,7 +32,7 @@ def sets(override: Override, keys: Sequence[str]) -> bool:
         return False
     for key in keys[len(at) :]:
         if isinstance(node, list):
-            return True
+            return True  # an override replaces a list as a whole
         if not isinstance(node, dict) or key not in node:
             return False
         node = node[key]

@@ -51,6 +51,7 @@ class ConfSource(FileSource):
         files: texts of the files that were read, of all directories, since it was last cleared.
     """
 
+    # Hydra makes the sources itself, one for each directory, so what they read is kept on the class.
     files: ClassVar[dict[Path, str]] = {}
 
     def __init__(self, provider: str, path: str) -> None:

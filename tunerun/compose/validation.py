@@ -17,6 +17,7 @@ from tunerun.section import VARIABLE, Section
 Location = tuple[str | int, ...]
 SectionType = TypeVar("SectionType", bound=BaseModel)
 
+# By pydantic's type of error; its own messages speak of Python's types, such as "a valid integer".
 _KINDS = {
     "int_type": "must be a whole number",
     "int_from_float": "must be a whole number",

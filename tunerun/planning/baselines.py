@@ -209,6 +209,7 @@ def planned_baselines(groups: Sequence[Group], answered: Set[tuple[str, str, str
                 by_subject[each.subject] = first, replace(same, trials=tuple(sorted({*same.trials, *each.trials})))
             else:
                 by_subject[each.subject] = position, each
+    # Groups of several base models or templates have a baseline `base` each; a verdict needs names that differ.
     counts = Counter(each.name for _, each in by_subject.values())
     return tuple(
         replace(each, name=each.name if counts[each.name] == 1 else f"{each.name}-{position}")

@@ -56,6 +56,7 @@ def problems_of(
     if hyperparameters.keep != "last":
         yield from _why_not_the_best(loaded, capabilities)
     yield from capabilities.problems
+    # `later` has the values that differ from the default, which every backend trains with.
     tuning, default = hyperparameters.for_tuning(), TuningHyperparameters()
     for name in tuning.later:
         if name not in capabilities.hyperparameters:

@@ -53,6 +53,7 @@ def _config_files(experiment: Experiment) -> Iterable[ConfigFile]:
     origins |= {each: "conf" for each in directories if each == Path("conf").resolve()}
     # The shipped directory is the last one; an experiment from a record was composed from none.
     origins |= dict.fromkeys(directories[-1:], "tunerun")
+    # The texts as they were composed: a file may have been edited since.
     for name, text in sorted(experiment.files.items()):
         file = Path(name)
         directory = next(each for each in directories if file.is_relative_to(each))

@@ -60,7 +60,7 @@ def measurement_plan(
         MissingPackageError: a metric needs a package that is not installed.
     """
     metrics = resolve(evaluation)
-    require_packages(metrics)
+    require_packages(metrics)  # now, and not when the first trial has been trained
     choices = choices_of(evaluation.choices, training) if evaluation.metrics else ()
     if not capabilities.measures_losses:
         # Choices need likelihoods too: a model's answer is the choice with the smallest loss.

@@ -57,13 +57,19 @@ def plan(
     history = read_history(ledger_path(Path(experiment.paths.runs)), experiment.name)
     round_ = history.round if recorded.round is None else recorded.round
     current = _planned(experiment, history, round_, progress, recorded)
+    # A fresh run that was killed continues in its round when it is started again with the same command.
     if not fresh or (round_ > 0 and history.is_unfinished(current.sweep)):
         return replace(current, fresh=fresh)
     return replace(_planned(experiment, history, round_ + 1, progress, recorded), fresh=fresh)
 
 
-def counted(estimated: Plan) -> Plan:
+def with_exact_tokens(estimated: Plan) -> Plan:
     """Plan again if tokens were estimated and a tokenizer has become available since; else return the same plan.
+
+    A run calls it when it has fetched its base models: only then can rows be compared with a base model's context.
+
+    Args:
+        estimated: the plan so far.
 
     Raises:
         InputError: an example is longer than its base model's context.
@@ -85,6 +91,7 @@ def _planned(
     trials, destination = _trials_and_tracking(experiment, points, sources, history, round_)
     baselines = planned_baselines(groups_of(points, trials, sources), history.answered_by_baselines)
     trials = _related(trials, baselines)
+    # Warnings are a part of the document, so all of them are collected before it is made.
     for each in baselines:
         if each.problem is not None:
             sources.warn(f"evaluation.baselines: {each.name} is omitted: {each.problem}")
@@ -153,7 +160,7 @@ def _trials_and_tracking(
     """
     from tunerun.tracking.address import choose
 
-    problems: dict[str, None] = {}
+    problems: dict[str, None] = {}  # points with the same data have the same problems
     trials: list[Trial] = []
     for number, point in enumerate(points):
         try:

@@ -114,7 +114,7 @@ class Plan:
             trials: of this plan.
             at_most: whether to use the upper end of the range if tokens are estimated.
         """
-        return self._cost(trained(trials), at_most=at_most)
+        return self._cost(training_runs(trials), at_most=at_most)
 
     def saved(self, trials: Sequence[Trial]) -> Cost:
         """Return what is saved by sharing training runs: the cost of separate training minus `cost`."""
@@ -170,6 +170,7 @@ class Plan:
 
     def with_baselines(self, spent: Spending) -> Spending:
         """Return `spent` plus the upper end of what the sweep's baselines and judges cost in addition to its jobs."""
+        # Whether baselines are answered does not matter: a budget is for the sweep, and not for one run.
         factor = 1.0 if self.tokens_exact else ESTIMATE_RANGE[1]
         tokens = spent.tokens + math.ceil(self.baseline_tokens * factor)
         return replace(spent, tokens=tokens, usd=spent.usd + sum(judge.usd_at_most for judge in self.judges))
@@ -211,7 +212,7 @@ class Plan:
             "pins": dict(self.experiment.pins),
             "tokens_exact": self.tokens_exact,
             "tokens_range": [1.0, 1.0] if self.tokens_exact else list(ESTIMATE_RANGE),
-            "to_run": {"training_runs": len(trained(to_run)), **vars(todo)},
+            "to_run": {"training_runs": len(training_runs(to_run)), **vars(todo)},
             "saved": vars(saved),
             "test_rows": self.test_rows,
             "memory": [each.to_json() for each in self.memory],
@@ -224,7 +225,7 @@ class Plan:
         }
 
 
-def trained(trials: Sequence[Trial]) -> list[Trial]:
+def training_runs(trials: Sequence[Trial]) -> list[Trial]:
     """Return one trial for each training run, the one with the most epochs: the others are taken on its way."""
     longest: dict[int, Trial] = {}
     for trial in trials:

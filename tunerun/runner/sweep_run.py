@@ -17,7 +17,7 @@ from tunerun.job import BaseModelRef
 from tunerun.ledger import Ledger, SweepRecord
 from tunerun.locks import held
 from tunerun.metrics import load_code, resolve
-from tunerun.planning import Plan, Trial, counted
+from tunerun.planning import Plan, Trial, with_exact_tokens
 from tunerun.planning.facts import facts_of
 from tunerun.runner.bars import automatic
 from tunerun.runner.judging import judge_answers
@@ -83,7 +83,7 @@ def run(
         load_code(metric for section in sections.values() for metric in resolve(section))
         unavailable = backends.prepare(plan.to_run(retry_failed=retry_failed), talk)
         # A base model that was fetched just now makes the token counts exact, so the budget is checked again.
-        plan = counted(plan)
+        plan = with_exact_tokens(plan)
         plan.check(retry_failed=retry_failed)
         stack.enter_context(held(plan.runs, plan.sweep))
         ledger = stack.enter_context(Ledger(plan.ledger_path))
