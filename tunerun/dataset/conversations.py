@@ -17,7 +17,7 @@ from tunerun.dataset.messages import (
     from_text,
     is_empty,
     is_list,
-    messages_of,
+    read_messages,
 )
 from tunerun.dataset.rows import ABSENT, RowConversation, Rows
 from tunerun.examples import Conversation, Turn
@@ -114,7 +114,7 @@ def _read(
 
     name = next((each for each in CONVERSATIONS if each in cells), None)
     if name is not None:
-        system, pairs = _pairs(messages_of(cells, name, note), OUTPUT in missing, note)
+        system, pairs = _pairs(read_messages(cells, name, note), OUTPUT in missing, note)
     elif _ALPACA[0] in cells:
         system, pairs = "", _alpaca(cells)
     else:

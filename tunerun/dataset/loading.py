@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tunerun.dataset.advice import MOST_PLACES, advice_on_columns, advice_on_length, advice_on_size, advice_on_system
@@ -147,26 +147,18 @@ def load_examples(
     )
 
 
+@dataclass
 class _Reader:
-    """Reads files and collects the problems of all of them."""
+    """Reads files and splits rows, and collects the problems and warnings of all of them."""
 
-    def __init__(
-        self,
-        dataset: DatasetSection,
-        template: PromptTemplate,
-        limits: CharacterLimits,
-        tokens: TokenLimit | None,
-        progress: Progress,
-        most: int,
-    ) -> None:
-        self.problems: list[str] = []
-        self.warnings: list[str] = []
-        self._dataset = dataset
-        self._template = template
-        self._limits = limits
-        self._tokens = tokens
-        self._progress = progress
-        self._most = most
+    dataset: DatasetSection
+    template: PromptTemplate
+    limits: CharacterLimits
+    tokens: TokenLimit | None
+    progress: Progress
+    most: int
+    problems: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
     def read(self, path: str, *, is_split: bool = False) -> tuple[Rows, RenderedRows]:
         """Read a file; return its rows as they were read, and those that can be learned.
@@ -176,10 +168,11 @@ class _Reader:
         Args:
             is_split: whether held-out rows may be split off it.
         """
-        dataset = self._dataset
-        self._progress(f"reading {path}")
+        dataset = self.dataset
+        self.progress(f"reading {path}")
         read, findings = collect_rows(Path(path), dataset.format, dataset.columns)
 
+        # Rows need the columns that a split or a test of this file reads: clusters are of held-out rows.
         rows = read
         columns = {"dataset.stratify_by": dataset.stratify_by} if is_split else {}
         if not is_split or dataset.validation.fraction or dataset.test.fraction:
@@ -192,30 +185,31 @@ class _Reader:
                     without = set(lacking)
                     rows = rows.take([row for row in range(len(rows)) if row not in without])
 
-        self._progress(f"rendering {len(rows):,} rows of {rows.file}")
-        rendered, of_rendering = render_rows(rows, self._template, self._limits)
+        self.progress(f"rendering {len(rows):,} rows of {rows.file}")
+        rendered, of_rendering = render_rows(rows, self.template, self.limits)
         findings.extend(of_rendering)
-        if self._tokens is not None:
-            rendered, of_length = short_enough(rendered, self._tokens)
+        if self.tokens is not None:
+            rendered, of_length = short_enough(rendered, self.tokens)
             findings.extend(of_length)
 
-        of_file = findings.file_lines(self._most)
+        of_file = findings.file_lines(self.most)
         # A file without a single good row is an error also where bad rows are skipped; the bad rows' lines say why.
         if dataset.on_bad_row == "skip" and (len(rendered) or of_file):
             self.problems += of_file
-            self.warnings += findings.skipped(self._most)
+            self.warnings += findings.skipped(self.most)
         else:
-            self.problems += findings.lines(self._most)
-        self.warnings += findings.warnings(self._most)
+            self.problems += findings.lines(self.most)
+        self.warnings += findings.warnings(self.most)
         return read, rendered
 
     def split(self, rendered: RenderedRows) -> tuple[RenderedRows, dict[str, RenderedRows]]:
         """Split the held-out fractions off, by name, then apply the limit to the rest."""
-        dataset = self._dataset
+        dataset = self.dataset
         fractions = {"validation": dataset.validation.fraction, "test": dataset.test.fraction}
         if not any(fractions.values()) and dataset.limit is None:
             return rendered, {}
-        self._progress(f"splitting {len(rendered):,} rows")
+
+        self.progress(f"splitting {len(rendered):,} rows")
         # By the cells and not by the rendered texts: trials with different templates hold the same rows out.
         ranks = ranks_of(rendered.contents, dataset.split_seed)
         training: Sequence[int] = range(len(rendered))
@@ -230,6 +224,7 @@ class _Reader:
             self._check_parts(classes, parts)
             training = split.training
             held_out = {name: rendered.take(rows) for name, rows in parts.items()}
+
         if dataset.limit is not None:
             # After the split, so that trials of several limits are measured on the same rows.
             if dataset.limit > len(training):
@@ -241,13 +236,13 @@ class _Reader:
 
     def _check_parts(self, classes: Sequence[Hashable], parts: Mapping[str, Sequence[int]]) -> None:
         """Refuse a split that leaves a part empty; warn about classes of one row, which are never held out."""
-        column, path = self._dataset.stratify_by, self._dataset.path
+        column, path = self.dataset.stratify_by, self.dataset.path
         counts = Counter(classes)
         single = sorted(str(name) for name, count in counts.items() if count == 1)
         for part, rows in parts.items():
             if rows:
                 continue
-            fraction = getattr(self._dataset, part).fraction
+            fraction = getattr(self.dataset, part).fraction
             what = f"dataset.{part}.fraction={fraction} of {len(classes)} rows leaves it empty"
             if column is not None and single:
                 values = f"{len(single):,} of the {len(counts):,} values of {column!r}"

@@ -77,7 +77,7 @@ class Message:
     is_learned: bool = True
 
 
-def messages_of(cells: Mapping[str, Any], name: str, note: Note) -> list[Message]:
+def read_messages(cells: Mapping[str, Any], name: str, note: Note) -> list[Message]:
     """Read the messages of a conversation; a separate system instruction comes first.
 
     Args:

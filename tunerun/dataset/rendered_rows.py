@@ -43,8 +43,8 @@ class RenderedTurn:
 class RenderedRows:
     """Rows of a file with the rendered texts of their last turn; each row gives one example.
 
-    Checks for duplicates compare the cells and not the rendered texts, because every prompt repeats the template's own
-    text.
+    Names that end in `_of_rows` are of the cells, as they were read, the others of the rendered texts. Checks for
+    duplicates compare the cells, because every prompt repeats the template's own text.
 
     Attributes:
         rows: as they were read, and the columns that a conversation gives.
