@@ -46,7 +46,8 @@ def code_version(
         directories = [name for path in config if (name := _relative(path, root)) is not None]
         metrics = [name for path in code if (name := _relative(path, root)) is not None]
         tracked = _names(_git(root, "diff", "HEAD", "--name-only", "-z"))
-        own = _untracked(root, metrics)  # few, while the config files may be many
+        # Metrics first: config files alone may be more than the MAX_FILES that the diff holds.
+        own = _untracked(root, metrics)
         own += [name for name in _untracked(root, directories) if name.endswith((".yaml", ".yml"))]
         changed = sorted({*tracked, *own, *_untracked(root, rows)})
         return {

@@ -66,6 +66,7 @@ def named_experiments(overrides: Sequence[str], config_dir: list[str] | None) ->
     """
     from tunerun.compose import each_experiment
 
+    # The command that is recorded with a sweep has to resume that experiment alone, with the other options as typed.
     options = list(sys.argv[1:])
     each = each_experiment(overrides, config_dir)
     if len(each) == 1:
@@ -80,6 +81,7 @@ def first_error(errors: Sequence[TunerunError]) -> TunerunError | None:
     """Return one error with the problems of all; None: no errors."""
     if len(errors) < 2:
         return next(iter(errors), None)
+    # The type decides the exit code: 1 if any has run and failed, else 2 for wrong input, 3 if limits alone refused.
     if not all(isinstance(error, InputError | LimitError) for error in errors):
         return TunerunError("\n".join(map(str, errors)))
     if all(isinstance(error, LimitError) for error in errors):

@@ -133,6 +133,7 @@ def _effort(plan: Plan) -> str:
     parts = [f"{cost.tokens:,} training tokens{_range(plan, cost.tokens)}", f"{cost.steps:,} steps"]
     hours = "unknown until a first trial has run" if cost.hours is None else f"about {duration(cost.hours * 3600)}"
     parts.append(f"training time: {hours}")
+    # By price, each with its source: trials of different base models may have different ones.
     prices = dict.fromkeys(t.config.model.price for t in once)
     parts.extend(
         f"${sum(t.usd for t in once if t.config.model.price == price):,.2f} at ${price.usd_per_million_tokens:g} a "
@@ -150,6 +151,7 @@ def _saved(plan: Plan, todo: Sequence[Trial]) -> str:
     saved = plan.saved(todo)
     if not saved.steps:
         return ""
+
     parts = [f"{saved.steps:,} steps", f"{saved.tokens:,} training tokens"]
     if saved.hours is not None:
         parts.append(f"about {duration(saved.hours * 3600)}")

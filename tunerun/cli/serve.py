@@ -192,6 +192,7 @@ def engines_of(
     from tunerun.backends.local import LocalSection
     from tunerun.compose import load
 
+    # An experiment has a name and a data set; those of the service are placeholders that nothing reads.
     section = f"{{kind: local, count: {workers}}}" if workers.isdecimal() else workers
     values = {"workers": section, "packing": packing, "device": device, "threads": threads or "null"}
     overrides = [f"backend.{name}={value}" for name, value in values.items()]

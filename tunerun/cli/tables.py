@@ -153,7 +153,7 @@ def result_table(result: SweepResult) -> None:
         if best.advice is not None:
             out.print(f"Loss curves of trial {verdict.best}: {best.advice.text}.")
         if best.tuned_model is not None:
-            folder = Path(best.tuned_model.location)  # or a service's name
+            folder = Path(best.tuned_model.location)  # of a model at a service: its name there
             is_below = folder.is_relative_to(Path.cwd())
             place = str(folder.relative_to(Path.cwd())) if is_below else best.tuned_model.location
             out.print(f"Its tuned model: {best.tuned_model.name} in {plain(place)}")
@@ -202,6 +202,7 @@ def failures(verdict: Verdict) -> None:
         more = f" and {len(trials) - MAX_NUMBERS} more" if len(trials) > MAX_NUMBERS else ""
         which = f"{'trial' if len(trials) == 1 else 'trials'} {numbers}{more}"
         err.print(f"[red]failed:[/] {which}: {plain(f'{first.kind}: {first.message}')}")
+    # One traceback: trials that fail alike, as at a bug of the engine, all have the same.
     trace = next((t.failure.traceback for t in verdict.trials if t.failure and t.failure.traceback), None)
     if trace:
         err.print(plain(trace.rstrip()))

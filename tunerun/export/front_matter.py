@@ -66,7 +66,8 @@ def _results(subject: ExportSubject, verdict: Verdict) -> list[dict[str, Any]]:
     return [
         {
             "task": {"type": "text-generation", "name": name},
-            # A copy for each, or YAML writes references to the first one.
+            # A copy for each, or YAML writes references to the first one. The hub requires a type of a data set, which
+            # is its name there; ours is not there, so the type is the name of its file.
             "dataset": dict(dataset),
             "metrics": [
                 {

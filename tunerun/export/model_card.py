@@ -188,6 +188,7 @@ def _evaluation(subject: ExportSubject) -> str:
     result = subject.result_in(verdict)
     if not _measured(verdict, result):
         return "## Evaluation\n\nIt was not measured on held-out rows."
+    # The rows by which a point was chosen flatter it: a reader has to know which set was used for that.
     is_advised = verdict.decision.advised == result.point
     parts = [
         "## Evaluation",
@@ -259,6 +260,7 @@ def _limits(subject: ExportSubject, usage: Usage) -> str:
         )
     if usage.needs_base and subject.base_on_hub is None:
         lines.append(f"It needs the base model with the identity `{base.identity}`, which has no name on the hub.")
+    # The verdict's notes are limits too, such as one seed for each point.
     verdict, _reason = subject.judged
     lines += [] if verdict is None else [escaped(note) for note in verdict.notes]
     return "\n".join(["## Limits", "", *(f"- {line}" for line in lines)])
@@ -268,6 +270,7 @@ def _origin(subject: ExportSubject) -> str:
     record, job = subject.record, subject.job
     environment, code = record.facts.environment, record.sweep.document.get("code") or {}
     trained_on = TrainedOn() if job is None or job.trained_on is None else job.trained_on
+    # An engine may have run elsewhere, with other packages than the process that planned: its own are the model's.
     installed = {**environment.packages, **trained_on.packages}
     packages = {name: installed[name] for name in _COMPUTING if name in installed}
     finished = None if job is None or job.finished_at is None else datetime.fromtimestamp(job.finished_at, UTC)

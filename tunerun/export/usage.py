@@ -116,6 +116,7 @@ def _gguf(context: UsageContext) -> str:
         "tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file)",
         *_ask(context, f"model.generate(**prompt, {how})"),
     ]
+    # --jinja: with the chat template of the file, not the nearest one that llama.cpp has built in.
     server = f"llama-server -m {context.file} --jinja --temp {options.temperature:g}"
     return (
         f"{_python(lines)}\n\nWith llama.cpp (the file holds the chat template; it was checked with transformers, not "
