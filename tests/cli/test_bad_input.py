@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from tests.commands import tunerun
 from tests.conftest import REPOSITORY
 from tests.rigs.gemini_service import GeminiService
-from tunerun.cli import main
 
 
 def one(text_input: str, output: str) -> str:
@@ -144,25 +143,6 @@ def service() -> Iterator[GeminiService]:
         yield service
 
 
-def refusal(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: Sequence[str]
-) -> tuple[int, str]:
-    """Call the console script in this process; its exit code and its stderr, without warnings and progress."""
-    monkeypatch.setattr(sys, "argv", ["tunerun", *arguments])
-    monkeypatch.setenv("GEMINI_API_KEY", "planted-key")
-    with pytest.raises(SystemExit) as ended:
-        main()
-    printed = capsys.readouterr()
-    assert printed.out == ""
-    assert isinstance(ended.value.code, int)
-    return ended.value.code, "".join(
-        line
-        for line in printed.err.splitlines(keepends=True)
-        # A plan of more than two seconds, which the largest file may take on a busy machine, prints `STAGE ...`.
-        if not line.startswith("warning: ") and not line.endswith(" ...\n")
-    )
-
-
 @pytest.mark.thorough
 @pytest.mark.parametrize("case", CASES, ids=lambda case: " ".join(case.overrides) or ascii(case.content[:40]))
 def test_bad_input_has_its_exact_message_and_nothing_is_sent(
@@ -170,7 +150,6 @@ def test_bad_input_has_its_exact_message_and_nothing_is_sent(
     tmp_path: Path,
     service: GeminiService,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """The service gets no request, and no file is written."""
     (tmp_path / case.file).write_bytes(case.content if isinstance(case.content, bytes) else case.content.encode())
@@ -181,21 +160,24 @@ def test_bad_input_has_its_exact_message_and_nothing_is_sent(
         "hyperparameters.batch_size=1",
     ]
     backend = [] if any(override.startswith("backend=") for override in case.overrides) else ["backend=gemini"]
-    code, printed = refusal(monkeypatch, capsys, ["run", "name=x", *backend, *good, *case.overrides])
+    monkeypatch.setenv("GEMINI_API_KEY", "planted-key")
+    finished = tunerun("run", "name=x", *backend, *good, *case.overrides)
+    assert finished.stdout == ""
+    printed = [line for line in finished.stderr.splitlines() if not line.startswith("warning: ")]
     expected = [line.replace("REPOSITORY", str(REPOSITORY)) for line in case.lines]
-    lines = printed.replace(f"{tmp_path}/", "").replace(service.address, "ADDRESS").splitlines()
+    lines = [line.replace(f"{tmp_path}/", "").replace(service.address, "ADDRESS") for line in printed]
     assert lines == (
         [f"error: {expected[0]}"]
         if len(expected) == 1
         else [f"{len(expected)} problems:", *(f"  {line}" for line in expected)]
     )
-    assert code == case.code
+    assert finished.returncode == case.code
     assert service.requests == []
     assert [file.name for file in tmp_path.iterdir()] == [case.file]
 
 
 def test_the_same_run_without_a_mistake_succeeds(
-    tmp_path: Path, service: GeminiService, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, service: GeminiService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The run to which every case adds its mistake succeeds without it."""
     (tmp_path / "rows.jsonl").write_text(ROWS)
@@ -205,9 +187,8 @@ def test_the_same_run_without_a_mistake_succeeds(
         "tracking=none",
         "hyperparameters.batch_size=1",
     ]
-    monkeypatch.setattr(sys, "argv", ["tunerun", "run", "name=x", "backend=gemini", "backend.poll_interval_s=0", *good])
     monkeypatch.setenv("GEMINI_API_KEY", "planted-key")
-    with pytest.raises(SystemExit, match="0"):
-        main()
+    finished = tunerun("run", "name=x", "backend=gemini", "backend.poll_interval_s=0", *good)
+    assert finished.returncode == 0, finished.stderr
     assert len(service.created) == 1
     service.forget()

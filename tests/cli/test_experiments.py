@@ -3,34 +3,22 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.commands import tunerun
 from tests.experiments import ROWS, write_rows
 from tests.rigs.gemini_service import GeminiService
-from tunerun.cli import main
 from tunerun.ledger import Ledger
 
 pytestmark = pytest.mark.process
 
-Call = Callable[..., tuple[int, str, str]]
 
-
-@pytest.fixture
-def call_tunerun(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
-    """The console script in this process: its exit code, and what it printed on stdout and stderr."""
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["tunerun", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        printed = capsys.readouterr()
-        return int(ended.value.code or 0), printed.out, printed.err
-
-    return call
+def call_tunerun(*arguments: str) -> tuple[int, str, str]:
+    """The exit code of a command line, and what it prints on stdout and stderr."""
+    finished = tunerun(*arguments)
+    return finished.returncode, finished.stdout, finished.stderr
 
 
 @pytest.fixture
@@ -47,7 +35,7 @@ def two_experiments(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("two_experiments")
-def test_a_plan_of_several_experiments_is_one_document(call_tunerun: Call) -> None:
+def test_a_plan_of_several_experiments_is_one_document() -> None:
     """Several experiments, by name or glob, are one list; a single one is its own document."""
     code, out, _ = call_tunerun("plan", "--json", "experiment=a,b", "hyperparameters.batch_size=1,2")
     plans = json.loads(out)["experiments"]
@@ -61,7 +49,7 @@ def test_a_plan_of_several_experiments_is_one_document(call_tunerun: Call) -> No
 
 
 @pytest.mark.usefixtures("two_experiments")
-def test_a_problem_names_its_experiment(call_tunerun: Call) -> None:
+def test_a_problem_names_its_experiment() -> None:
     """Problems of all experiments are reported together, and nothing runs."""
     Path("conf/experiment/b.yaml").write_text("# @package _global_\nname: b\ndataset: {path: nowhere.jsonl}\n")
     for command in ("plan", "run"):
@@ -75,7 +63,7 @@ def test_a_problem_names_its_experiment(call_tunerun: Call) -> None:
 
 
 @pytest.mark.usefixtures("two_experiments")
-def test_several_experiments_run_one_after_another(call_tunerun: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_experiments_run_one_after_another(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each is a sweep of its own, with the command that resumes it alone; one table of verdicts at the end."""
     monkeypatch.setenv("GEMINI_API_KEY", "planted-key")
     with GeminiService() as service:
@@ -93,7 +81,7 @@ def test_several_experiments_run_one_after_another(call_tunerun: Call, monkeypat
 
 
 @pytest.mark.usefixtures("two_experiments")
-def test_other_commands_take_one_experiment(call_tunerun: Call) -> None:
+def test_other_commands_take_one_experiment() -> None:
     """The message names the commands that take several."""
     code, _, err = call_tunerun("config", "experiment=a,b")
     assert code == 2
@@ -101,7 +89,7 @@ def test_other_commands_take_one_experiment(call_tunerun: Call) -> None:
 
 
 @pytest.mark.usefixtures("two_experiments")
-def test_a_table_that_would_break_words_is_stacked(call_tunerun: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_table_that_would_break_words_is_stacked(monkeypatch: pytest.MonkeyPatch) -> None:
     """At 40 columns each row is printed as lines of head and cell, none longer than the terminal."""
     from tunerun.cli import tables
 

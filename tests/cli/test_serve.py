@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 
-from tunerun.cli import main
+from tests.commands import tunerun
 from tunerun.cli.serve import engines_of, model_of
 from tunerun.service.app import KEYS_FILE
 from tunerun.service.core.credentials import CLOUD_SCOPE, TUNING_SCOPE, KeyFile
@@ -17,34 +16,27 @@ from tunerun.workers.ray import RayWorkers
 pytestmark = pytest.mark.process
 
 
-def called(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str
-) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of a command line."""
-    monkeypatch.setattr(sys, "argv", ["tunerun", "serve", *arguments])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    printed = capsys.readouterr()
-    return int(ended.value.code or 0), printed.out, printed.err
+def called(*arguments: str) -> tuple[int, str, str]:
+    """The exit code of `tunerun serve`, and what it prints on stdout and stderr."""
+    finished = tunerun("serve", *arguments)
+    return finished.returncode, finished.stdout, finished.stderr
 
 
-def test_keys_are_added_listed_and_revoked(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_keys_are_added_listed_and_revoked(tmp_path: Path) -> None:
     """`add` prints the key once; `list` shows owners and ids, but no key."""
     place = ["--state", str(tmp_path / "state")]
-    code, secret, _ = called(monkeypatch, capsys, "keys", "add", "--owner", "You@Example.org", *place)
+    code, secret, _ = called("keys", "add", "--owner", "You@Example.org", *place)
     assert code == 0
     scoped = ("--owner", "me@example.org", "--scope", "cloud-platform")
-    assert called(monkeypatch, capsys, "keys", "add", *scoped, *place)[0] == 0
+    assert called("keys", "add", *scoped, *place)[0] == 0
     first, second = KeyFile(tmp_path / "state" / KEYS_FILE).keys()
     assert (first.secret, first.owner, first.scopes) == (secret.strip(), "you@example.org", (TUNING_SCOPE,))
     assert second.scopes == (CLOUD_SCOPE,)
-    code, listed, _ = called(monkeypatch, capsys, "keys", "list", *place)
+    code, listed, _ = called("keys", "list", *place)
     assert code == 0
     assert all(text in listed for text in (first.id, "you@example.org", "generative-language.tuning", second.id))
     assert first.secret not in listed
-    code, printed, _ = called(monkeypatch, capsys, "keys", "revoke", first.id, *place)
+    code, printed, _ = called("keys", "revoke", first.id, *place)
     assert (code, printed) == (0, f"revoked {first.id} of you@example.org\n")
     assert KeyFile(tmp_path / "state" / KEYS_FILE).keys() == (second,)
 
@@ -77,11 +69,9 @@ def test_a_wrong_option_is_one_line_and_exit_code_2(
     arguments: list[str],
     message: str,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """The message is one line with exit code 2, and the service does not start."""
-    code, printed, error = called(monkeypatch, capsys, *arguments, "--state", str(tmp_path / "state"))
+    code, printed, error = called(*arguments, "--state", str(tmp_path / "state"))
     assert (code, printed) == (2, "")
     assert message in error
     assert error.count("error: ") == 1

@@ -329,9 +329,7 @@ def test_a_served_base_model_with_the_same_content_is_used(
     assert select([trained.names[0]], [], trained.runs, [other, tiny], engine_cache).models == (other, tiny)
 
 
-def test_all_problems_of_the_selection_are_reported_at_the_start(
-    copied: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_all_problems_of_the_selection_are_reported_at_the_start(copied: Trained, tmp_path: Path) -> None:
     """Unknown names, a sweep as --tuned, sweeps without models, missing adapters; exit code 2."""
     with Ledger(ledger_path(copied.runs)) as ledger:
         freeze(ledger, "unfinished-1a2b3c4d", name="unfinished")
@@ -342,7 +340,7 @@ def test_all_problems_of_the_selection_are_reported_at_the_start(
     shutil.rmtree(copied.adapter(1))
     references = ["--tuned", "tunedModels/none", "--tuned", "more", "--from", "nothing", "--from", "unfinished"]
     place = ["--runs", str(copied.runs), "--state", str(tmp_path / "state"), "--port", "0"]
-    code, printed, said = called(monkeypatch, capsys, *references, "--from", "more", "--from", "hosted", *place)
+    code, printed, said = called(*references, "--from", "more", "--from", "hosted", *place)
     assert (code, printed) == (2, "")
     lines = [line for line in said.splitlines() if line]
     for words in (
@@ -356,7 +354,7 @@ def test_all_problems_of_the_selection_are_reported_at_the_start(
     ):
         assert sum(words in line for line in lines) == 1, (words, said)
     assert lines[0] == "7 problems:"
-    code, _, said = called(monkeypatch, capsys, "--tuned", "x", "--runs", str(tmp_path / "none"), *place[2:])
+    code, _, said = called("--tuned", "x", "--runs", str(tmp_path / "none"), *place[2:])
     assert (code, "no ledger; give the folder of your runs with --runs" in said) == (2, True)
 
 
