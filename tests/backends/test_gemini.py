@@ -81,7 +81,7 @@ def once(fault: Fault, method: str, path: str) -> Script:
 
 
 def test_a_service_that_refuses_held_out_examples_tunes_without_them() -> None:
-    """The field that is not the API's is sent where there are held-out examples, and left out where it is refused."""
+    """`validationData`, which Google's API lacks, is sent with held-out examples, and omitted after it was refused."""
     unknown = Fault(400, "Invalid JSON payload received. Unknown name \"validationData\" at 'tuned_model.tuning_task'")
 
     def fault(request: Request) -> Fault | None:
@@ -94,7 +94,7 @@ def test_a_service_that_refuses_held_out_examples_tunes_without_them() -> None:
         assert "validationData" not in service.bodies[request.tuned_model_id]["tuningTask"]
 
 
-def test_a_job_is_asked_for_in_the_words_of_the_api(place: GeminiPlace, backend: GeminiBackend) -> None:
+def test_a_create_request_has_the_fields_of_the_api(place: GeminiPlace, backend: GeminiBackend) -> None:
     """Base model, examples nested twice, one of the two learning rates, the key in the description."""
     request = replace(place.request("1"), hyperparameters=TuningHyperparameters(epoch_count=3, learning_rate=0.01))
     backend.submit(request)
@@ -115,8 +115,8 @@ def test_a_job_is_asked_for_in_the_words_of_the_api(place: GeminiPlace, backend:
 
 
 @pytest.mark.parametrize("applied", [True, False])
-def test_a_lost_answer_is_ambiguous_and_found_again(applied: bool) -> None:
-    """Whether the create took effect or not, submitting again ends with one job."""
+def test_a_create_whose_response_is_lost_is_ambiguous(applied: bool) -> None:
+    """Whether it took effect or not, there is one job after the next `submit`."""
     with GeminiService(once(Fault(0, applied=applied), "POST", "/v1beta/tunedModels")) as service:
         place = GeminiPlace(service)
         with place.open() as backend:
@@ -129,7 +129,7 @@ def test_a_lost_answer_is_ambiguous_and_found_again(applied: bool) -> None:
 
 @pytest.mark.parametrize("status", [500, 503])
 def test_a_server_error_on_create_is_not_repeated_blindly(status: int) -> None:
-    """One POST; the caller looks before the next."""
+    """One POST; the caller looks the job up before the next."""
     with GeminiService(once(Fault(status), "POST", "/v1beta/tunedModels")) as service:
         place = GeminiPlace(service)
         with place.open() as backend, pytest.raises((AmbiguousError, UnavailableError), match=f"answered {status}"):
@@ -146,8 +146,8 @@ def test_an_id_of_another_trial_is_refused(place: GeminiPlace, backend: GeminiBa
     assert len(place.service.created) == 1
 
 
-def test_a_failed_job_starts_again(place: GeminiPlace, backend: GeminiBackend) -> None:
-    """Its tuned model is deleted and created again; the reason is the operation's."""
+def test_a_failed_job_is_created_again(place: GeminiPlace, backend: GeminiBackend) -> None:
+    """Its tuned model is deleted first; the reason of the failure is that of the operation."""
     place.service.script = Script(failure=lambda _: "the loss diverged at step 3")
     ref = backend.submit(place.request("1"))
     failure = backend.poll([ref])[ref].failure
@@ -159,8 +159,8 @@ def test_a_failed_job_starts_again(place: GeminiPlace, backend: GeminiBackend) -
     assert len(place.service.created) == 2
 
 
-def test_an_unintelligible_tuned_model_is_asked_for_again(place: GeminiPlace, backend: GeminiBackend) -> None:
-    """JSON of another service says nothing about the job: it is neither lost nor of another trial."""
+def test_an_answer_of_another_service_is_not_a_tuned_model(place: GeminiPlace, backend: GeminiBackend) -> None:
+    """The job is neither lost nor that of another trial: the call may be repeated."""
     ref = backend.submit(place.request("1"))
     place.service.script = Script(fault=lambda _: Fault(200))
     with pytest.raises(UnavailableError, match="the answer is not a tuned model of the Gemini API"):
@@ -170,15 +170,15 @@ def test_an_unintelligible_tuned_model_is_asked_for_again(place: GeminiPlace, ba
 
 
 @pytest.mark.parametrize("task", [3, {"snapshots": 3}, {"snapshots": [{"step": "x"}]}, {"startTime": "yesterday"}])
-def test_a_tuned_model_in_another_shape_is_an_error_of_ours(backend: GeminiBackend, task: object) -> None:
-    """Whatever a service answers, nothing but a BackendError comes out."""
+def test_a_malformed_tuned_model_is_a_backend_error(backend: GeminiBackend, task: object) -> None:
+    """Whatever the service answers, only a BackendError is raised."""
     with pytest.raises(UnavailableError, match=r"tunedModels/x at http.*: the answer is not a tuned model"):
         backend._status({"name": "tunedModels/x", "state": "ACTIVE", "tuningTask": task})
 
 
 @pytest.mark.parametrize("status", [0, 500])
-def test_a_deletion_whose_answer_was_lost_is_done(status: int) -> None:
-    """The second one finds nothing, which is what was wanted."""
+def test_a_deletion_whose_response_is_lost_is_done(status: int) -> None:
+    """The repeated one is answered by 404."""
     script = once(Fault(status, applied=True), "DELETE", "/v1beta/tunedModels")
     script.failure = lambda _: "bug"
     with GeminiService(script) as service, stamina.set_testing(True, attempts=4):
@@ -194,7 +194,7 @@ def test_a_deletion_whose_answer_was_lost_is_done(status: int) -> None:
 @pytest.mark.thorough
 @pytest.mark.parametrize(("jobs", "requests"), [(1, 1), (2, 2), (3, 1), (1_000, 1), (2_500, 3)])
 def test_many_jobs_are_one_request_a_page(place: GeminiPlace, backend: GeminiBackend, jobs: int, requests: int) -> None:
-    """A thousand jobs are polled with one list request; a few are asked for one by one."""
+    """A thousand jobs are polled with one list request, a few one by one."""
     request = place.request("1")
     refs = []
     for number in range(jobs):
@@ -209,8 +209,8 @@ def test_many_jobs_are_one_request_a_page(place: GeminiPlace, backend: GeminiBac
     assert len(statuses) == jobs
 
 
-def test_a_base_model_that_cannot_be_tuned_is_named_with_those_that_can(backend: GeminiBackend) -> None:
-    """Unknown and untunable models are all named at once."""
+def test_base_models_that_cannot_be_tuned_are_reported_with_those_that_can(backend: GeminiBackend) -> None:
+    """Unknown and untunable models at once."""
     models = [BaseModelRef(name=name, source=name) for name in ("embedding-001", "no-such", "smollm2-135m")]
     with pytest.raises(InputError, match="smollm2-135m") as caught:
         backend.prepare(models)
@@ -222,7 +222,7 @@ def test_a_base_model_that_cannot_be_tuned_is_named_with_those_that_can(backend:
 
 @pytest.mark.parametrize("status", [401, 403])
 def test_refused_credentials_are_an_access_error_without_the_key(status: int, place: GeminiPlace) -> None:
-    """The service repeats the key in its words; ours do not."""
+    """The service quotes the key in its message; the error does not."""
     place.service.script = Script(fault=lambda request: Fault(status, f"bad key {request.key}"))
     with place.open() as backend, pytest.raises(AccessError, match=r"bad key \*\*\*; check the API key") as caught:
         backend.prepare([MODEL])
@@ -232,7 +232,7 @@ def test_refused_credentials_are_an_access_error_without_the_key(status: int, pl
 def test_a_missing_key_is_an_access_error_that_names_the_variable(
     place: GeminiPlace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing is sent without it."""
+    """Nothing is sent."""
     monkeypatch.delenv("GEMINI_API_KEY")
     with place.open() as backend, pytest.raises(AccessError, match="GEMINI_API_KEY is not set"):
         backend.prepare([MODEL])
@@ -241,28 +241,28 @@ def test_a_missing_key_is_an_access_error_that_names_the_variable(
 
 @pytest.mark.slow
 def test_a_service_that_does_not_listen_is_unavailable() -> None:
-    """Nothing was sent, so the runner may try again."""
+    """The call had no effect, so it may be repeated."""
     with GeminiService() as service:
         place = GeminiPlace(service)
     with place.open() as backend, pytest.raises(UnavailableError):
         backend.submit(place.request("1"))
 
 
-def test_an_answer_that_was_held_back_is_empty(place: GeminiPlace, backend: GeminiBackend) -> None:
+def test_a_blocked_answer_is_empty(place: GeminiPlace, backend: GeminiBackend) -> None:
     """A prompt that the service blocks counts as a wrong answer, not as an error."""
     place.service.script = Script(fault=lambda request: Fault(200) if "generateContent" in request.path else None)
     assert backend.generate(MODEL, ["1"], GenerateOptions()) == [""]
 
 
-def test_generation_that_is_refused_names_the_model(place: GeminiPlace, backend: GeminiBackend) -> None:
-    """The service's own words are in the error."""
+def test_an_error_of_generation_names_the_model(place: GeminiPlace, backend: GeminiBackend) -> None:
+    """The error has the service's message."""
     place.service.script = Script(fault=lambda _: Fault(400, "too long"))
     with pytest.raises(BackendError, match=r"models/smollm2-135m at http.*answered 400 INVALID_ARGUMENT: too long"):
         backend.generate(MODEL, ["1"], GenerateOptions())
 
 
-def test_a_plan_for_google_says_that_it_tunes_nothing() -> None:
-    """Its own address is warned of, with the date of that knowledge; another one is not."""
+def test_google_is_reported_as_without_tunable_models() -> None:
+    """The capabilities of its address have a warning with a date; those of another address do not."""
     (warning,) = GeminiBackend(GeminiSection(kind="gemini")).capabilities().warnings
     assert "has not offered a tunable model since May 2025" in warning
     assert "read 2026-04-29" in warning

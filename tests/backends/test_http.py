@@ -62,7 +62,7 @@ def client(service: GeminiService) -> Iterator[JsonService]:
 def test_every_status_says_who_must_act(
     status: int, details: tuple[dict[str, object], ...], repeatable: bool, error: type[BackendError]
 ) -> None:
-    """By status, by what the service says of its quota, and by whether the call may be made again."""
+    """By status, by the quota in its details, and by whether the call is safe to repeat."""
     envelope = f'{{"error": {{"message": "why", "details": {str(list(details)).replace(chr(39), chr(34))}}}}}'
     found = refusal(status, {}, envelope.encode(), is_repeatable=repeatable)
     assert type(found) is error
@@ -70,13 +70,13 @@ def test_every_status_says_who_must_act(
 
 
 @given(st.integers(300, 599), st.binary(max_size=60), st.booleans())
-def test_whatever_a_service_answers_is_one_of_our_errors(status: int, content: bytes, repeatable: bool) -> None:
+def test_any_error_response_is_a_backend_error(status: int, content: bytes, repeatable: bool) -> None:
     """No body, however broken, escapes the translation."""
     assert isinstance(refusal(status, {}, content, is_repeatable=repeatable), BackendError)
 
 
 def test_every_error_of_httpx_is_translated() -> None:
-    """All of its transport errors; those before a connection is made had no effect."""
+    """Those before a connection is made had no effect."""
     pending, errors = [httpx.HTTPError], set()
     while pending:
         kind = pending.pop()
@@ -89,23 +89,23 @@ def test_every_error_of_httpx_is_translated() -> None:
         assert type(_unanswered(kind("x"), "GET /", is_repeatable=True)) is UnavailableError
 
 
-def test_what_may_be_repeated_is_asked_again(service: GeminiService, client: JsonService) -> None:
-    """Three failures and then an answer."""
+def test_a_repeatable_call_is_retried(service: GeminiService, client: JsonService) -> None:
+    """It succeeds after three failures."""
     service.script = Script(fault=lambda request: Fault(503) if request.number < 4 else None)
     assert client.get("/v1beta/models")["models"]
     assert len(service.requests) == 4
 
 
 def test_a_create_is_sent_once(service: GeminiService, client: JsonService) -> None:
-    """A lost answer is not paid for twice."""
+    """A job is not paid for twice."""
     service.script = Script(fault=lambda _: Fault(503))
     with pytest.raises(UnavailableError, match="answered 503 UNAVAILABLE: scripted"):
         client.create("/v1beta/tunedModels", {})
     assert len(service.requests) == 1
 
 
-def test_repeating_has_an_end(service: GeminiService, client: JsonService) -> None:
-    """After a few attempts the error is the runner's."""
+def test_the_number_of_attempts_is_limited(service: GeminiService, client: JsonService) -> None:
+    """After them the last error is raised."""
     service.script = Script(fault=lambda _: Fault(500))
     with pytest.raises(UnavailableError, match="answered 500"):
         client.get("/v1beta/models")
@@ -123,10 +123,10 @@ def test_repeating_has_an_end(service: GeminiService, client: JsonService) -> No
         (Fault(503, headers={"retry-after": "99999"}), 99999.0),
     ],
 )
-def test_the_service_says_how_long_to_wait(
+def test_the_wait_of_the_service_is_read(
     service: GeminiService, client: JsonService, fault: Fault, wait_s: float | None
 ) -> None:
-    """By header or by google.rpc.RetryInfo."""
+    """From the header or from google.rpc.RetryInfo."""
     service.script = Script(fault=lambda _: fault)
     with pytest.raises(UnavailableError, match="answered") as caught:
         client.get("/v1beta/models")
@@ -143,22 +143,22 @@ def answering(status: int, content: bytes = b"", **headers: str) -> JsonService:
 
 
 @pytest.mark.parametrize("content", NO_OBJECTS)
-def test_an_answer_that_is_no_object_says_what_to_look_at(content: bytes) -> None:
-    """The error asks whether `base_url` is the service's address; a call that changes nothing may be repeated."""
+def test_an_answer_that_is_not_an_object_is_reported(content: bytes) -> None:
+    """The error asks whether `base_url` is the service's address; a repeatable call may be repeated."""
     with pytest.raises(UnavailableError, match=r"GET http://127\.0\.0\.1/.*is base_url the service's address"):
         answering(200, content).get("/")
 
 
 @pytest.mark.parametrize("content", NO_OBJECTS)
 def test_after_a_corrupt_answer_it_is_unknown_whether_a_create_took_effect(content: bytes) -> None:
-    """Its status said that it did; the answer may be that of a proxy."""
+    """The status is a success, but the answer may come from a proxy."""
     with pytest.raises(AmbiguousError, match="it is unknown whether it took effect"):
         answering(200, content).create("/", {})
 
 
 @pytest.mark.parametrize("content", NO_OBJECTS)
-def test_a_refusal_is_one_whatever_its_body(content: bytes) -> None:
-    """The status alone says that nothing was done."""
+def test_a_refusal_needs_no_body(content: bytes) -> None:
+    """The status alone shows that the call had no effect."""
     with pytest.raises(StatusError, match="the service answered 400"):
         answering(400, content).create("/", {})
 
@@ -166,8 +166,8 @@ def test_a_refusal_is_one_whatever_its_body(content: bytes) -> None:
 @pytest.mark.parametrize(
     "error", [None, 3, "no", [], {"details": None}, {"details": 3}, {"details": [3, {"@type": 4}]}]
 )
-def test_an_error_in_another_shape_is_translated_all_the_same(error: object) -> None:
-    """Whatever is in the place of the message and the details of Google's envelope."""
+def test_a_malformed_error_is_translated(error: object) -> None:
+    """Whatever replaces the message and the details of Google's envelope."""
     violations = {"details": [{"@type": "type.googleapis.com/google.rpc.BadRequest", "fieldViolations": error}]}
     for content in ({"error": error}, {"error": violations}):
         found = refusal(400, {}, json.dumps(content).encode(), is_repeatable=False)
@@ -181,8 +181,8 @@ def test_redirects_and_proxies_are_not_followed(monkeypatch: pytest.MonkeyPatch)
         answering(302, location="http://elsewhere/").get("/")
 
 
-def test_a_key_is_never_shown() -> None:
-    """Not by its own repr; and a malformed key is refused without showing it."""
+def test_a_key_is_never_displayed() -> None:
+    """Neither by its repr nor by the error for a malformed key."""
     assert "planted" not in repr(ApiKey("A_KEY", "x"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("A_KEY", "zwei\nZeilen")
@@ -191,8 +191,8 @@ def test_a_key_is_never_shown() -> None:
     assert "Zeilen" not in str(caught.value)
 
 
-def test_a_date_to_wait_for_is_seconds_from_now(service: GeminiService, client: JsonService) -> None:
-    """Retry-After may be an HTTP date."""
+def test_retry_after_may_be_a_date(service: GeminiService, client: JsonService) -> None:
+    """It is converted to seconds from now."""
     service.script = Script(fault=lambda _: Fault(429, headers={"retry-after": "Wed, 21 Oct 2099 07:28:00 GMT"}))
     with pytest.raises(UnavailableError) as caught:
         client.create("/v1beta/tunedModels", {})

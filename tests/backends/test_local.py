@@ -197,15 +197,15 @@ def test_failures_of_training_are_reported(backend: LocalBackend, place: LocalPl
     assert wait_for_end(backend, backend.submit(place.request("3"))).state == JobState.SUCCEEDED
 
 
-def test_text_that_is_no_text_is_invalid(backend: LocalBackend, place: LocalPlace) -> None:
-    """Half a surrogate pair cannot be sent; its job fails, nothing hangs."""
+def test_invalid_unicode_fails_the_job(backend: LocalBackend, place: LocalPlace) -> None:
+    """An unpaired surrogate cannot be sent; nothing hangs."""
     status = wait_for_end(backend, backend.submit(replace(place.request("1"), training=(Example("\ud800", "2"),))))
     assert status.failure is not None
     assert status.failure.kind == FailureKind.INVALID
 
 
 def test_tuned_model_folder_explains_itself(backend: LocalBackend, place: LocalPlace) -> None:
-    """The folder carries key, template, base model, chat format and how its job went."""
+    """It has the key, the template, the base model, the chat format and the job's outcome."""
     status = wait_for_end(backend, backend.submit(place.request("1")))
     assert status.tuned_model is not None
     folder = Path(status.tuned_model.location)
@@ -225,7 +225,7 @@ def test_tuned_model_folder_explains_itself(backend: LocalBackend, place: LocalP
     ]
 
 
-def test_a_job_says_what_trained_it(backend: LocalBackend, place: LocalPlace) -> None:
+def test_a_job_has_the_environment_that_trained_it(backend: LocalBackend, place: LocalPlace) -> None:
     """The engine's own device, CPU, threads, build and packages; a later process finds them beside the tuned model."""
     ref = backend.submit(place.request("1"))
     trained_on = wait_for_end(backend, ref).trained_on
@@ -276,7 +276,7 @@ def test_generate_needs_a_tuned_model(place: LocalPlace, tiny: BaseModelRef, tmp
         place.open().generate(TunedModel("tunedModels/x", tiny, str(tmp_path)), ["1"], GenerateOptions())
 
 
-def test_closed_backend_takes_nothing(place: LocalPlace, tiny: BaseModelRef) -> None:
+def test_a_closed_backend_accepts_no_work(place: LocalPlace, tiny: BaseModelRef) -> None:
     """After leaving, submit and generate raise; poll still answers."""
     backend = place.open()
     with backend:
@@ -290,10 +290,8 @@ def test_closed_backend_takes_nothing(place: LocalPlace, tiny: BaseModelRef) -> 
     assert failure.kind == FailureKind.LOST
 
 
-def test_a_cancelled_job_keeps_what_it_learned_where_that_is_asked_for(
-    place: LocalPlace, engine_cache: Path, tiny: BaseModelRef
-) -> None:
-    """It can be called, by this process and a later one; submitted again it starts from the beginning and replaces it."""
+def test_a_cancelled_job_can_keep_its_tuned_model(place: LocalPlace, engine_cache: Path, tiny: BaseModelRef) -> None:
+    """It can be called by this process and a later one; submitted again, the job starts from the beginning and replaces it."""
     request = place.long_request("1")
     with LocalBackend(place.runs, engine_cache, EngineSettings("cpu", 1), keep_cancelled=True) as backend:
         ref = backend.submit(request)
@@ -316,7 +314,7 @@ def test_a_cancelled_job_keeps_what_it_learned_where_that_is_asked_for(
 def test_prompts_to_several_models_are_answered_together(
     place: LocalPlace, backend: LocalBackend, tiny: BaseModelRef, tmp_path: Path
 ) -> None:
-    """Each prompt has its own options, its own parts, and its own reason where it has no answer."""
+    """Each prompt has its own options, parts and error."""
     parts: list[list[str]] = [[], [], []]
     prompts = [
         Prompt("twenty two", GenerateOptions(max_output_tokens=12)),
@@ -335,7 +333,7 @@ def test_prompts_to_several_models_are_answered_together(
 
 
 def test_an_answer_is_streamed(place: LocalPlace, backend: LocalBackend, tiny: BaseModelRef) -> None:
-    """Its parts come while it is made, and are its text."""
+    """Its parts arrive while it is generated, and add up to its text."""
     parts: list[str] = []
     (answer,) = backend.answer(tiny, ["twenty two"], GenerateOptions(max_output_tokens=12), parts.append)
     assert "".join(parts) == answer.text
@@ -384,7 +382,7 @@ backend.__exit__(None, None, None)
 def test_too_few_descriptors_stop_the_run_and_fail_no_job(
     tiny: BaseModelRef, engine_cache: Path, tmp_path: Path
 ) -> None:
-    """`poll` says so as long as no engine can start; the job waits, and is trained when one can."""
+    """`poll` raises as long as no engine can start; the job waits, and is trained once one can."""
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT_DESCRIPTORS, tiny.source, str(engine_cache)],
         capture_output=True,

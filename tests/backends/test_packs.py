@@ -51,10 +51,8 @@ def losses(status: JobStatus) -> list[float]:
     return [one.mean_loss for one in status.snapshots]
 
 
-def test_what_is_submitted_at_once_trains_together_with_the_same_bits(
-    backend: LocalBackend, tiny: BaseModelRef
-) -> None:
-    """Three trials, two of them one training run: none begins before a poll, and again they have the same bits."""
+def test_jobs_that_are_submitted_together_share_a_pack(backend: LocalBackend, tiny: BaseModelRef) -> None:
+    """Three jobs, two of them of one training run: none begins before a poll, and a repetition has the same bits."""
     requests = [
         request_of(tiny, key="1", epoch_count=3, validation=HELD_OUT),
         request_of(tiny, key="2", epoch_count=1, validation=HELD_OUT),
@@ -84,8 +82,8 @@ def limited(own_engines: None, tmp_path: Path, engine_cache: Path) -> Iterator[L
         yield backend
 
 
-def test_one_that_ends_badly_touches_no_other(limited: LocalBackend, tiny: BaseModelRef) -> None:
-    """One diverges, one is cancelled, one's tuned model finds no room on the disk; the others end as they would."""
+def test_a_job_that_fails_does_not_affect_its_pack(limited: LocalBackend, tiny: BaseModelRef) -> None:
+    """One diverges, one is cancelled, one's tuned model does not fit on the disk; the others end as usual."""
     good = [request_of(tiny, key=key, learning_rate=rate, epoch_count=9) for key, rate in (("4", 0.001), ("5", 0.002))]
     limited.generate(tiny, ["1"], GenerateOptions(max_output_tokens=1))
     process = limited.engine_process_id
@@ -118,8 +116,8 @@ def test_one_that_ends_badly_touches_no_other(limited: LocalBackend, tiny: BaseM
         assert losses(status) == pytest.approx(losses(alone), rel=1e-3)
 
 
-def test_a_job_that_makes_engines_die_fails_alone(backend: LocalBackend, tiny: BaseModelRef) -> None:
-    """Those that trained beside it continue after the last epoch that they had, and end as they would alone."""
+def test_a_job_that_kills_engines_fails_alone(backend: LocalBackend, tiny: BaseModelRef) -> None:
+    """The others of its pack resume after their last epoch, and end as they would alone."""
     good = [
         request_of(tiny, key=key, learning_rate=0.0005, epoch_count=30, batch_size=n) for key, n in (("a", 3), ("b", 2))
     ]
@@ -155,7 +153,7 @@ def test_a_job_that_makes_engines_die_fails_alone(backend: LocalBackend, tiny: B
 
 
 def test_a_paused_job_continues(backend: LocalBackend, tiny: BaseModelRef) -> None:
-    """Submitted again it has the steps that it had taken, and takes the ones after its last whole epoch."""
+    """Submitted again, it has its earlier steps and resumes after its last whole epoch."""
     request = request_of(tiny, key="d", epoch_count=1_000_000)
     ref = backend.submit(request)
     wait_for_steps(backend, ref, 7)
@@ -183,8 +181,8 @@ def session_of(tiny: BaseModelRef, *runs: Sequence[str], has_reported: bool = Tr
     return session
 
 
-def test_what_cannot_be_resumed_is_said(tiny: BaseModelRef) -> None:
-    """A job whose state cannot be written has a note with the reason and with what would be lost."""
+def test_a_job_that_cannot_be_resumed_has_a_note(tiny: BaseModelRef) -> None:
+    """It has the reason why the state cannot be written, and what would be lost."""
     job = LocalJob("1", request_of(tiny, key="1"), Path("tuned_models/tiny-1"))
     for _epoch in range(2):
         job.take(messages.StateNotKept("1", "No space left on device"))
@@ -200,10 +198,10 @@ def test_what_cannot_be_resumed_is_said(tiny: BaseModelRef) -> None:
         ([], [], None),
     ],
 )
-def test_who_is_to_blame_for_a_death(
+def test_the_cause_of_an_engines_death(
     tiny: BaseModelRef, runs: list[list[str]], failed: list[str], most: int | None
 ) -> None:
-    """Of several training runs none is, and half as many share a pass; one alone is; what has not begun never is."""
+    """Of several training runs none is, and half as many share a pass; a single one is; what has not begun never is."""
     session = session_of(tiny, *runs)
     jobs = [*session.jobs.values()]
     found = session.died(SHORT)
@@ -212,8 +210,8 @@ def test_who_is_to_blame_for_a_death(
     assert found.most == most
 
 
-def test_an_engine_that_cannot_begin_fails_its_jobs(tiny: BaseModelRef) -> None:
-    """It died before it reported anything, as another one would."""
+def test_an_engine_that_cannot_start_fails_its_jobs(tiny: BaseModelRef) -> None:
+    """It died before its first report, as the next one would."""
     session = session_of(tiny, has_reported=False)
     (job,) = session.jobs.values()
     assert session.died(SHORT).jobs == []
@@ -221,8 +219,8 @@ def test_an_engine_that_cannot_begin_fails_its_jobs(tiny: BaseModelRef) -> None:
     assert job.failure == SHORT
 
 
-def test_a_lost_engine_says_nothing_of_memory(tiny: BaseModelRef) -> None:
-    """All are tried again, as many at once as before; what is lost again and again is failed as lost in the end."""
+def test_a_lost_engine_does_not_halve_the_pack(tiny: BaseModelRef) -> None:
+    """All jobs are repeated, as many at once as before; jobs that are lost again and again fail as lost."""
     runs = [["1"], ["2"]]
     session = session_of(tiny, *runs)
     found = session.died(LOST)
@@ -266,8 +264,8 @@ class HangingWorker:
         return Failure(FailureKind.CRASHED, "it was ended")
 
 
-def test_an_engine_that_does_not_react_to_a_cancel_is_ended(tiny: BaseModelRef) -> None:
-    """The job is cancelled; the one beside it is trained by another engine, and is not to blame."""
+def test_an_engine_that_ignores_a_cancel_is_ended(tiny: BaseModelRef) -> None:
+    """The job is cancelled; the other one of its pack is trained by the next engine."""
     workers: list[HangingWorker] = []
 
     def start() -> HangingWorker:

@@ -55,14 +55,14 @@ def test_every_kind_has_a_section_and_a_yaml(kind: str, tmp_path: Path) -> None:
 
 
 def test_an_unknown_kind_of_a_record_is_hosted() -> None:
-    """What a later version trained with is not said to be this machine's engine."""
+    """A record of a later version is not attributed to this machine's engine."""
     assert is_hosted("of-tomorrow")
     assert len(sections()) == len(KINDS)
 
 
 @pytest.mark.slow
 def test_checking_a_config_imports_no_client() -> None:
-    """The sections of all kinds are there before anything that sends is imported."""
+    """The sections of all kinds are loaded without httpx."""
     code = "import sys, tunerun.schema as s; s.json_schema(); print('httpx' in sys.modules)"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout == "False\n"

@@ -95,7 +95,7 @@ def test_a_tracked_sweep_survives_a_kill_at_every_write(tracked: Rig, share: int
 
 
 def test_a_tracked_sweep_survives_a_kill_between_two_writes(tracked: Rig) -> None:
-    """The same at every fourth request.
+    """With a kill at every fourth request.
 
     What is shown in MLflow comes from the ledger alone, so all instants between the same two writes are one to the
     tracker; what the service makes of them is what the longer sweep is killed at.
@@ -104,13 +104,13 @@ def test_a_tracked_sweep_survives_a_kill_between_two_writes(tracked: Rig) -> Non
 
 
 @pytest.mark.parametrize("share", range(SHARES))
-def test_a_kill_in_the_middle_of_showing_doubles_nothing(tracked: Rig, share: int) -> None:
-    """Killed at every seventh commit to MLflow's own store, each run and each point is there once in the end."""
+def test_a_kill_while_tracking_duplicates_nothing(tracked: Rig, share: int) -> None:
+    """Killed at every seventh commit to MLflow's store, each run and each point exists once in the end."""
     assert check_every_point(tracked, Instant.SHOWN, 1 + 7 * share, 7 * SHARES) >= 4
 
 
-def test_a_kill_while_the_store_is_made_leaves_nothing_in_the_way(unmade: Rig) -> None:
-    """Killed in the first seconds of a project, the next run makes the store and shows all.
+def test_a_kill_while_the_store_is_created_leaves_no_damage(unmade: Rig) -> None:
+    """After a kill in the first seconds of a project, the next run creates the store and tracks everything.
 
     At the first and in the middle of 1,668 statements: a store is made beside its place and renamed when it is whole,
     so that what a kill leaves is an empty file or half a store, and nothing reads either.
@@ -125,13 +125,13 @@ def test_a_longer_sweep_survives_a_kill_at_every_write(untracked: Rig) -> None:
 
 @pytest.mark.parametrize("share", range(SHARES))
 def test_a_longer_sweep_survives_a_kill_at_every_request(untracked: Rig, share: int) -> None:
-    """Whatever the service was asked last, it did, and its answer is lost."""
+    """The last request took effect, and its response is lost."""
     assert check_every_point(untracked, Instant.APPLIED, 1 + share, SHARES) >= 25 // SHARES
 
 
 @pytest.mark.parametrize("instant", [Instant.RECEIVED, Instant.ANSWERED])
 def test_a_longer_sweep_creates_nothing_twice(untracked: Rig, instant: Instant) -> None:
-    """Killed before and after the service makes each job; for any other request these are the same instant."""
+    """Killed before and after the service creates each job; for any other request these are the same instant."""
     creating = undisturbed(untracked).requests["POST /v1beta/tunedModels"]
     assert len(creating) == 4
     check_points(untracked, instant, creating)
@@ -154,7 +154,7 @@ def test_a_sweep_at_an_openai_service_survives_a_kill_between_two_requests(at_op
 
 @pytest.mark.parametrize("seed", range(4))
 def test_a_sweep_survives_being_killed_again_and_again(untracked: Rig, seed: int) -> None:
-    """Killed at three points one after the other, drawn by seed, it still ends the same."""
+    """Killed three times at random points, it still has the same result."""
     draw = random.Random(seed)
     kills = [Kill(draw.choice([Instant.WRITE, *AT_SERVICE]), draw.randint(1, 12)) for _ in range(3)]
     _, outcome = untracked.survives(*kills)
@@ -163,7 +163,7 @@ def test_a_sweep_survives_being_killed_again_and_again(untracked: Rig, seed: int
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_leaves_hosted_jobs_running(untracked: Rig, number: signal.Signals) -> None:
-    """Ctrl-C and SIGTERM end at once with exit code 130 and the way back; no job is cancelled, none is doubled."""
+    """Ctrl-C and SIGTERM end the command at once with exit code 130 and the command to resume; no job is cancelled or duplicated."""
     expected = undisturbed(untracked).outcome
     place = untracked.place()
     untracked.service.script.steps_per_look = 0
@@ -179,8 +179,8 @@ def test_an_interrupt_leaves_hosted_jobs_running(untracked: Rig, number: signal.
     assert untracked.outcome(place, untracked.run(place)) == expected
 
 
-def test_an_interrupt_is_shown_at_once(tracked: Rig) -> None:
-    """When an interrupted process has ended, nothing is Running in MLflow; run again, all ends as undisturbed."""
+def test_an_interrupt_is_tracked_at_once(tracked: Rig) -> None:
+    """After an interrupted process has ended, nothing is Running in MLflow; the next run has the undisturbed result."""
     expected = undisturbed(tracked).outcome
     place = tracked.place()
     tracked.service.script.steps_per_look = 0
@@ -195,7 +195,7 @@ def test_an_interrupt_is_shown_at_once(tracked: Rig) -> None:
 
 
 def test_the_key_is_in_no_file(tracked: Rig) -> None:
-    """What a run leaves behind holds the API key nowhere."""
+    """No file of a run contains the API key."""
     place: Path = tracked.place()
     tracked.outcome(place, tracked.run(place))
     for file in place.rglob("*"):

@@ -26,7 +26,7 @@ class Clock:
 
 @pytest.mark.parametrize("seconds_a_step", [0.1, LINE_INTERVAL_S / 4, 2 * LINE_INTERVAL_S])
 def test_a_log_has_a_line_an_epoch_and_few_between(tmp_path: Path, seconds_a_step: float) -> None:
-    """However fast the steps come, the last step of each epoch is shown, and others only after a while."""
+    """The last step of each epoch has a line, other steps only after a while."""
     trial = planned(tmp_path, "hyperparameters.epoch_count=2", "hyperparameters.batch_size=3").trials[0]
     clock, log = Clock(), io.StringIO()
     progress = LineProgress(Console(file=log, width=200), clock)
@@ -40,7 +40,7 @@ def test_a_log_has_a_line_an_epoch_and_few_between(tmp_path: Path, seconds_a_ste
 
 
 def test_a_terminal_shows_the_whole_sweep_above_its_trials(tmp_path: Path) -> None:
-    """A bar counts the trials that are done and the steps of all; long notes wrap at words."""
+    """A bar counts finished trials and all steps; long notes wrap at words."""
     trials = planned(tmp_path, "seed=0,1,2").trials
     screen = io.StringIO()
     progress = BarProgress(Console(file=screen, force_terminal=True, width=90, color_system=None))
@@ -62,7 +62,7 @@ def test_a_terminal_shows_the_whole_sweep_above_its_trials(tmp_path: Path) -> No
 
 
 def test_a_terminal_has_room_for_trials_that_train(tmp_path: Path) -> None:
-    """An engine is given a whole sweep at once: of those that wait some have a bar, of those that train the first."""
+    """An engine receives a whole sweep at once: a waiting trial gives its bar up to one that trains."""
     trials = planned(tmp_path, f"seed={','.join(map(str, range(MOST_BARS + 2)))}").trials
     screen = io.StringIO()
     progress = BarProgress(Console(file=screen, force_terminal=True, width=90, height=40, color_system=None))

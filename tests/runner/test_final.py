@@ -79,7 +79,7 @@ def inputs(asked: Asked) -> set[str]:
 def test_the_test_set_is_answered_in_the_number_format_of_training(
     swept: tuple[Ledger, SweepRecord], service: ScriptedService, asked: Asked
 ) -> None:
-    """The precision is not left to the machine that opens it."""
+    """The precision does not depend on the machine that opens it."""
     ledger, sweep = swept
     sections = []
 
@@ -91,10 +91,10 @@ def test_the_test_set_is_answered_in_the_number_format_of_training(
     assert [section.model_dump()["precision"] for section in sections] == ["fp32"]
 
 
-def test_a_plan_freezes_the_test_rows_and_a_run_does_not_ask_them(
+def test_a_plan_freezes_the_test_rows_and_a_run_does_not_use_them(
     swept: tuple[Ledger, SweepRecord], asked: Asked, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """They are in the ledger beside the validation rows, under the trials that they are for."""
+    """They are in the ledger beside the validation rows of their trials."""
     ledger, sweep = swept
     plan = with_test_rows(tmp_path)
     assert (plan.test_rows, plan.to_json()["test_rows"]) == (20, 20)
@@ -108,7 +108,7 @@ def test_a_plan_freezes_the_test_rows_and_a_run_does_not_ask_them(
     assert (closed.decision.outcome, closed.decision.advised) == (Outcome.NONE, None)
 
 
-def test_the_test_set_is_asked_of_the_advised_point_and_its_baselines(
+def test_the_advised_point_and_its_baselines_answer_the_test_set(
     swept: tuple[Ledger, SweepRecord], service: ScriptedService, asked: Asked
 ) -> None:
     """All replicates answer every row once; the opening is kept, and the verdict is on these rows."""
@@ -126,7 +126,7 @@ def test_the_test_set_is_asked_of_the_advised_point_and_its_baselines(
 def test_the_advised_point_has_to_beat_the_baselines_of_every_template(
     tmp_path: Path, service: ScriptedService, asked: Asked
 ) -> None:
-    """A base model that another template makes stronger is opened too, and is compared on the same rows."""
+    """A base model with another template answers too, and is compared on the same rows."""
     plan = with_test_rows(tmp_path, "template.text_input='{{ text_input }}','{{ text_input }} '", "seed=0")
     run_with(Counting(service, asked), plan)
     with Ledger(plan.ledger_path) as ledger:
@@ -142,7 +142,7 @@ def test_the_advised_point_has_to_beat_the_baselines_of_every_template(
 def test_a_second_opening_is_reported(
     swept: tuple[Ledger, SweepRecord], service: ScriptedService, asked: Asked
 ) -> None:
-    """It asks nothing again, and says when the rows were seen before and for which trials."""
+    """It asks no model, and reports the earlier opening with its trials."""
     ledger, sweep = swept
     opened(ledger, sweep, Counting(service, asked))
     before = ledger.openings(sweep.id)
@@ -153,10 +153,10 @@ def test_a_second_opening_is_reported(
     assert any("opened 2 times" in note for note in judge(ledger, sweep, held_out="test").notes)
 
 
-def test_an_opening_is_written_down_before_a_model_is_asked(
+def test_an_opening_is_recorded_before_a_model_answers(
     swept: tuple[Ledger, SweepRecord], service: ScriptedService, asked: Asked
 ) -> None:
-    """What breaks off counts as opened; the same command asks for the rest alone."""
+    """An interrupted opening counts; the same command obtains only the missing answers."""
     ledger, sweep = swept
     left = iter([None, None, BackendError("out of quota")])
 
@@ -180,7 +180,7 @@ def test_an_opening_is_written_down_before_a_model_is_asked(
 
 
 def test_the_error_without_test_rows_names_the_key_to_set(tmp_path: Path, service: ScriptedService) -> None:
-    """And nothing is written down."""
+    """Nothing is recorded."""
     plan = planned(tmp_path)
     backend = Counting(service, Asked())
     run_with(backend, plan)
@@ -192,7 +192,7 @@ def test_the_error_without_test_rows_names_the_key_to_set(tmp_path: Path, servic
 
 
 def test_the_test_set_stays_closed_where_nothing_is_advised(tmp_path: Path, service: ScriptedService) -> None:
-    """No point is better than the base model: there is nothing to confirm."""
+    """No point is better than the base model, so there is nothing to confirm."""
     service.answers = lambda _model, text: text
     plan, backend = with_test_rows(tmp_path), Counting(service, Asked())
     run_with(backend, plan)
@@ -204,7 +204,7 @@ def test_the_test_set_stays_closed_where_nothing_is_advised(tmp_path: Path, serv
 
 
 def test_the_test_set_stays_closed_until_every_trial_is_done(tmp_path: Path, service: ScriptedService) -> None:
-    """Another point may be advised then."""
+    """Another point may be advised by then."""
     plan, asked = with_test_rows(tmp_path), Asked()
     run_with(Troubled(service, submit=[None, AccessError("no quota")]), plan)
     with Ledger(plan.ledger_path) as ledger:
@@ -246,7 +246,7 @@ def test_compare_final_prints_the_verdict_and_earlier_openings(
 def test_a_new_metric_on_an_old_sweep_asks_no_model(
     tmp_path: Path, service: ScriptedService, asked: Asked, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Compared at once, by its answers; and run again it is a sweep of its own, of the same jobs and answers."""
+    """`compare` uses the stored answers; a run is another sweep with the same jobs and answers."""
     run_with(Counting(service, asked), planned(tmp_path, "seed=0,1"))
     calls, more = asked.calls, ["seed=0,1", "evaluation.metrics=[contains, exact_match]"]
     document = printed(capsys, "compare", *overrides(tmp_path, *more))

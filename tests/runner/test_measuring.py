@@ -69,10 +69,8 @@ def run_counted(service: ScriptedService, asked: Asked, folder: Path, *more: str
 
 @pytest.mark.process
 @pytest.mark.parametrize("call", [1, 2, 3, 5, 8, 9])
-def test_a_run_that_is_killed_while_it_asks_asks_nothing_twice(
-    tmp_path: Path, service: ScriptedService, call: int
-) -> None:
-    """Answers are recorded as they come; the next run asks for the others alone, and the result is the same."""
+def test_a_killed_run_loses_no_recorded_answer(tmp_path: Path, service: ScriptedService, call: int) -> None:
+    """The next run obtains only the missing answers, and the result is the same."""
     asked = Asked(interrupt_at=call)
     with pytest.raises(KeyboardInterrupt):
         run_counted(service, asked, tmp_path)
@@ -89,7 +87,7 @@ def test_a_run_that_is_killed_while_it_asks_asks_nothing_twice(
 
 
 def test_answers_of_a_subject_are_recorded_one_call_after_the_other(tmp_path: Path, service: ScriptedService) -> None:
-    """A service that breaks off keeps what it has answered; the next run asks for the rest."""
+    """Answers before a failure are kept; the next run obtains the rest."""
     left = iter([None, None, BackendError("out of quota")])
 
     class BreaksOff(Counting):
@@ -114,8 +112,8 @@ def test_answers_of_a_subject_are_recorded_one_call_after_the_other(tmp_path: Pa
     assert set(asked.counts.values()) == {1}
 
 
-def test_a_later_sweep_asks_a_base_model_nothing_again(tmp_path: Path, service: ScriptedService) -> None:
-    """Its answers are those of the first sweep over the same held-out rows with the same template."""
+def test_a_later_sweep_reuses_the_answers_of_a_base_model(tmp_path: Path, service: ScriptedService) -> None:
+    """On the same held-out rows with the same template."""
     asked = Asked()
     run_counted(service, asked, tmp_path)
     run_counted(service, asked, tmp_path, "seed=2,3")
@@ -123,7 +121,7 @@ def test_a_later_sweep_asks_a_base_model_nothing_again(tmp_path: Path, service: 
 
 
 def test_other_generation_options_are_another_question(tmp_path: Path, service: ScriptedService) -> None:
-    """A longer answer may be another one; the trials are not trained again for it."""
+    """A longer answer may differ; the trials are not trained again."""
     asked = Asked()
     run_counted(service, asked, tmp_path)
     run_counted(service, asked, tmp_path, "evaluation.generation.max_output_tokens=8")
@@ -132,7 +130,7 @@ def test_other_generation_options_are_another_question(tmp_path: Path, service: 
 
 
 def test_metrics_that_are_added_later_ask_for_what_is_missing(tmp_path: Path, service: ScriptedService) -> None:
-    """A sweep that was run without metrics is measured by the next run, and trains nothing."""
+    """The next run of a sweep without metrics measures it and trains nothing."""
     asked = Asked()
     run_counted(service, asked, tmp_path, "evaluation=none")
     assert asked.calls == 0
@@ -165,10 +163,10 @@ def labelled(folder: Path, *more: str) -> list[str]:
         (["evaluation.choices=auto"], {"base": ["choose"], "majority": ["choose"], "trial": ["choose"]}),
     ],
 )
-def test_models_are_asked_in_the_ways_that_the_metrics_need(
+def test_models_answer_by_the_methods_that_the_metrics_need(
     tmp_path: Path, more: list[str], ways: dict[str, list[str]]
 ) -> None:
-    """Losses, choices and texts are asked once each, and a baseline without probabilities for no loss."""
+    """Losses, choices and texts are obtained once each; a baseline without probabilities has no losses."""
     calls: Counter[tuple[str, str]] = Counter()
 
     class Counts(ScriptedBackend):

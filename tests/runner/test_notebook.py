@@ -30,7 +30,7 @@ run(plan, open_backend=lambda *_: ScriptedBackend(service), poll_interval_s=0)
 
 
 def test_the_bars_of_a_cell_are_drawn_in_place(tmp_path: Path) -> None:
-    """Each drawing replaces the one before, few a second; in the end a line for each trial and each note stays."""
+    """Each drawing replaces the previous one, a few times a second; lines of finished trials and notes remain."""
     trials = planned(tmp_path, "seed=0,1").trials
     now, shown = [0.0], [""]
 
@@ -60,7 +60,7 @@ def test_the_bars_of_a_cell_are_drawn_in_place(tmp_path: Path) -> None:
 
 
 def test_a_run_in_a_real_notebook(tmp_path: Path) -> None:
-    """The cell shows what became of each trial, and the result as a table; nothing else."""
+    """The cell shows the outcome of each trial and the result as a table, and nothing else."""
     nbformat: Any = pytest.importorskip("nbformat", reason="no notebook is installed here")
     nbclient: Any = pytest.importorskip("nbclient", reason="no notebook is installed here")
     pytest.importorskip("ipykernel", reason="no notebook is installed here")

@@ -68,7 +68,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> SweepResult:
 
 @pytest.mark.parametrize("is_together", [True, False])
 def test_a_point_that_is_decided_to_be_worse_stops_answering(tmp_path: Path, is_together: bool) -> None:
-    """After whole turns of rows; the others and the baseline answer all, and no row is asked twice."""
+    """After whole turns of rows; other points and the baseline answer all rows, and no row is repeated."""
     plan = sweep(tmp_path, EARLY)
     asked, notes, service = Asked(), Notes(), service_of(plan, {1: 0})
     backend: ScriptedBackend = Together(service, asked) if is_together else Counting(service, asked)
@@ -94,8 +94,8 @@ def test_a_point_that_is_decided_to_be_worse_stops_answering(tmp_path: Path, is_
     assert again.calls == 0
 
 
-def test_another_sweep_may_ask_for_the_rest(tmp_path: Path) -> None:
-    """Without the key it is another sweep over the same trials, which asks the rows that are missing alone."""
+def test_another_sweep_obtains_the_remaining_answers(tmp_path: Path) -> None:
+    """Without `stop_early` it is another sweep with the same trials, which obtains only the missing answers."""
     plan = sweep(tmp_path, EARLY)
     service, asked = service_of(plan, {1: 0}), Asked()
     run_with(Together(service, asked), plan)
@@ -105,8 +105,8 @@ def test_another_sweep_may_ask_for_the_rest(tmp_path: Path) -> None:
     assert whole.verdict.points[1].estimates["eval/exact_match"].value == 0
 
 
-def test_a_run_that_is_killed_decides_as_one_that_was_not(tmp_path: Path) -> None:
-    """The next run knows what was answered, and asks no row twice."""
+def test_a_killed_run_makes_the_same_decisions(tmp_path: Path) -> None:
+    """The next run uses the recorded answers and repeats no row."""
     plan = sweep(tmp_path, EARLY)
     asked, service = Asked(interrupt_at=4), service_of(plan, {1: 3, 2: 0})
     with pytest.raises(KeyboardInterrupt):
@@ -118,7 +118,7 @@ def test_a_run_that_is_killed_decides_as_one_that_was_not(tmp_path: Path) -> Non
 
 
 def test_points_are_compared_by_the_mean_over_their_seeds(tmp_path: Path) -> None:
-    """A bad seed alone stops nothing of a point; both seeds of a bad point stop."""
+    """One bad seed does not stop a point; both seeds of a bad point stop."""
     plan = planned(tmp_path, POINTS, held_out(tmp_path), "evaluation.baselines.examples=[0]", "seed=0,1", EARLY)
     service = service_of(plan, {1: 0})
     asked = Asked()
@@ -138,7 +138,7 @@ def test_points_are_compared_by_the_mean_over_their_seeds(tmp_path: Path) -> Non
     ],
 )
 def test_a_metric_that_cannot_decide_early_is_named_by_the_plan(tmp_path: Path, metric: str, reason: str) -> None:
-    """Every trial answers all rows then."""
+    """Every trial answers all rows."""
     plan = sweep(tmp_path, EARLY, f"evaluation.metrics=[{metric}]")
     assert f"evaluation.stop_early: every trial answers all held-out rows, because {reason}" in plan.warnings
     asked: Any = Asked()
@@ -147,8 +147,8 @@ def test_a_metric_that_cannot_decide_early_is_named_by_the_plan(tmp_path: Path, 
         assert asked_of(plan, asked) == [ROWS] * 3
 
 
-def test_every_form_of_the_comparison_reports_what_stopped(stopped: SweepResult) -> None:
-    """The point is neither advised nor tied nor compared, and its numbers say of how many rows they are."""
+def test_every_renderer_reports_a_stopped_point(stopped: SweepResult) -> None:
+    """The point is neither advised nor tied nor compared, and its numbers have their number of rows."""
     verdict, table = stopped.verdict, stopped.table
     point = verdict.points[1]
     assert point.stopped is not None
@@ -168,8 +168,8 @@ def test_every_form_of_the_comparison_reports_what_stopped(stopped: SweepResult)
     assert not [note for note in verdict.notes if "they have no answers" in note]
 
 
-def test_a_record_has_what_stopped(stopped: SweepResult, tmp_path: Path) -> None:
-    """The portable files have the answers so far and the reason, and a ledger made of them says the same."""
+def test_a_record_has_the_stops(stopped: SweepResult, tmp_path: Path) -> None:
+    """The portable files have the answers so far and the reason; a ledger restored from them gives the same result."""
     with open_record(
         stopped.verdict.sweep.id, runs=Path(stopped.verdict.trials[0].record.config["paths"]["runs"])
     ) as record:

@@ -49,10 +49,8 @@ def service() -> ScriptedService:
     return ScriptedService(answers=right_when_tuned)
 
 
-def test_trials_that_finish_together_are_asked_in_one_call_with_their_baselines(
-    tmp_path: Path, service: ScriptedService
-) -> None:
-    """One call for four trials and the three baselines that ask the base model, each question once."""
+def test_trials_that_finish_together_are_measured_in_one_call(tmp_path: Path, service: ScriptedService) -> None:
+    """One call for four trials and the three baselines that use the base model, each question once."""
     asked = Asked()
     backend = Together(service, asked)
     result = run_with(backend, planned(tmp_path, *SWEEP))
@@ -64,8 +62,8 @@ def test_trials_that_finish_together_are_asked_in_one_call_with_their_baselines(
     assert result.verdict.sentence == alone.verdict.sentence
 
 
-def test_a_later_run_asks_all_that_is_trained_in_one_call(tmp_path: Path, service: ScriptedService) -> None:
-    """A run that was killed while it asked has trained everything; the next run asks for what is not recorded."""
+def test_a_later_run_measures_all_trained_models_in_one_call(tmp_path: Path, service: ScriptedService) -> None:
+    """After a run was killed while measuring, the next run obtains the answers that are not recorded."""
     asked = Asked()
     with pytest.raises(KeyboardInterrupt):
         run_with(Together(service, asked, [KeyboardInterrupt()]), planned(tmp_path, *SWEEP))
@@ -77,7 +75,7 @@ def test_a_later_run_asks_all_that_is_trained_in_one_call(tmp_path: Path, servic
 
 
 def test_a_model_that_cannot_answer_does_not_affect_the_others(tmp_path: Path, service: ScriptedService) -> None:
-    """Where the whole call fails each is asked alone, and the note names the one that fails again."""
+    """If the whole call fails, each model is called alone, and a note names the one that fails again."""
     plan, notes = planned(tmp_path, *SWEEP), Notes()
     broken = f"tunedModels/{plan.trials[1].request().tuned_model_id}"
 
@@ -96,7 +94,7 @@ def test_a_model_that_cannot_answer_does_not_affect_the_others(tmp_path: Path, s
 
 
 def test_a_call_to_an_unavailable_backend_is_repeated(tmp_path: Path, service: ScriptedService) -> None:
-    """The same questions are asked together when it answers again, and each trial is reported once."""
+    """With the same questions; each trial is reported once."""
     asked, notes = Asked(), Notes()
     backend = Together(service, asked, [UnavailableError("no route")])
     assert run_with(backend, planned(tmp_path, *SWEEP), notes).exit_code == 0
@@ -104,8 +102,8 @@ def test_a_call_to_an_unavailable_backend_is_repeated(tmp_path: Path, service: S
     assert set(asked.counts.values()) == {1}
 
 
-def test_a_request_to_cancel_is_obeyed_while_models_are_asked(tmp_path: Path, service: ScriptedService) -> None:
-    """A trial that trains is cancelled before the call for the others is answered."""
+def test_a_cancel_request_is_obeyed_while_models_answer(tmp_path: Path, service: ScriptedService) -> None:
+    """A running trial is cancelled before the call for other trials returns."""
     service.steps_per_poll = 1
     plan = planned(tmp_path, "hyperparameters.epoch_count=1,9")
     cancelled = threading.Event()
@@ -126,7 +124,7 @@ def test_a_request_to_cancel_is_obeyed_while_models_are_asked(tmp_path: Path, se
 
 
 def test_a_call_has_a_limit(tmp_path: Path, service: ScriptedService) -> None:
-    """What one call asks is recorded before the next, so that a run that is killed loses at most one call."""
+    """Answers are recorded before the next call, so a killed run loses at most one call."""
     rows = [{"text_input": str(n), "output": str(n + 1)} for n in range(101, 301, 2)]
     held_out = f"dataset.validation.path={write_rows(tmp_path / 'more.jsonl', rows)}"
     backend = Together(service, Asked())

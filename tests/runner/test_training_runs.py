@@ -51,7 +51,7 @@ def states(result: SweepResult) -> list[JobState]:
 
 
 def test_a_plan_counts_a_training_run_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The longest trial's steps, tokens and price serve the others; the plan says what that saves."""
+    """The steps, tokens and price of the longest trial cover the others; the plan reports the saving."""
     plan = planned(tmp_path, EPOCHS, "seed=0,1", PRICE)
     assert [trial.training_run for trial in plan.trials] == [2, 3, 2, 3, 2, 3]
     epoch = plan.trials[0].tokens // 3
@@ -84,7 +84,7 @@ def test_a_plan_counts_a_training_run_once(tmp_path: Path, capsys: pytest.Captur
 def test_trials_share_a_training_run_only_where_that_is_exact(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], runs: int
 ) -> None:
-    """Not where the learning rate depends on how many steps there are, and not at a service."""
+    """Not if the learning rate depends on the number of steps, and not at a service."""
     plan = planned(tmp_path, EPOCHS, *more)
     assert plan.to_json()["to_run"]["training_runs"] == runs
     assert (plan.saved(plan.trials).steps == 0) == (runs == 3)
@@ -94,10 +94,10 @@ def test_trials_share_a_training_run_only_where_that_is_exact(
     assert (f"Trials that differ in {apart} alone are trained once" in printed) == (runs == 1)
 
 
-def test_hours_are_saved_once_it_is_known_how_long_training_takes(
+def test_the_plan_reports_saved_hours_after_a_first_trial(
     tmp_path: Path, service: ScriptedService, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A first trial has shown it; what is trained once is not twice in the time to come."""
+    """The estimate of the remaining time counts a shared training run once."""
     run_with(ScriptedBackend(service), planned(tmp_path, "hyperparameters.epoch_count=1", "model.name=scripted"))
     plan = planned(tmp_path, EPOCHS, "model.name=scripted")
     todo, saved = plan.cost(plan.trials), plan.saved(plan.trials)
@@ -111,7 +111,7 @@ def test_hours_are_saved_once_it_is_known_how_long_training_takes(
 def test_the_longest_of_a_training_run_is_submitted_first_and_paid_for_once(
     tmp_path: Path, service: ScriptedService
 ) -> None:
-    """Training runs in the order of the plan; a budget that is enough for each once is enough."""
+    """Training runs keep the order of the plan; a budget for each training run once suffices."""
     plan = planned(tmp_path, EPOCHS, "seed=0,1", PRICE)
     once = plan.with_baselines(plan.spent).tokens + plan.cost(plan.trials, at_most=True).tokens
     plan = planned(tmp_path, EPOCHS, "seed=0,1", PRICE, f"budget.max_tokens={once}")
@@ -126,15 +126,15 @@ def test_the_longest_of_a_training_run_is_submitted_first_and_paid_for_once(
 
 
 def test_a_trial_whose_training_run_is_over_is_paid_for(tmp_path: Path, service: ScriptedService) -> None:
-    """Where jobs are taken one by one nothing is shared, and the budget counts what is trained."""
+    """If jobs run one by one nothing is shared, and the budget counts each."""
     plan = planned(tmp_path, EPOCHS)
     run_with(ScriptedBackend(service, max_in_flight=1), plan)
     with Ledger.open_read_only(plan.ledger_path) as ledger:
         assert ledger.spending(plan.sweep).tokens == sum(trial.tokens for trial in plan.trials)
 
 
-def test_failures_that_stop_a_sweep_end_what_waits_on_this_machine(tmp_path: Path) -> None:
-    """Three fail for one reason; those in the machine's queue are cancelled, and --retry-failed runs them."""
+def test_failures_that_stop_a_sweep_cancel_queued_jobs_of_this_machine(tmp_path: Path) -> None:
+    """After three failures for one reason; --retry-failed runs the cancelled ones."""
     service = ScriptedService(outcome=lambda _: Failure(FailureKind.CRASHED, "no"))
     plan = planned(tmp_path, "seed=0,1,2,3,4,5")
     result = run_with(OneAfterTheOther(service, max_in_flight=10), plan)
@@ -145,8 +145,8 @@ def test_failures_that_stop_a_sweep_end_what_waits_on_this_machine(tmp_path: Pat
     assert states(again) == [JobState.SUCCEEDED] * 6
 
 
-def test_hours_that_are_used_up_end_what_waits_on_this_machine(tmp_path: Path, service: ScriptedService) -> None:
-    """What has begun is finished; what waits in the machine's queue is cancelled, and the next run trains it."""
+def test_a_run_over_its_hours_cancels_queued_jobs_of_this_machine(tmp_path: Path, service: ScriptedService) -> None:
+    """Running jobs finish; the next run trains the cancelled ones."""
     service.steps_per_poll = 30
 
     class TakesLong(Progress):
@@ -162,8 +162,8 @@ def test_hours_that_are_used_up_end_what_waits_on_this_machine(tmp_path: Path, s
     assert run_with(OneAfterTheOther(service, max_in_flight=10), planned(tmp_path, "seed=0,1,2,3")).exit_code == 0
 
 
-def test_a_job_that_waits_on_this_machine_is_cancelled_at_once(tmp_path: Path, service: ScriptedService) -> None:
-    """Its trial ends while others train, and they end as they would have."""
+def test_a_queued_job_is_cancelled_at_once(tmp_path: Path, service: ScriptedService) -> None:
+    """Its trial ends while others train, and these are not affected."""
     service.steps_per_poll = 10
     plan = planned(tmp_path, "seed=0,1,2")
 
@@ -177,8 +177,8 @@ def test_a_job_that_waits_on_this_machine_is_cancelled_at_once(tmp_path: Path, s
     assert states(result) == [JobState.SUCCEEDED, JobState.CANCELLED, JobState.SUCCEEDED]
 
 
-def test_what_an_interrupted_run_had_not_begun_is_not_paid_for(tmp_path: Path, service: ScriptedService) -> None:
-    """Of four jobs on this machine one had begun: the budget has to reach for that one again, and for no other."""
+def test_jobs_that_an_interrupted_run_had_not_begun_cost_nothing(tmp_path: Path, service: ScriptedService) -> None:
+    """Of four jobs one had begun, and only that one counts twice in the budget."""
     service.steps_per_poll = 10
     plan = planned(tmp_path, "seed=0,1,2,3")
     each = plan.trials[0].tokens

@@ -21,7 +21,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_the_next_worker_removes_folders_of_killed_workers(tmp_path: Path) -> None:
-    """A folder in use stays, and so does one without a lock."""
+    """A folder in use is kept, and so is one without a lock."""
     used = NodeFolder.make(tmp_path)
     unknown = tmp_path / f"{PREFIX}unknown"
     unknown.mkdir()
