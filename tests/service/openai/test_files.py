@@ -100,7 +100,7 @@ def test_a_file_over_the_limit_is_refused_as_it_arrives() -> None:
     content_type = f"multipart/form-data; boundary={BOUNDARY}".encode()
     request = Request({"type": "http", "headers": [(b"content-type", content_type)]}, receive)
     with pytest.raises(ServiceError, match="over the limit of 1,000 bytes") as refused:
-        asyncio.run(read_form(request, "file", io.BytesIO(), max_file_bytes=1000))
+        asyncio.run(read_form(request, io.BytesIO(), max_file_bytes=1000))
     assert [*refused.value.fields] == ["file"]
 
 

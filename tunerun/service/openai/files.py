@@ -110,7 +110,7 @@ class FilesApi:
             return _stored_json(self._stored.keep(draft, caller.owner, name, purpose, life_s))
 
         with self._stored.draft() as draft:
-            form = await read_form(request, "file", draft)
+            form = await read_form(request, draft)
             async with self._checking:
                 return await run_in_threadpool(kept, form, draft)
 

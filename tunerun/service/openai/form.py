@@ -20,6 +20,9 @@ from tunerun.service.core.problems import Code, ServiceError, invalid
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
+FILE_FIELD = "file"
+"""Name of the part with the file; other files are refused."""
+
 MAX_FILE_BYTES = 512 * 10**6
 """Limit of a file, as OpenAI's: 512 MB."""
 
@@ -57,12 +60,11 @@ class UploadForm:
     size: int = 0
 
 
-async def read_form(request: Request, file_field: str, sink: Sink, max_file_bytes: int = MAX_FILE_BYTES) -> UploadForm:
+async def read_form(request: Request, sink: Sink, max_file_bytes: int = MAX_FILE_BYTES) -> UploadForm:
     """Read the body of a request, and write its file as it arrives.
 
     Args:
         request: the request; its body has not been read yet.
-        file_field: name of the part with the file; other files are refused.
         sink: where the file's content is written.
         max_file_bytes: limit of the file.
 
@@ -72,10 +74,10 @@ async def read_form(request: Request, file_field: str, sink: Sink, max_file_byte
     kind, options = parse_options_header(request.headers.get("content-type", ""))
     boundary = options.get(b"boundary")
     if kind != b"multipart/form-data" or not boundary:
-        raise invalid(file_field, "the body is not multipart/form-data with a boundary; send the file as a form")
+        raise invalid(FILE_FIELD, "the body is not multipart/form-data with a boundary; send the file as a form")
     length = request.headers.get("content-length", "")
     max_bytes = max_file_bytes + _FRAMING_BYTES
-    reader = _Reader(file_field, max_file_bytes)
+    reader = _Reader(max_file_bytes)
     # Twenty digits are enough: int() refuses thousands of them with a ValueError.
     if length.isdigit() and int(length[:20]) > max_bytes:
         raise reader.too_large()
@@ -94,22 +96,21 @@ async def read_form(request: Request, file_field: str, sink: Sink, max_file_byte
     except ClientDisconnect as error:
         raise ServiceError(Code.CANCELLED, "the client disconnected") from error
     except FormParserError as error:
-        raise invalid(file_field, "the form is malformed or cut off; send it again") from error
+        raise invalid(FILE_FIELD, "the form is malformed or cut off; send it again") from error
     await run_in_threadpool(sink.write, reader.take())
     # python-multipart does not report a missing end (0.0.34): the last rows of a cut-off file would be lost silently.
     if not reader.has_ended:
-        raise invalid(file_field, "the form is cut off before its last boundary; send it again")
+        raise invalid(FILE_FIELD, "the form is cut off before its last boundary; send it again")
     return reader.form
 
 
 class _Reader:
     """Collects the parts of a form from the parser's callbacks."""
 
-    def __init__(self, file_field: str, max_file_bytes: int) -> None:
+    def __init__(self, max_file_bytes: int) -> None:
         self.form = UploadForm()
         self.arrived = bytearray()
         self.has_ended = False
-        self._file_field = file_field
         self._max_file_bytes = max_file_bytes
         self._parts = 0
         self._header = (bytearray(), bytearray())
@@ -140,7 +141,7 @@ class _Reader:
     def part_begin(self) -> None:
         self._parts += 1
         if self._parts > MAX_PARTS:
-            raise invalid(self._file_field, f"the form has more than {MAX_PARTS} parts; send the file and its fields")
+            raise invalid(FILE_FIELD, f"the form has more than {MAX_PARTS} parts; send the file and its fields")
         self._disposition = b""
         self._value.clear()
 
@@ -163,8 +164,8 @@ class _Reader:
         if b"filename" not in options:
             self._name = name
             return
-        if name != self._file_field or self.form.file_name is not None:
-            raise invalid(name or "file", f"send one file, as the part {self._file_field!r}")
+        if name != FILE_FIELD or self.form.file_name is not None:
+            raise invalid(name or FILE_FIELD, f"send one file, as the part {FILE_FIELD!r}")
         self._name = None
         self.form.file_name = _text(options[b"filename"], "name of the file")
 
@@ -188,7 +189,7 @@ class _Reader:
 
     def too_large(self) -> ServiceError:
         words = f"is over the limit of {self._max_file_bytes:,} bytes; send a smaller file"
-        return invalid(self._file_field, words)
+        return invalid(FILE_FIELD, words)
 
 
 def _text(content: bytes, what: str) -> str:
@@ -196,4 +197,4 @@ def _text(content: bytes, what: str) -> str:
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise invalid("file", f"the {what} is not UTF-8") from error
+        raise invalid(FILE_FIELD, f"the {what} is not UTF-8") from error
