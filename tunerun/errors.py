@@ -125,7 +125,7 @@ class UnavailableError(BackendError):
 
     def __init__(self, message: str, retry_after_s: float | None = None) -> None:
         self.retry_after_s = retry_after_s
-        super().__init__(message, retry_after_s)
+        super().__init__(message, retry_after_s)  # both, because unpickling calls the class with `args`
 
     def __str__(self) -> str:
         return str(self.args[0])

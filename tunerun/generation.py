@@ -82,6 +82,7 @@ def prompt_of(
         options, adapter: as in `Prompt`.
         examples: few-shot examples, placed as by `behind_examples`.
     """
+    # `Prompt` has one list for both: earlier turns of the input are examples of one turn each.
     whole = as_conversation(behind_examples(model_input, examples))
     earlier = tuple(Example(turn.text_input, turn.output) for turn in whole.earlier)
     return Prompt(whole.text_input, options, adapter, earlier, whole.system)

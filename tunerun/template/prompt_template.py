@@ -247,9 +247,10 @@ class _Part:
             tree = environment.parse(text)
             columns, uses_row = _columns_of(tree)
             texts, segments = _texts(tree) & columns, _segments(tree)
+            # Last, because `compiled` changes the tree.
             part = cls(name, columns, uses_row, _printed(tree), texts, segments, environment.compiled(tree, text))
         except jinja2.TemplateSyntaxError as error:
-            # The commonest error: {{ customer name }} for a column of that name.
+            # Such as {{ customer name }}, for a column of that name.
             spaced = _SPACED_NAME.search(text)
             advice = "this is not valid Jinja2"
             if spaced:
