@@ -1,4 +1,4 @@
-"""Several experiments in one command, and tables in a narrow terminal."""
+"""Several experiments in one command, and tables in a narrow terminal or without a column."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.commands import tunerun
-from tests.experiments import ROWS, write_rows
+from tests.experiments import ROWS, overrides, write_rows
 from tests.rigs.gemini_service import GeminiService
 from tunerun.ledger import Ledger
 
@@ -99,3 +99,13 @@ def test_a_table_that_would_break_words_is_stacked(monkeypatch: pytest.MonkeyPat
     assert [line for line in rows if line.startswith("trial: ")] == ["trial: 0", "trial: 1"]
     assert "  epoch_count: 2" in rows
     assert max(map(len, rows)) <= 40
+
+
+def test_a_service_that_measures_no_validation_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the service ignores held-out rows, a line below the table says why the column is empty."""
+    monkeypatch.setenv("GEMINI_API_KEY", "planted-key")
+    with GeminiService() as service:
+        place = ("backend=gemini", f"backend.base_url={service.address}", "backend.poll_interval_s=0")
+        code, out, _ = call_tunerun("run", *overrides(tmp_path, *place))
+    assert code == 0
+    assert "validation loss: -; the service does not measure it" in out

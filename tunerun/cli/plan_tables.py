@@ -9,7 +9,6 @@ from tunerun.comparison import labels
 from tunerun.comparison.numbers import counted
 from tunerun.engine.token_counter import ESTIMATE_RANGE
 from tunerun.planning import Plan, Trial, training_runs
-from tunerun.planning.judging import PlannedJudge
 
 MAX_ROWS = 60
 """Most rows of a table; `--json` has all of them."""
@@ -34,7 +33,14 @@ def plan_table(plan: Plan) -> None:
         more = f" and {len(planned) - MAX_BASELINES:,} more" if len(planned) > MAX_BASELINES else ""
         effort = f"{tokens:,} tokens of prompts and answers{_range(plan, tokens)}" if tokens else "nothing more to ask"
         lines.append(f"Baselines: {names or 'none'}{more}; {effort}.")
-    lines += map(_judge, plan.judges)
+    for judge in plan.judges:
+        metric, price = judge.metric, judge.metric.price
+        judge_name = f"{metric.name}, by {metric.description} at {metric.base_url}"
+        cost = "; its price is not known" if judge.has_unknown_price else ""
+        if price is not None:
+            cost = f"; about ${judge.usd:,.2f}, at most ${judge.usd_at_most:,.2f} ({price.source}, {price.date})"
+        calls = f"up to {counted(judge.calls, 'call')}, fewer where answers are equal{cost}"
+        lines.append(f"{judge_name}: {calls if judge.calls else 'nothing more to ask'}.")
     lines += map(str, plan.memory)
     lines += [] if plan.visibility is None else [str(plan.visibility)]
     if plan.test_rows:
@@ -171,18 +177,6 @@ def _saved(plan: Plan, todo: Sequence[Trial]) -> str:
         f" Trials that differ in {' or '.join(keys) or 'epoch_count'} alone are trained once, which saves "
         f"{', '.join(parts[:-1])} and {parts[-1]}."
     )
-
-
-def _judge(judge: PlannedJudge) -> str:
-    """Return a line on a judge: how often it is asked, and what that costs."""
-    named = f"{judge.metric.name}, by {judge.metric.description} at {judge.metric.base_url}"
-    if not judge.calls:
-        return f"{named}: nothing more to ask."
-    price = judge.metric.price
-    cost = "; its price is not known" if judge.has_unknown_price else ""
-    if price is not None:
-        cost = f"; about ${judge.usd:,.2f}, at most ${judge.usd_at_most:,.2f} ({price.source}, {price.date})"
-    return f"{named}: up to {counted(judge.calls, 'call')}, fewer where answers are equal{cost}."
 
 
 def _range(plan: Plan, tokens: int) -> str:

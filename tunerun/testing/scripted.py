@@ -46,6 +46,8 @@ class ScriptedService:
         missing_models: names of the base models that the service does not have.
         submitted: the keys of all started jobs, in order.
         generated: number of inputs answered.
+        jobs: the last job of each key.
+        lock: held while a job is started, so that threads that submit the same key start one.
     """
 
     outcome: Outcome = lambda _request: None
