@@ -104,10 +104,8 @@ class QueuedPrompt:
         return not self.answer.done() and (self.answer.running() or self.answer.set_running_or_notify_cancel())
 
     def joins(self, first: QueuedPrompt) -> bool:
-        """Whether it may share a batch with the prompt that was queued first.
-
-        The next batch waits for the longest answer of this one, so a prompt with a higher token limit does not join.
-        """
+        """Whether it may share a batch with the prompt that was queued first."""
+        # The next batch waits for the longest answer of this one, so a prompt with a higher token limit does not join.
         is_apart = self.is_alone or first.is_alone or self.model != first.model
         return not is_apart and self.prompt.options.max_output_tokens <= first.prompt.options.max_output_tokens
 
@@ -180,18 +178,15 @@ class PromptBatch:
 
 
 def call_error(command: messages.Call, failure: Failure) -> errors.TunerunError:
-    """Return the error for a caller whose engine died.
-
-    A base model that does not fit into memory is an InputError, which the user has to fix; a call that was lost with
-    its machine is an UnavailableError, which may be retried.
-    """
+    """Return the error for a caller whose engine died."""
+    # Preparing has no batch that could be smaller: the user has to choose another base model or another machine.
     if isinstance(command, messages.Prepare) and failure.kind is FailureKind.OUT_OF_MEMORY:
         return BaseModelError(
             f"the base model {command.model.name!r} does not fit this machine's memory: the engine's process was "
             "killed while it converted the weights to float32 (4 bytes per parameter); free memory, or choose a "
             "smaller base model"
         )
-    if failure.kind is FailureKind.LOST:
+    if failure.kind is FailureKind.LOST:  # with its machine, so it may be retried on another one
         return UnavailableError(failure.message)
     return BackendError(failure.message)
 

@@ -55,11 +55,8 @@ class LocalJob:
         self.state = JobState.QUEUED
 
     def take(self, report: messages.JobReport) -> None:
-        """Apply a report of the engine.
-
-        After an engine died, the next one resumes from the last saved epoch and repeats the steps after it; their
-        reports are skipped.
-        """
+        """Apply a report of the engine; what was reported before is skipped."""
+        # After an engine died, the next one resumes from the last saved epoch and repeats the steps after it.
         if isinstance(report, messages.SnapshotTaken):
             if not self.snapshots or report.snapshot.step > self.snapshots[-1].step:
                 self.snapshots.append(report.snapshot)

@@ -108,6 +108,8 @@ def capabilities_with(settings: EngineSettings, workers: worker_kinds.Workers) -
         settings: of the engines.
         workers: where they run; what other machines can do is unknown, so nothing is reported about them.
     """
+    # The memory and the devices of other machines are not known before a worker starts there, so nothing is planned
+    # with them: no problems, no engines to estimate memory for.
     are_here = worker_kinds.are_here(workers)
     problems, warnings = [], []
     if settings.is_quantised and are_here and not precision.cuda_capabilities():

@@ -255,6 +255,7 @@ class OpenAIBackend(HostedBackend):
         body = {"model": name, **_answer_fields(options)}
 
         def is_served_soon(error: Exception) -> bool:
+            # Not every 404: a wrong address has that status too.
             is_missing = isinstance(error, StatusError) and error.status == 404 and "model" in str(error)
             return is_tuned and not self._host.deploys and is_missing
 
@@ -268,18 +269,16 @@ class OpenAIBackend(HostedBackend):
             )
             choices = response.get("choices") or [{}]
             content = (choices[0].get("message") or {}).get("content")  # None: the service withheld the answer
-            if isinstance(content, list):
+            if isinstance(content, list):  # parts, as in requests
                 return "".join(str(part.get("text") or "") for part in content if isinstance(part, dict))
             return str(content or "")
 
         return answer
 
     def _answered(self, body: Json) -> Json:
-        """Request an answer, with its length limited by `max_tokens` or, if that is refused, `max_completion_tokens`.
-
-        In this order, because a service that only knows the newer field refuses the older one, while a service that
-        only knows the older field may silently ignore the newer one.
-        """
+        """Request an answer, with its length in `max_tokens` or, if that is refused, in `max_completion_tokens`."""
+        # In this order: a service that only knows the newer field refuses the older one, while a service that only
+        # knows the older field may silently ignore the newer one.
         path = f"{self._prefix}/chat/completions"
         if self._section.api_version is not None:
             path = f"{self._prefix}/deployments/{quote(str(body['model']), safe='')}/chat/completions"
@@ -308,6 +307,7 @@ def _answer_fields(options: GenerateOptions) -> Json:
         )
     body: Json = {"max_tokens": options.max_output_tokens, "temperature": options.temperature}
     if options.temperature > 0:
+        # Seeds of this machine's engine may be larger than the API allows.
         body |= {"seed": options.seed % (jobs.MAX_SEED + 1), "top_p": options.top_p}
     if options.stop_sequences:
         body["stop"] = list(options.stop_sequences)
