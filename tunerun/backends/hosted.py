@@ -133,7 +133,12 @@ class HostedBackend(ABC):
         options: GenerateOptions,
         examples: Sequence[Example] = (),
     ) -> list[str]:
-        """Send one request for each input, `max_in_flight` at a time; see the Protocol."""
+        """Send one request for each input, `max_in_flight` at a time; see the Protocol.
+
+        Raises:
+            BackendError: a prompt failed, for a reason of the service; names the model and the address.
+            InputError: the service does not support an option.
+        """
         is_tuned = isinstance(model, TunedModel)
         name = model.location if isinstance(model, TunedModel) else self._wire_name(model)
         answer = self._answers(name, options, is_tuned=is_tuned)

@@ -94,7 +94,11 @@ class ApiKey:
     scheme: str = ""
 
     def headers(self) -> dict[str, str]:
-        """Return the header with the key; see `Credentials`."""
+        """Return the header with the key.
+
+        Raises:
+            AccessError: the variable is not set, or its value cannot be a key.
+        """
         key = os.environ.get(self.variable, "").strip()
         if not key:
             raise AccessError(
@@ -208,7 +212,11 @@ class JsonService:
         return self._repeated("GET", path, parameters, None, _object)
 
     def find(self, path: str) -> Json | None:
-        """GET an object that may not exist, with retries; None: the service answers 404."""
+        """GET an object that may not exist, with retries; None: the service answers 404.
+
+        Raises:
+            StatusError: the service refuses the call for another reason.
+        """
         try:
             return self.get(path)
         except StatusError as error:
@@ -333,15 +341,16 @@ def _object(content: bytes) -> Json:
 
 
 def _unanswered(error: httpx.HTTPError, what: str, *, is_repeatable: bool) -> BackendError:
-    """The error of a call without an answer. Where no connection was made, it certainly had no effect."""
+    """Return the error of a call without an answer."""
     import httpx
 
+    # Where no connection was made, not even a create can have had an effect.
     had_no_effect = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
     return _no_result(f"{what}: {str(error) or type(error).__name__}", is_repeatable=is_repeatable or had_no_effect)
 
 
 def _no_result(text: str, *, is_repeatable: bool) -> BackendError:
-    """The error of a call whose effect is unknown: ambiguous unless the call is safe to repeat."""
+    """Return the error of a call whose effect is unknown: ambiguous unless the call is safe to repeat."""
     if is_repeatable:
         return UnavailableError(text)
     return AmbiguousError(f"{text}; it is unknown whether it took effect")

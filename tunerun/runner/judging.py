@@ -123,7 +123,13 @@ def judges_of(
 
 
 def has_more_to_judge(ledger: Ledger, sweeps: Sequence[SweepRecord], metrics: Sequence[Metric]) -> bool:
-    """Return whether `judge_answers` would call a judge."""
+    """Return whether `judge_answers` would call a judge.
+
+    Args:
+        ledger: of the sweeps.
+        sweeps: whose answers may lack judgements.
+        metrics: only judged metrics are used.
+    """
     if ledger.is_restored:
         return False
     judges = [metric for metric in metrics if isinstance(metric, JudgedMetric)]

@@ -244,8 +244,10 @@ class _ActorChannel:
     def entries(self, after: int) -> Sequence[Entry]:
         """Return new entries; while the actor is unavailable return none, so that the caller tries again.
 
-        Repeating a read is safe: the actor keeps entries until a later call confirms them.
+        Raises:
+            LostError: the actor has been unavailable for too long, or its node is lost.
         """
+        # Repeating a read is safe: the actor keeps entries until a later call confirms them.
         unavailable = self._ray.exceptions.ActorUnavailableError
         try:
             with self._translated(passing=unavailable):

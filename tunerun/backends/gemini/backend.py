@@ -234,7 +234,7 @@ class GeminiBackend(HostedBackend):
             raise self._unintelligible(str(model.get("name"))) from error
 
     def cancel(self, ref: JobRef) -> None:
-        """Cancel a job; no effect on one that has already ended."""
+        """Cancel a job; see the Protocol."""
         model = self._get(ref.id) if ref.backend == KIND and TUNED_MODEL_ID.fullmatch(ref.id) else None
         if model is None or self._status(model).state.is_finished:
             return

@@ -230,7 +230,7 @@ class OpenAIBackend(HostedBackend):
         return job
 
     def cancel(self, ref: JobRef) -> None:
-        """Cancel a job; no effect on one that has already ended."""
+        """Cancel a job; see the Protocol."""
         job = self._get(ref.id) if ref.backend == KIND and IDENTIFIER.fullmatch(ref.id) else None
         if job is None or jobs.state_of(job).is_finished:
             return
