@@ -138,9 +138,8 @@ def compose_name(overrides: Sequence[str] = (), config_dir: ConfigDirectories = 
         ConfigError: the config cannot be composed.
     """
     with Loader(config_directories(config_dir)) as loader:
-        name = loader.point([o for o in parse_overrides(loader, overrides) if not o.is_sweep_override()]).get(
-            "name", "???"
-        )
+        plain = [o for o in parse_overrides(loader, overrides) if not o.is_sweep_override()]
+        name = loader.point(plain).get("name", "???")
         return None if name == "???" else str(name)
 
 
