@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.experiments import planned, write_rows
-from tests.runner.test_measuring import Asked, Counting
+from tests.runner.counting import Asked, Counting
 from tests.runner.test_together import Together
 from tests.troubled import Notes, run_with
 from tunerun.comparison import judge

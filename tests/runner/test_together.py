@@ -1,4 +1,4 @@
-"""Questions that wait are asked together where a backend answers several models in one call."""
+"""Models are measured together if their backend answers several in one call."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.experiments import planned, write_rows
-from tests.runner.test_measuring import Asked, Counting
+from tests.runner.counting import Asked, Counting
 from tests.test_runner import right_when_tuned
 from tests.troubled import Notes, run_with
 from tunerun.errors import BackendError, InputError, UnavailableError
@@ -31,12 +31,12 @@ class Together(Counting):
         self.sizes: list[int] = []
         self._errors = iter(errors)
 
-    def generate_together(self, asked: Sequence[ModelInputs]) -> list[list[str] | InputError]:
-        self.sizes.append(len(asked))
+    def generate_together(self, groups: Sequence[ModelInputs]) -> list[list[str] | InputError]:
+        self.sizes.append(len(groups))
         if (error := next(self._errors, None)) is not None:
             raise error
         found: list[list[str] | InputError] = []
-        for each in asked:
+        for each in groups:
             try:
                 found.append(self.generate(each.model, each.inputs, each.options, each.examples))
             except InputError as refusal:
@@ -109,11 +109,11 @@ def test_a_cancel_request_is_obeyed_while_models_answer(tmp_path: Path, service:
     cancelled = threading.Event()
 
     class Cancelled(Together):
-        def generate_together(self, asked: Sequence[ModelInputs]) -> list[list[str] | InputError]:
+        def generate_together(self, groups: Sequence[ModelInputs]) -> list[list[str] | InputError]:
             with Ledger(plan.ledger_path) as ledger:
                 ledger.request_cancel(plan.sweep, [1])
             assert cancelled.wait(30)
-            return super().generate_together(asked)
+            return super().generate_together(groups)
 
         def cancel(self, ref: JobRef) -> None:
             super().cancel(ref)
