@@ -27,6 +27,9 @@ def config_directories(config_dir: ConfigDirectories = None) -> list[Path]:
     `config_dir`, then those of the environment variable TUNERUN_CONF, with a colon between two as in PATH, then `conf`
     in the current directory, then what tunerun ships: a user's own file wins, and may use every shipped group.
 
+    Args:
+        config_dir: one directory or several, preferred in their order; None: none.
+
     Raises:
         ConfigError: a named directory does not exist.
     """
@@ -63,6 +66,10 @@ def load(overrides: Sequence[str] = (), config_dir: ConfigDirectories = None) ->
 def each_experiment(overrides: Sequence[str] = (), config_dir: ConfigDirectories = None) -> list[list[str]]:
     """Return the overrides of each experiment that `experiment=a,b` or `experiment=glob(*)` names, one sweep each.
 
+    Args:
+        overrides: as for `load`.
+        config_dir: as for `load`.
+
     Raises:
         ConfigError: an override that cannot be parsed, or no experiment that matches.
     """
@@ -72,6 +79,10 @@ def each_experiment(overrides: Sequence[str] = (), config_dir: ConfigDirectories
 
 def places(overrides: Sequence[str] = (), config_dir: ConfigDirectories = None) -> tuple[Paths, Tracking]:
     """Return the sections `paths` and `tracking`, for commands that do not need a whole experiment.
+
+    Args:
+        overrides: as for `load`.
+        config_dir: as for `load`.
 
     Raises:
         ConfigError: the config cannot be composed, or these two sections are wrong.
@@ -91,6 +102,10 @@ def assignments(overrides: Sequence[str], config_dir: ConfigDirectories = None) 
     """Return what overrides set, by dotted key, to change a stored config, which is not composed again.
 
     The choice of a group, such as `model=qwen3-0.6b`, sets the whole section.
+
+    Args:
+        overrides: as for `load`.
+        config_dir: as for `load`.
 
     Raises:
         ConfigError: an override that cannot be parsed, that has several values, or that is not an assignment.
@@ -116,13 +131,25 @@ def assignments(overrides: Sequence[str], config_dir: ConfigDirectories = None) 
 
 
 def choices(group: str, config_dir: ConfigDirectories = None) -> list[str]:
-    """Return the choices of a config group, such as the base models of `model`."""
+    """Return the choices of a config group, such as the base models of `model`; empty: there is no such group.
+
+    Args:
+        group: its name; `folder/name` for one below another.
+        config_dir: as for `load`.
+
+    Raises:
+        ConfigError: a named directory does not exist.
+    """
     with Loader(config_directories(config_dir)) as loader:
         return loader.options(group)
 
 
 def completions(text: str, config_dir: ConfigDirectories = None) -> list[str]:
     """Return the completions of a partly typed override; see `completion`.
+
+    Args:
+        text: what has been typed of it.
+        config_dir: as for `load`.
 
     Raises:
         ConfigError: the config cannot be composed.
@@ -133,6 +160,10 @@ def completions(text: str, config_dir: ConfigDirectories = None) -> list[str]:
 
 def compose_name(overrides: Sequence[str] = (), config_dir: ConfigDirectories = None) -> str | None:
     """Return the name of the experiment that the overrides choose; None: none.
+
+    Args:
+        overrides: as for `load`.
+        config_dir: as for `load`.
 
     Raises:
         ConfigError: the config cannot be composed.
@@ -146,6 +177,10 @@ def compose_name(overrides: Sequence[str] = (), config_dir: ConfigDirectories = 
 def compose_yaml(overrides: Sequence[str] = (), config_dir: ConfigDirectories = None) -> str:
     """Return the composed config as YAML, its sweep not expanded, with interpolations of the environment as written.
 
+    Args:
+        overrides: as for `load`.
+        config_dir: as for `load`.
+
     Raises:
         ConfigError: it cannot be composed.
     """
@@ -157,6 +192,14 @@ def compose_yaml(overrides: Sequence[str] = (), config_dir: ConfigDirectories = 
 
 def explain(key: str, overrides: Sequence[str] = (), config_dir: ConfigDirectories = None) -> Mapping[str, Any]:
     """Describe a dotted key: its value and where that was written, its choices, unit and default.
+
+    Args:
+        key: such as `hyperparameters.epoch_count`, or the name of a group.
+        overrides: as for `load`.
+        config_dir: as for `load`.
+
+    Returns:
+        JSON values by name, as `config --explain --json` prints them.
 
     Raises:
         ConfigError: the key does not exist; names the nearest.
