@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tracking.sweeps import Lab, ShownSweep, complete, freeze, show
+from tests.tracking.sweeps import Lab, SyncedSweep, complete, freeze, synced_sweep
 from tunerun.ledger import Ledger
 from tunerun.tracking.address import parse_address
 from tunerun.tracking.store import Store
@@ -23,7 +23,7 @@ def made_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def finished(made_store: Path, tmp_path_factory: pytest.TempPathFactory) -> ShownSweep:
+def finished(made_store: Path, tmp_path_factory: pytest.TempPathFactory) -> SyncedSweep:
     """A finished sweep of three trials and its store: shared, so no test may write to either."""
 
     def fill(ledger: Ledger) -> Lab:
@@ -31,7 +31,7 @@ def finished(made_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Show
         complete(lab)
         return lab
 
-    return show(tmp_path_factory.mktemp("finished"), made_store, fill)
+    return synced_sweep(tmp_path_factory.mktemp("finished"), made_store, fill)
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ def content(uri: str, *, files: bool = True) -> Content:
     """
     store, all_runs = client(uri), runs(uri)
     ids = re.compile("|".join(run.info.run_id for run in all_runs) or "none")
-    found: Content = {}
+    every: Content = {}
     for run in all_runs:
         tags = run.data.tags
         identity = (
@@ -43,10 +43,10 @@ def content(uri: str, *, files: bool = True) -> Content:
             tags["tunerun.kind"],
             tags.get("tunerun.trial", tags.get("tunerun.key", "")),
         )
-        assert identity not in found, f"two runs for {identity}"
-        found[identity] = _run(store, run, files=files)
-        found[identity]["tags"] = {key: ids.sub("RUN", value) for key, value in tags.items()}
-    return found
+        assert identity not in every, f"two runs for {identity}"
+        every[identity] = _run(store, run, files=files)
+        every[identity]["tags"] = {key: ids.sub("RUN", value) for key, value in tags.items()}
+    return every
 
 
 def _run(store: Any, run: Any, *, files: bool) -> dict[str, Any]:
@@ -88,8 +88,8 @@ def _model(model: Any) -> dict[str, Any]:
 def experiment_tags(uri: str) -> dict[str, str]:
     """The tags of the store's experiments: views and notes, in which every run is called `RUN`."""
     ids = "|".join(run.info.run_id for run in runs(uri)) or "none"
-    found = client(uri).search_experiments()
-    tags = {f"{e.name} {key}": value for e in found for key, value in e.tags.items() if key != "tunerun.note"}
+    experiments = client(uri).search_experiments()
+    tags = {f"{e.name} {key}": value for e in experiments for key, value in e.tags.items() if key != "tunerun.note"}
     return {key: re.sub(ids, "RUN", value) for key, value in tags.items()}
 
 

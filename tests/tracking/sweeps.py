@@ -231,8 +231,8 @@ def complete(lab: Lab) -> None:
 
 
 @dataclass(frozen=True)
-class ShownSweep:
-    """A sweep that MLflow shows, for tests that only read; its ledger is closed.
+class SyncedSweep:
+    """A sweep and the MLflow store that is up to date with it, for tests that only read; its ledger is closed.
 
     Attributes:
         lab: the sweep.
@@ -243,11 +243,11 @@ class ShownSweep:
     uri: str
 
 
-def show(folder: Path, made_store: Path, fill: Callable[[Ledger], Lab]) -> ShownSweep:
+def synced_sweep(folder: Path, made_store: Path, fill: Callable[[Ledger], Lab]) -> SyncedSweep:
     """Fill a ledger and bring a copy of the store up to date with it."""
     shutil.copy(made_store, folder / "mlflow.db")
     with Ledger(folder / "runs" / "ledger.db") as ledger:
         lab = fill(ledger)
     tracker = Tracker(ledger.path, f"sqlite:///{folder / 'mlflow.db'}")
     assert tracker.sync().problem is None
-    return ShownSweep(lab, tracker.uri)
+    return SyncedSweep(lab, tracker.uri)

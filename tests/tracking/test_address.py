@@ -15,7 +15,7 @@ from tunerun.tracking.address import choose, parse_address
 
 
 def test_a_relative_store_is_made_absolute(tmp_path: Path) -> None:
-    """A SQLite path is taken from the current directory, and its artifacts stand beside it."""
+    """A SQLite path is taken from the current directory, and its artifacts are beside it."""
     address = parse_address("sqlite:///runs/mlflow.db", tmp_path)
     assert address.uri == f"sqlite:///{Path.cwd() / 'runs' / 'mlflow.db'}"
     assert address.artifacts == Path.cwd() / "runs" / "mlartifacts"

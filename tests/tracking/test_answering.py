@@ -19,7 +19,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as A
 
 @pytest.fixture
 def artifacts(tmp_path: Path) -> dict[str, Path]:
-    """The artifacts of a model whose base model is nowhere."""
+    """The artifacts of a model whose base model is not on this machine."""
     file = tmp_path / "model.json"
     packaged = PackagedModel(TemplateText(), GenerateOptions(stop_sequences=("\n",)), {"kind": "local"})
     file.write_text(packaged.text())
@@ -29,7 +29,7 @@ def artifacts(tmp_path: Path) -> dict[str, Path]:
 
 @pytest.mark.thorough
 @pytest.mark.parametrize(
-    ("given", "rows"),
+    ("model_input", "rows"),
     [
         (pandas.DataFrame({"a": ["x", None], "n": [1, 2]}), [{"a": "x", "n": 1}, {"a": None, "n": 2}]),
         (pandas.DataFrame({"a": [float("nan"), pandas.NA]}, dtype=object), [{"a": None}, {"a": None}]),
@@ -39,14 +39,14 @@ def artifacts(tmp_path: Path) -> dict[str, Path]:
         ([{"a": "x"}], [{"a": "x"}]),
     ],
 )
-def test_rows_come_in_every_form_that_mlflow_hands_on(given: Any, rows: list[dict[str, Any]]) -> None:
+def test_rows_come_in_every_form_that_mlflow_hands_on(model_input: Any, rows: list[dict[str, Any]]) -> None:
     """Whatever pandas calls missing is null."""
     from tunerun.tracking.packaged.answering import rows_of
 
-    assert rows_of(given) == rows
+    assert rows_of(model_input) == rows
 
 
-def test_a_base_model_that_is_nowhere_is_said_when_the_model_is_loaded(
+def test_a_base_model_that_is_missing_is_reported_when_the_model_is_loaded(
     artifacts: dict[str, Path], tmp_path: Path
 ) -> None:
     """With what to do about it."""

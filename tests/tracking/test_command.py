@@ -37,8 +37,8 @@ def test_json_is_all_there_is_on_stdout_beside_a_server(lab: Lab, uri: str) -> N
             done = tunerun("sync", "--json", *places, PYTHONIOENCODING=encoding)
             assert (done.returncode, done.stderr) == (0, b""), encoding
             assert set(json.loads(done.stdout)) == {"sweeps", "runs", "points"}
-        shown = content(f"http://127.0.0.1:{port}", files=False)
-    assert [shown[lab.sweep.id, "trial", str(trial)]["state"] for trial in range(2)] == ["FINISHED"] * 2
+        stored = content(f"http://127.0.0.1:{port}", files=False)
+    assert [stored[lab.sweep.id, "trial", str(trial)]["state"] for trial in range(2)] == ["FINISHED"] * 2
 
 
 def test_ui_starts_on_a_store_that_was_damaged(lab: Lab, uri: str) -> None:
@@ -46,11 +46,11 @@ def test_ui_starts_on_a_store_that_was_damaged(lab: Lab, uri: str) -> None:
     complete(lab)
     Path(uri.removeprefix("sqlite:///")).write_bytes(b"SQLite format 3\0 and then noise" * 100)
     with server(uri, port := free_port(), f"paths.runs={lab.ledger.path.parent}") as process:
-        shown = content(f"http://127.0.0.1:{port}", files=False)
+        stored = content(f"http://127.0.0.1:{port}", files=False)
         assert process.stderr is not None
         assert "made again, the old file kept as mlflow.db.replaced-" in process.stderr.readline()
-    assert len(shown) == 5
-    assert {run["state"] for run in shown.values()} == {"FINISHED", "FAILED"}
+    assert len(stored) == 5
+    assert {run["state"] for run in stored.values()} == {"FINISHED", "FAILED"}
 
 
 def test_the_link_leads_to_the_server_in_use(lab: Lab, uri: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -103,16 +103,16 @@ def test_a_large_adapter_is_copied_for_the_advised_point_alone(lab: Lab) -> None
     sweep = FrozenSweep(lab.ledger, lab.sweep.id)
     progress = lab.ledger.progress(lab.sweep.id)[0]
 
-    def shown(standing: Standing | None) -> LoggedModel:
+    def model_of(standing: Standing | None) -> LoggedModel:
         shared = SharedTrial([(sweep, lab.trials[0])], progress, is_interrupted=False, standing=standing)
         projection = trial_projection(lab.ledger, shared)
         assert projection is not None
         assert projection.model is not None
         return projection.model.render()
 
-    assert shown(None).package is None
-    assert shown(Standing("p0")).package is None
-    assert shown(Standing("p0", is_advised=True)).package is not None
+    assert model_of(None).package is None
+    assert model_of(Standing("p0")).package is None
+    assert model_of(Standing("p0", is_advised=True)).package is not None
 
 
 def test_a_model_that_was_logged_without_its_files_gets_them(lab: Lab, uri: str) -> None:
@@ -156,8 +156,8 @@ def test_packaging_does_not_load_the_engine() -> None:
         "import sys; from tunerun.tracking.packaged import writing; "
         "print({'torch', 'transformers', 'mlflow'} & set(sys.modules))"
     )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "set()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
 
 
 @pytest.mark.parametrize(

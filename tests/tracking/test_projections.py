@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from tests.tracking.content import artifact_json, artifacts, content, run_of
-from tests.tracking.sweeps import Lab, ShownSweep, freeze, grid
+from tests.tracking.sweeps import Lab, SyncedSweep, freeze, grid
 from tunerun.comparison import judge
 from tunerun.comparison.table import ComparisonTable
 from tunerun.job import EpochLoss, Failure, FailureKind, JobState, JobStatus, TrainedOn
@@ -22,7 +22,7 @@ from tunerun.tracking.run_projection import VALIDATION_EPOCH_LOSS, FrozenSweep, 
 from tunerun.tracking.trial import trial_projection
 
 
-def test_a_trial_shows_its_params_metrics_and_tags(finished: ShownSweep) -> None:
+def test_a_trial_shows_its_params_metrics_and_tags(finished: SyncedSweep) -> None:
     """A trial that went well shows what it was, how it went and what came out."""
     lab = finished.lab
     trial = content(finished.uri)[lab.sweep.id, "trial", "0"]
@@ -36,7 +36,7 @@ def test_a_trial_shows_its_params_metrics_and_tags(finished: ShownSweep) -> None
     }  # fmt: skip
     points = trial["points"]
     assert [step for step, _, _ in points["train/epoch_mean_loss"]] == [1, 2, 3]
-    assert {key: found[0][2] for key, found in points.items() if found[0][0] == 0} == {
+    assert {key: values[0][2] for key, values in points.items() if values[0][0] == 0} == {
         "validation/loss": 0.4, "train/seconds": 12.5, "tokens/train": 1200.0, "eval/exact_match": 1.0,
     }  # fmt: skip
     assert trial["tags"]["tunerun.tuned_model"] == f"tunedModels/t-{lab.trials[0].key[:8]}"
@@ -60,8 +60,8 @@ def test_a_trial_says_what_it_shared_and_why_it_stopped(lab: Lab, uri: str) -> N
     assert tags["tunerun.stopped_early"] == "after 1 of 2 held-out rows, worse than trial 2"
     assert not [name for name in content(uri)[lab.sweep.id, "trial", "0"]["points"] if name.startswith("eval/")]
     assert [tags[name] for name in names] == ["shared prefix", "1", f"2, {'f' * 12}"]
-    (found,) = [trial["trained_on"] for trial in _trials(lab) if "trained_on" in trial]
-    assert found == {"form": "shared prefix", "training_run": 1, "packed_with": [2, "f" * 12]}
+    (trained_on,) = [trial["trained_on"] for trial in _trials(lab) if "trained_on" in trial]
+    assert trained_on == {"form": "shared prefix", "training_run": 1, "packed_with": [2, "f" * 12]}
 
 
 def _trials(lab: Lab) -> list[dict[str, Any]]:
@@ -81,14 +81,14 @@ def test_one_name_is_one_number(lab: Lab, uri: str, is_done: bool) -> None:
         lab.measure(0, 1)
     Tracker(lab.ledger.path, uri).sync()
     [trial, *_] = judge(lab.ledger, lab.sweep).trials
-    shown = run_of(uri, "trial", 0).data.metrics
-    assert shown == pytest.approx(dict(trial.metrics))
+    metrics = run_of(uri, "trial", 0).data.metrics
+    assert metrics == pytest.approx(dict(trial.metrics))
     expected = {"train/mean_loss", "train/epoch_mean_loss"}
     measured = {"tokens/train", "train/seconds", "validation/loss", "eval/exact_match"}
-    assert set(shown) == (expected | measured if is_done else expected)
+    assert set(metrics) == (expected | measured if is_done else expected)
 
 
-def test_a_trial_shows_its_data_and_files(finished: ShownSweep) -> None:
+def test_a_trial_shows_its_data_and_files(finished: SyncedSweep) -> None:
     """Datasets carry our digest and their length, and the files are what was frozen."""
     lab = finished.lab
     trial = content(finished.uri)[lab.sweep.id, "trial", "0"]
@@ -108,7 +108,7 @@ def test_a_trial_shows_its_data_and_files(finished: ShownSweep) -> None:
     assert table["data"][1] == ["zwölf", "dreizehn", "dreizehn", True]
 
 
-def test_a_tuned_model_is_the_output_of_its_run(finished: ShownSweep) -> None:
+def test_a_tuned_model_is_the_output_of_its_run(finished: SyncedSweep) -> None:
     """The tuned model is a logged model whose weights are elsewhere, with its name and place."""
     lab = finished.lab
     [model] = content(finished.uri)[lab.sweep.id, "trial", "1"]["models"]
@@ -117,7 +117,7 @@ def test_a_tuned_model_is_the_output_of_its_run(finished: ShownSweep) -> None:
     assert model["tags"]["mlflow.model.isExternal"] == "true"
 
 
-def test_a_failed_trial_says_why(finished: ShownSweep) -> None:
+def test_a_failed_trial_says_why(finished: SyncedSweep) -> None:
     """A failed trial is FAILED, with the reason in its description, its traceback and the curve it had."""
     lab = finished.lab
     trial = content(finished.uri)[lab.sweep.id, "trial", "2"]
@@ -148,7 +148,7 @@ def test_the_validation_loss_is_a_curve_by_epoch(lab: Lab) -> None:
     losses = (EpochLoss(1, 0.9), EpochLoss(2, 0.7), EpochLoss(3, 0.8))
     lab.ledger.record(job, JobStatus(JobState.RUNNING, lab.curve(0, 9), validation=losses[:2]))
 
-    def shown() -> tuple[list[MetricPoint], str]:
+    def validation_curve() -> tuple[list[MetricPoint], str]:
         sweep = FrozenSweep(lab.ledger, lab.sweep.id)
         progress = lab.ledger.progress(lab.sweep.id)[0]
         projection = trial_projection(
@@ -157,12 +157,12 @@ def test_the_validation_loss_is_a_curve_by_epoch(lab: Lab) -> None:
         assert projection is not None
         return [p for p in projection.points if p.key == VALIDATION_EPOCH_LOSS], projection.tags["mlflow.note.content"]
 
-    first, _ = shown()
+    first, _ = validation_curve()
     assert [(point.step, point.value) for point in first] == [(1, 0.9), (2, 0.7)]
     lab.fail(0)
     job = lab.start(0)
     lab.ledger.record(job, JobStatus(JobState.SUCCEEDED, lab.curve(0, 12, 50.0), validation=losses))
-    again, note = shown()
+    again, note = validation_curve()
     assert again[:2] == first
     assert (again[2].step, again[2].value) == (3, 0.8)
     assert "overfitting after epoch 2" in note
@@ -178,7 +178,7 @@ def test_a_cancelled_trial_is_killed(lab: Lab, uri: str) -> None:
     assert trial["end"] is not None
 
 
-def test_a_baseline_shows_what_there_is_to_beat(finished: ShownSweep) -> None:
+def test_a_baseline_shows_what_there_is_to_beat(finished: SyncedSweep) -> None:
     """The base model has a run of its own with the same metrics and its answers."""
     lab = finished.lab
     base = content(finished.uri)[lab.sweep.id, "baseline", lab.trials[0].baselines[0]]
@@ -189,7 +189,7 @@ def test_a_baseline_shows_what_there_is_to_beat(finished: ShownSweep) -> None:
     assert list(base["artifacts"]) == ["predictions.json"]
 
 
-def test_the_sweep_shows_the_verdict(finished: ShownSweep) -> None:
+def test_the_sweep_shows_the_verdict(finished: SyncedSweep) -> None:
     """The sweep's own run says which trial to use, and holds the table of all and their curves."""
     lab = finished.lab
     sweep = content(finished.uri)[lab.sweep.id, "sweep", ""]

@@ -49,9 +49,9 @@ def promote(lab: Lab, uri: str) -> Callable[..., Result]:
 
 def document(finished: Result) -> dict[str, Any]:
     assert finished.exit_code == 0, finished.output + repr(finished.exception)
-    found = json.loads(finished.stdout)
-    assert isinstance(found, dict)
-    return found
+    printed = json.loads(finished.stdout)
+    assert isinstance(printed, dict)
+    return printed
 
 
 def versions(uri: str) -> list[Any]:
@@ -82,8 +82,8 @@ def test_the_advised_trial_becomes_a_version_that_says_what_it_is(
     assert json.loads(logged.tags["mlflow.modelVersions"]) == [{"name": "intents", "version": 1}]
     files = Path(logged.artifact_location.removeprefix("file://"))
     for line in version.tags["tunerun.files"].splitlines():
-        found, _, name = line.partition("  ")
-        assert hashlib.sha256((files / name).read_bytes()).hexdigest() == found, name
+        checksum, _, name = line.partition("  ")
+        assert hashlib.sha256((files / name).read_bytes()).hexdigest() == checksum, name
 
 
 def test_the_same_content_is_one_version_and_another_moves_the_alias(
@@ -108,14 +108,14 @@ def test_a_promotion_that_was_cut_short_is_finished_by_the_next(
     promote(lab.sweep.id, "--as", "intents")
     store = client(uri)
     store.delete_registered_model_alias("intents", "champion")
-    found = document(promote(lab.sweep.id, "--as", "intents", "--json"))
-    assert (found["version"], found["new"], found["before"]) == (1, False, None)
+    promoted = document(promote(lab.sweep.id, "--as", "intents", "--json"))
+    assert (promoted["version"], promoted["new"], promoted["before"]) == (1, False, None)
     store.delete_registered_model_alias("intents", "champion")
     store.delete_model_version("intents", "1")
     [output] = run_of(uri, "trial", 0).outputs.model_outputs
     store.finalize_logged_model(output.model_id, "FAILED")  # as good as one whose files are not all there
-    found = document(promote(lab.sweep.id, "--as", "intents", "--json"))
-    assert (found["version"], found["new"], found["before"]) == (2, True, None)  # MLflow gives no number twice
+    promoted = document(promote(lab.sweep.id, "--as", "intents", "--json"))
+    assert (promoted["version"], promoted["new"], promoted["before"]) == (2, True, None)  # MLflow gives no number twice
     assert [version.source for version in versions(uri)] == [f"models:/{output.model_id}"]
     assert str(store.get_logged_model(output.model_id).status) == "READY"
     assert len(store.search_logged_models([run_of(uri, "trial", 0).info.experiment_id])) == len(RIGHT)
@@ -141,11 +141,12 @@ def test_a_condition_that_does_not_hold_refuses_with_the_reason(
     )
     assert isinstance(finished.exception, LimitError)
     assert finished.exception.exit_code == 3
-    said = str(finished.exception)
+    message = str(finished.exception)
     assert (
-        f"trial 0 of {lab.sweep.id} was not promoted: eval/exact_match >= 95 %: it is 92 %; not tied: point 0" in said
+        f"trial 0 of {lab.sweep.id} was not promoted: eval/exact_match >= 95 %: it is 92 %; not tied: point 0"
+        in message
     )
-    assert "The verdict: Use point 0" in said
+    assert "The verdict: Use point 0" in message
     assert client(uri).search_registered_models() == []
 
 

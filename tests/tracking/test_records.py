@@ -11,7 +11,7 @@ import pytest
 
 from tests.tracking.content import artifacts, client, run_of, runs
 from tests.tracking.served import free_port, server
-from tests.tracking.sweeps import Lab, ShownSweep, complete, freeze, grid, show
+from tests.tracking.sweeps import Lab, SyncedSweep, complete, freeze, grid, synced_sweep
 from tunerun.comparison import judge
 from tunerun.comparison.table import ComparisonTable
 from tunerun.errors import NotFoundError, RecordError, TrackingError
@@ -34,7 +34,7 @@ def lab(ledger: Ledger) -> Lab:
 
 
 @pytest.fixture(scope="module")
-def shown(made_store: Path, tmp_path_factory: pytest.TempPathFactory) -> ShownSweep:
+def recorded(made_store: Path, tmp_path_factory: pytest.TempPathFactory) -> SyncedSweep:
     """The same, finished and shown in MLflow: shared, so no test may write to the ledger or the store."""
 
     def fill(ledger: Ledger) -> Lab:
@@ -42,7 +42,7 @@ def shown(made_store: Path, tmp_path_factory: pytest.TempPathFactory) -> ShownSw
         complete(lab)
         return lab
 
-    return show(tmp_path_factory.mktemp("recorded"), made_store, fill)
+    return synced_sweep(tmp_path_factory.mktemp("recorded"), made_store, fill)
 
 
 def synced(lab: Lab, uri: str) -> None:
@@ -56,7 +56,7 @@ def record_of(uri: str) -> list[str]:
 
 
 def table(ledger: Ledger) -> str:
-    """All that is said of the only sweep of a ledger."""
+    """The comparison table of the only sweep of a ledger, as JSON."""
     [sweep] = ledger.sweeps()
     return ComparisonTable.of(judge(ledger, sweep)).render("json")
 
@@ -67,10 +67,10 @@ def table_of(record: FetchedRecord, folder: Path) -> str:
         return table(again)
 
 
-def test_every_name_of_a_sweep_leads_to_its_record(shown: ShownSweep, tmp_path: Path) -> None:
+def test_every_name_of_a_sweep_leads_to_its_record(recorded: SyncedSweep, tmp_path: Path) -> None:
     """From a trial, a baseline, the sweep, its id, its experiment or a tuned model come the same files; of a trial also
     which one it is."""
-    uri, sweep = shown.uri, shown.lab.sweep
+    uri, sweep = recorded.uri, recorded.lab.sweep
     tuned = run_of(uri, "trial", 1).data.tags["tunerun.tuned_model"]
     named = {
         run_of(uri, "trial", 2).info.run_id: 2,
@@ -82,15 +82,15 @@ def test_every_name_of_a_sweep_leads_to_its_record(shown: ShownSweep, tmp_path: 
         tuned.removeprefix("tunedModels/"): 1,
     }
     for position, (reference, number) in enumerate(named.items()):
-        found = fetch(uri, reference, tmp_path / str(position))
-        assert (found.sweep, found.number) == (sweep.id, number), reference
-    with Ledger.open_read_only(shown.lab.ledger.path) as ledger:
-        assert table_of(found, tmp_path / "again") == table(ledger)
+        record = fetch(uri, reference, tmp_path / str(position))
+        assert (record.sweep, record.number) == (sweep.id, number), reference
+    with Ledger.open_read_only(recorded.lab.ledger.path) as ledger:
+        assert table_of(record, tmp_path / "again") == table(ledger)
 
 
-def test_a_record_has_each_set_once_and_no_place_of_this_machine(shown: ShownSweep) -> None:
+def test_a_record_has_each_set_once_and_no_place_of_this_machine(recorded: SyncedSweep) -> None:
     """The rows are not in any trial's run, whose description and tag say where they are; nor is a folder of here."""
-    uri, lab, folder = shown.uri, shown.lab, str(shown.lab.ledger.path.parent.parent)
+    uri, lab, folder = recorded.uri, recorded.lab, str(recorded.lab.ledger.path.parent.parent)
     sets = {digest for trial in lab.trials for digest in (trial.training, *trial.held_out.values())}
     assert record_of(uri) == sorted([*(f"examples/{each}.jsonl.gz" for each in sets), "record.json", "results.json.gz"])
     own = run_of(uri, "sweep").info.run_id
@@ -114,8 +114,8 @@ def test_a_run_that_is_killed_leaves_a_record(lab: Lab, uri: str, tmp_path: Path
         lab.start(0)
         synced(lab, uri)
         assert run_of(uri, "trial", 0).data.tags["tunerun.record"]
-        found = fetch(uri, lab.sweep.id, tmp_path / "killed")
-        assert not (found.folder / "results.json.gz").exists()
+        record = fetch(uri, lab.sweep.id, tmp_path / "killed")
+        assert not (record.folder / "results.json.gz").exists()
         lab.succeed(0)
         lab.measure(0, 1)
     for number in (1, 2):
@@ -126,11 +126,11 @@ def test_a_run_that_is_killed_leaves_a_record(lab: Lab, uri: str, tmp_path: Path
         if points:
             lab.ledger.open_test(lab.sweep.id, points, 1_760_000_100.0)
         synced(lab, uri)
-        found = fetch(uri, lab.sweep.id, tmp_path / str(len(results)))
-        assert table_of(found, found.folder.parent / "again") == table(lab.ledger)
-        results.add((found.folder / "results.json.gz").read_bytes())
+        record = fetch(uri, lab.sweep.id, tmp_path / str(len(results)))
+        assert table_of(record, record.folder.parent / "again") == table(lab.ledger)
+        results.add((record.folder / "results.json.gz").read_bytes())
     assert len(results) == 2
-    [opening] = json.loads(gzip.decompress((found.folder / "results.json.gz").read_bytes()))["openings"]
+    [opening] = json.loads(gzip.decompress((record.folder / "results.json.gz").read_bytes()))["openings"]
     assert opening["points"] == [0]
 
 
@@ -167,8 +167,8 @@ def test_a_sweep_without_a_verdict_has_a_record_all_the_same(ledger: Ledger, uri
     assert fetch(uri, run_of(uri, "trial", 0).info.run_id, tmp_path / "lost").number == 0
 
 
-def damaged(uri: str) -> None:
-    """One row of the training set is another one."""
+def damage(uri: str) -> None:
+    """Change one row of the training set."""
     [file] = [path for path in artifacts(run_of(uri, "sweep")) if b'"20"' not in _content(path) and _is_set(path)][:1]
     file.write_bytes(gzip.compress(_content(file).replace(b'"1"', b'"7"'), mtime=0))
 
@@ -181,7 +181,7 @@ def _content(path: Path) -> bytes:
     return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
 
 
-def test_what_cannot_be_fetched_is_said_in_words(lab: Lab, uri: str, tmp_path: Path) -> None:
+def test_a_record_that_cannot_be_fetched_says_why(lab: Lab, uri: str, tmp_path: Path) -> None:
     """A run that is not there, one of another program, one of an earlier tunerun, a file that changed, and no server."""
     complete(lab)
     synced(lab, uri)
@@ -196,7 +196,7 @@ def test_what_cannot_be_fetched_is_said_in_words(lab: Lab, uri: str, tmp_path: P
         with pytest.raises(NotFoundError, match=words) as refused:
             fetch(uri, reference, tmp_path / "none")
         assert name in str(refused.value)
-    damaged(uri)
+    damage(uri)
     with pytest.raises(
         RecordError, match=r"examples/[0-9a-f]+\.jsonl\.gz: its content does not match the SHA-256 in record\.json"
     ):

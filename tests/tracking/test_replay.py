@@ -16,7 +16,7 @@ import pytest
 
 from tests.ledger.old_projects import write_ledger
 from tests.tracking.content import client, content, experiment_tags, run_of, runs
-from tests.tracking.sweeps import Lab, ShownSweep, complete, freeze, grid
+from tests.tracking.sweeps import Lab, SyncedSweep, complete, freeze, grid
 from tunerun.job import JobState, JobStatus, Snapshot
 from tunerun.ledger import Ledger, Mark
 from tunerun.ledger.subjects import key_of_subject
@@ -80,7 +80,7 @@ def test_replaying_twice_adds_nothing(lab: Lab, uri: str) -> None:
     assert len(before) == 5
 
 
-def test_a_retried_trial_is_one_run_with_each_step_once(finished: ShownSweep) -> None:
+def test_a_retried_trial_is_one_run_with_each_step_once(finished: SyncedSweep) -> None:
     """Two attempts of a job share a run, whose curve has no step twice."""
     trial = content(finished.uri)[finished.lab.sweep.id, "trial", "1"]
     assert [step for step, _, _ in trial["points"]["train/mean_loss"]] == list(range(1, 13))
@@ -158,11 +158,11 @@ def test_a_trial_that_two_sweeps_share_is_one_run(ledger: Ledger, uri: str) -> N
     report = tracker.sync([second.sweep.id])
     assert report.problem is None
     for sweep, numbers in (("next-number-1", {"0", "1"}), ("next-number-2", {"0", "1", "2"})):
-        found = client(uri).search_runs(["1"], f"tags.`tunerun.sweep.{sweep}` != '' and tags.`tunerun.kind` = 'trial'")
-        assert {run.data.tags[f"tunerun.sweep.{sweep}"] for run in found} == numbers
-    shown = content(uri)
-    assert sorted(sweep for sweep, kind, _ in shown if kind == "trial") == ["next-number-2"] * 3
-    shared = shown["next-number-2", "trial", "2"]
+        own = client(uri).search_runs(["1"], f"tags.`tunerun.sweep.{sweep}` != '' and tags.`tunerun.kind` = 'trial'")
+        assert {run.data.tags[f"tunerun.sweep.{sweep}"] for run in own} == numbers
+    stored = content(uri)
+    assert sorted(sweep for sweep, kind, _ in stored if kind == "trial") == ["next-number-2"] * 3
+    shared = stored["next-number-2", "trial", "2"]
     assert shared["name"] == "t2 lr=0.001 ep=3"
     assert [step for step, _, _ in shared["points"]["train/mean_loss"]] == list(range(1, 13))
     assert "The same trial is trial 0 of `next-number-1`: one job, one run." in shared["tags"]["mlflow.note.content"]
@@ -187,7 +187,7 @@ def test_a_trial_that_a_later_sweep_measures_in_another_way_shows_that_measure(l
 
 
 def test_what_an_interrupted_sweep_left_open_is_closed_by_the_next_command(lab: Lab, uri: str) -> None:
-    """Killed without a last word, its runs are ended by whichever process starts next, and go on when it is run again."""
+    """The next process ends the runs of a killed one, and they are RUNNING again when the sweep is run again."""
     other = freeze(lab.ledger, "other-1", name="other")
     with held(lab.ledger.path.parent, lab.sweep.id):
         lab.start(0)
@@ -260,7 +260,7 @@ def test_the_runs_of_an_older_tunerun_are_taken_over(tmp_path: Path) -> None:
         assert list(ledger.marks("t", "old-71eb597b/")) == ["old-71eb597b/sweep/"]
 
 
-def test_a_subject_in_the_marks_names_its_trial(finished: ShownSweep) -> None:
+def test_a_subject_in_the_marks_names_its_trial(finished: SyncedSweep) -> None:
     """From a run id in MLflow the ledger finds the trial."""
     lab = finished.lab
     with Ledger.open_read_only(lab.ledger.path) as ledger:
@@ -296,7 +296,7 @@ def test_a_loss_that_is_infinite_is_shown_as_not_a_number(lab: Lab, uri: str) ->
 
 
 def test_a_sweep_without_a_verdict_is_shown_all_the_same(ledger: Ledger, uri: str) -> None:
-    """Where the metric that decides is lost, trials and answers are there, one line says why, and other sweeps go on."""
+    """Where the metric that decides is lost, trials and answers are there, one line says why, and other sweeps are sent."""
     lost = freeze(ledger, "lost-1", name="lost", metric="of_another_version")
     other = freeze(ledger, "other-1", name="other", created_at=time.time())
     for lab in (lost, other):
@@ -305,6 +305,6 @@ def test_a_sweep_without_a_verdict_is_shown_all_the_same(ledger: Ledger, uri: st
     assert report.problem is not None
     assert "MLflow has no verdict of the sweep lost-1" in report.problem
     assert "of_another_version" in report.problem
-    shown = content(uri)
-    assert "predictions.json" in shown["lost-1", "trial", "0"]["artifacts"]
-    assert "eval/exact_match" in shown["other-1", "trial", "0"]["points"]
+    stored = content(uri)
+    assert "predictions.json" in stored["lost-1", "trial", "0"]["artifacts"]
+    assert "eval/exact_match" in stored["other-1", "trial", "0"]["points"]

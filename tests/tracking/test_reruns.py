@@ -30,8 +30,8 @@ def synced(ledger: Ledger, uri: str) -> Tracker:
     return tracker
 
 
-def of_sweep(shown: Content, sweep: str) -> Content:
-    return {identity: run for identity, run in shown.items() if identity[0] == sweep}
+def of_sweep(every: Content, sweep: str) -> Content:
+    return {identity: run for identity, run in every.items() if identity[0] == sweep}
 
 
 def test_reruns_of_two_colleagues_have_runs_of_their_own(lab: Lab, uri: str, tmp_path: Path) -> None:
@@ -44,12 +44,12 @@ def test_reruns_of_two_colleagues_have_runs_of_their_own(lab: Lab, uri: str, tmp
     with Ledger(tmp_path / "ada" / "ledger.db") as ada, Ledger(tmp_path / "bob" / "ledger.db") as bob:
         labs = [rerun(ada, "ada", original), rerun(bob, "bob", original)]
         trackers = [synced(each.ledger, uri) for each in labs]
-        shown = content(uri)
-        assert of_sweep(shown, ORIGINAL) == before
-        assert {run["experiment"] for run in shown.values()} == {"next-number"}
+        stored = content(uri)
+        assert of_sweep(stored, ORIGINAL) == before
+        assert {run["experiment"] for run in stored.values()} == {"next-number"}
         ids = {original}
         for each, tracker in zip(labs, trackers, strict=True):
-            own = of_sweep(shown, each.sweep.id)
+            own = of_sweep(stored, each.sweep.id)
             assert sorted(kind for _, kind, _ in own) == ["baseline", "sweep", "trial"]
             assert own[each.sweep.id, "trial", "0"]["tags"]["tunerun.rerun_of"] == "RUN"
             [run_id] = tracker.run_ids(each.ledger, each.sweep.id).values()
@@ -66,12 +66,12 @@ def test_reruns_of_two_colleagues_have_runs_of_their_own(lab: Lab, uri: str, tmp
         for subject in bob.marks(trackers[1].name, ""):
             bob.set_mark(trackers[1].name, subject, Mark(None, {}))
         synced(bob, uri)
-        assert content(uri) == shown
+        assert content(uri) == stored
 
 
 @pytest.mark.parametrize("run_id", ["0" * 32, None])
 def test_a_rerun_of_what_this_store_does_not_have_names_it(ledger: Ledger, uri: str, run_id: str | None) -> None:
-    """Where the original is in another store its id is a tag, and the description has no link to nowhere."""
+    """Where the original is in another store its id is a tag, and the description has no link."""
     lab = rerun(ledger, "eve", run_id)
     tags = content(synced(ledger, uri).uri)[lab.sweep.id, "trial", "0"]["tags"]
     assert tags["tunerun.rerun_of"] == (run_id or ORIGINAL)
@@ -86,6 +86,6 @@ def test_a_rerun_in_the_ledger_of_the_original_is_another_run(lab: Lab, uri: str
     for sweep in (lab.sweep, again.sweep):
         run_id = tracker.run_ids(lab.ledger, sweep.id)[0]
         subject = lab.ledger.subject_of_run(run_id)
-        found = None if subject is None else sweep_of_subject(lab.ledger, subject)
-        assert found is not None
-        assert found.id == sweep.id
+        named = None if subject is None else sweep_of_subject(lab.ledger, subject)
+        assert named is not None
+        assert named.id == sweep.id

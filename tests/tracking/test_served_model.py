@@ -39,9 +39,9 @@ ROWS: list[dict[str, Any]] = [
 def promoted(*arguments: str) -> dict[str, Any]:
     finished = CliRunner().invoke(app, ["promote", *arguments, "--json"])
     assert finished.exit_code == 0, finished.output + repr(finished.exception)
-    found = json.loads(finished.stdout)
-    assert isinstance(found, dict)
-    return found
+    printed = json.loads(finished.stdout)
+    assert isinstance(printed, dict)
+    return printed
 
 
 @contextmanager

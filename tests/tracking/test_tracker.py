@@ -121,9 +121,9 @@ def test_a_new_store_can_be_opened_by_several_at_once(tmp_path: Path) -> None:
         )
         for name in ("a", "b")
     ]
-    said = [process.communicate(timeout=DEADLINE_S)[1] for process in started]
-    assert [process.returncode for process in started] == [0, 0], said
-    assert said == [b"", b""]
+    errors = [process.communicate(timeout=DEADLINE_S)[1] for process in started]
+    assert [process.returncode for process in started] == [0, 0], errors
+    assert errors == [b"", b""]
     assert len(runs(uri)) == 2
 
 

@@ -13,7 +13,7 @@ import pytest
 from tests.service.browser import CHROMIUM, DRIVER, MISSING, Browser, driver
 from tests.tracking.content import artifact_json, client, content, experiment_tags, run_of
 from tests.tracking.served import free_port, server
-from tests.tracking.sweeps import Lab, ShownSweep, complete, freeze, grid, show
+from tests.tracking.sweeps import Lab, SyncedSweep, complete, freeze, grid, synced_sweep
 from tunerun.examples import Example
 from tunerun.ledger import Ledger, Mark
 from tunerun.tracking import Tracker
@@ -38,9 +38,9 @@ def replicates(ledger: Ledger) -> Lab:
 
 
 @pytest.fixture(scope="module")
-def shown(made_store: Path, tmp_path_factory: pytest.TempPathFactory) -> ShownSweep:
+def synced_replicates(made_store: Path, tmp_path_factory: pytest.TempPathFactory) -> SyncedSweep:
     """The same, shown in MLflow: shared, so no test may write to the ledger or the store."""
-    return show(tmp_path_factory.mktemp("replicates"), made_store, two_points)
+    return synced_sweep(tmp_path_factory.mktemp("replicates"), made_store, two_points)
 
 
 def synced(lab: Lab, uri: str) -> Tracker:
@@ -62,9 +62,9 @@ def view(uri: str, key: str) -> dict[str, Any]:
     return state
 
 
-def test_the_view_has_what_the_sweep_varies_and_what_decides(shown: ShownSweep) -> None:
+def test_the_view_has_what_the_sweep_varies_and_what_decides(synced_replicates: SyncedSweep) -> None:
     """Columns, order, filter, charts and the grouping of seeds are inside the view, and the link only names it."""
-    uri, key = shown.uri, shown.lab.sweep.id
+    uri, key = synced_replicates.uri, synced_replicates.lab.sweep.id
     state = view(uri, key)
     assert state["selectedColumns"] == [
         "metrics.`eval/exact_match`", "tags.`tunerun.advised`", "tags.`tunerun.tied`", "params.`learning_rate`",
@@ -76,7 +76,7 @@ def test_the_view_has_what_the_sweep_varies_and_what_decides(shown: ShownSweep) 
     assert state["compareRunCharts"][0]["metricKey"] == "eval/exact_match"
     assert view(uri, f"{key}-answers")["groupBy"] is None
     assert tags_of_experiment(uri)["mlflow.experiment.primaryMetric.name"] == "eval/exact_match"
-    with Ledger.open_read_only(shown.lab.ledger.path) as ledger:
+    with Ledger.open_read_only(synced_replicates.lab.ledger.path) as ledger:
         link = Tracker(ledger.path, uri).link(ledger, key, "eval/exact_match")
     assert link == f"#/experiments/1/runs?workflowType=machine_learning&viewStateShareKey={key}"
 
@@ -106,13 +106,13 @@ def test_before_mlflow_has_the_view_the_link_sorts_by_what_decides(lab: Lab, uri
     assert link == f"#/experiments/1/runs?workflowType=machine_learning&{order}"
 
 
-def test_runs_say_where_the_verdict_puts_them(shown: ShownSweep) -> None:
+def test_runs_say_where_the_verdict_puts_them(synced_replicates: SyncedSweep) -> None:
     """Replicates share their point; the advised point and those tied with it are tags; a baseline is its own point."""
-    every, key = content(shown.uri), shown.lab.sweep.id
+    every, key = content(synced_replicates.uri), synced_replicates.lab.sweep.id
     tags = [every[key, "trial", str(number)]["tags"] for number in range(4)]
     assert [t["tunerun.point"] for t in tags] == ["p0 lr=0.001", "p0 lr=0.001", "p1 lr=0.0001", "p1 lr=0.0001"]
     assert [(t["tunerun.advised"], t["tunerun.tied"]) for t in tags] == [("yes", "yes")] * 2 + [("", "")] * 2
-    baseline = every[key, "baseline", shown.lab.trials[0].baselines[0]]
+    baseline = every[key, "baseline", synced_replicates.lab.trials[0].baselines[0]]
     assert baseline["tags"]["tunerun.point"] == "base"
     assert set(baseline["points"]) == {"eval/exact_match", "validation/loss"}
     sweep = every[key, "sweep", ""]
@@ -121,18 +121,18 @@ def test_runs_say_where_the_verdict_puts_them(shown: ShownSweep) -> None:
     assert {"report.html", "loss.png", "trials.json"} <= set(sweep["artifacts"])
 
 
-def test_measures_are_linked_to_the_model_and_the_held_out_set(shown: ShownSweep) -> None:
+def test_measures_are_linked_to_the_model_and_the_held_out_set(synced_replicates: SyncedSweep) -> None:
     """The logged model's own page says on which data set each metric was measured."""
-    [output] = run_of(shown.uri, "trial", 0).outputs.model_outputs
-    linked = {m.key: m.dataset_name for m in client(shown.uri).get_logged_model(output.model_id).metrics}
+    [output] = run_of(synced_replicates.uri, "trial", 0).outputs.model_outputs
+    linked = {m.key: m.dataset_name for m in client(synced_replicates.uri).get_logged_model(output.model_id).metrics}
     assert linked == {
         "eval/exact_match": "held_out", "validation/loss": "held_out", "tokens/train": None, "train/seconds": None,
     }  # fmt: skip
 
 
-def test_the_second_column_of_the_answers_is_the_answer(shown: ShownSweep) -> None:
+def test_the_second_column_of_the_answers_is_the_answer(synced_replicates: SyncedSweep) -> None:
     """MLflow groups tables by their first column and compares the second."""
-    run = run_of(shown.uri, "trial", 0)
+    run = run_of(synced_replicates.uri, "trial", 0)
     table = artifact_json(run, "predictions.json")
     assert table["columns"] == ["text_input", "answer", "expected", "exact_match"]
     assert (table["data"][0], table["data"][23]) == (["0 + 1", "1", "1", 1.0], ["23 + 1", "?", "24", 0.0])
