@@ -134,7 +134,7 @@ def _open_without_descriptors(path: str) -> None:
         except LedgerError as error:
             message += f"{error}\n"
     os.close(kept.pop())
-    Path(path).with_suffix(".said").write_text(message)
+    Path(path).with_suffix(".message").write_text(message)
 
 
 def _hold(path: Path) -> None:
@@ -150,7 +150,7 @@ def test_too_few_descriptors_are_said(tmp_path: Path) -> None:
     process = multiprocessing.get_context("spawn").Process(target=_open_without_descriptors, args=[str(path)])
     process.start()
     process.join()
-    lines = path.with_suffix(".said").read_text().splitlines()
+    lines = path.with_suffix(".message").read_text().splitlines()
     assert len(lines) == 3
     assert all("ulimit -n" in line for line in lines), lines
 

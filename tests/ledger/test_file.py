@@ -57,7 +57,7 @@ def check_kept(path: Path) -> None:
 
 
 def test_an_older_ledger_is_brought_up_to_date_with_everything_kept(tmp_path: Path) -> None:
-    """Plans, running jobs and curves of the first format are there, and go on."""
+    """Plans, running jobs and curves of the first format are there, and continue."""
     write_first_format(tmp_path / "l.db")
     check_kept(tmp_path / "l.db")
     raw = sqlite3.connect(tmp_path / "l.db")
@@ -177,9 +177,9 @@ def test_a_job_changes_hands_once(tmp_path: Path) -> None:
         job = ledger.intend(request(), "local", 1, sweep="a")
         assert ledger.adopt(job, "b")
         assert not ledger.adopt(job, "c")
-        known = ledger.job("k")
-        assert known is not None
-        assert known.sweep == "b"
+        recorded = ledger.job("k")
+        assert recorded is not None
+        assert recorded.sweep == "b"
 
 
 def test_spending_counts_what_was_accepted(tmp_path: Path) -> None:

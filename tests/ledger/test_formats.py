@@ -68,9 +68,9 @@ def test_every_format_is_read_by_every_command(
     """
     write_project(tmp_path, format_)
     sweep, model = SWEEPS[kept(format_)][1], MODELS[kept(format_)]
-    shown = printed(capsys, "status", "--sweep", sweep)
-    assert [trial["state"] for trial in shown["trials"]][:2] == ["SUCCEEDED", "SUCCEEDED"]
-    assert printed(capsys, "compare", "--sweep", sweep)["verdict"] == shown["verdict"]
+    status = printed(capsys, "status", "--sweep", sweep)
+    assert [trial["state"] for trial in status["trials"]][:2] == ["SUCCEEDED", "SUCCEEDED"]
+    assert printed(capsys, "compare", "--sweep", sweep)["verdict"] == status["verdict"]
     if format_ not in (WRITTEN[0], WRITTEN[-1]):
         return
     answered = printed(capsys, "predict", "--run", model, "text_input=3")

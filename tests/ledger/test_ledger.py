@@ -186,9 +186,9 @@ def test_answers_are_kept_as_first_recorded(ledger: Ledger) -> None:
     assert losses.losses == (0.5, 1e-7)
     assert ledger.answers("k", "d1", "other") is None
     assert ledger.answered_at("k", "d1", ASKED) == first.created_at
-    known = {("k", "d1", ASKED): first, ("b", "d1", LOSSES): losses}
-    assert ledger.answers_of_sweep("x-1") == known
-    assert ledger.answered("x-1") == known.keys()
+    expected = {("k", "d1", ASKED): first, ("b", "d1", LOSSES): losses}
+    assert ledger.answers_of_sweep("x-1") == expected
+    assert ledger.answered("x-1") == expected.keys()
 
 
 def test_openings_of_a_test_set_are_kept_in_their_order(ledger: Ledger) -> None:
@@ -226,10 +226,10 @@ def test_a_newer_ledger_is_refused(tmp_path: Path) -> None:
 def test_a_damaged_ledger_is_reported_and_left_alone(tmp_path: Path) -> None:
     """A file that is not a ledger is named and keeps its bytes."""
     file = tmp_path / "l.db"
-    file.write_bytes(b"this is no database" * 100)
+    file.write_bytes(b"this is not a database" * 100)
     with pytest.raises(LedgerError, match=r"l.db: file is not a database; the file was not changed"):
         Ledger(file)
-    assert file.read_bytes() == b"this is no database" * 100
+    assert file.read_bytes() == b"this is not a database" * 100
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:

@@ -76,9 +76,9 @@ def test_a_location_is_stored_relative_to_the_runs_folder(tmp_path: Path) -> Non
             ledger.record(job.id, JobStatus(JobState.SUCCEEDED, tuned_model=TunedModel(f"x-{key}", BASE, place, "00")))
     (tmp_path / "old").rename(tmp_path / "new")
     with Ledger.open_read_only(tmp_path / "new" / "ledger.db") as ledger:
-        found = [known.tuned_model for key in places if (known := ledger.job(key)) is not None]
+        models = [recorded.tuned_model for key in places if (recorded := ledger.job(key)) is not None]
     moved = str(tmp_path / "new" / "tuned_models" / "a")
-    assert [tuned and (tuned.location, tuned.weights) for tuned in found] == [
+    assert [tuned and (tuned.location, tuned.weights) for tuned in models] == [
         (place, "00") for place in (moved, places["b"], places["c"])
     ]
 
@@ -127,7 +127,7 @@ def empty_record(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("harm", "said"),
+    ("harm", "message"),
     [
         (shutil.rmtree, r"tuned_models/old-\w+ is missing"),
         (delete_weights, r"adapter_model.safetensors is missing"),
@@ -138,7 +138,7 @@ def empty_record(folder: Path) -> None:
     ],
 )
 def test_an_adapter_that_is_missing_or_changed_is_named(
-    project: Path, capsys: pytest.CaptureFixture[str], harm: Callable[[Path], None], said: str
+    project: Path, capsys: pytest.CaptureFixture[str], harm: Callable[[Path], None], message: str
 ) -> None:
     """`status`, `compare`, `run` and `predict` say which and how to make it again, each in one line."""
     name = name_in(project / "runs")
@@ -146,10 +146,10 @@ def test_an_adapter_that_is_missing_or_changed_is_named(
     for command in (["status", "name=old"], ["compare", "name=old"], ["run", *OVERRIDES, "seed=0"]):
         (line,) = printed(capsys, *command)["faults"]
         assert line.startswith("trial 0: ")
-        with pytest.raises(NotFoundError, match=said):
+        with pytest.raises(NotFoundError, match=message):
             raise NotFoundError(line)
         assert line.endswith("--fresh")
-    with pytest.raises(NotFoundError, match=f"--run {name}: .*{said}.*to make it again: .*--fresh"):
+    with pytest.raises(NotFoundError, match=f"--run {name}: .*{message}.*to make it again: .*--fresh"):
         app(["predict", "--run", name, "text_input=3"], standalone_mode=False)
 
 
@@ -212,9 +212,9 @@ def test_a_live_runs_folder_is_copied(tmp_path: Path) -> None:
         writer.record(job.id, JobStatus(JobState.FAILED))
     assert holder_of(copy, "x-1") is None
     with held(copy, "x-1"), Ledger(copy / "ledger.db") as copied:
-        known = copied.job("k")
-        assert known is not None
-        assert known.state is JobState.SUBMITTING
-        copied.submitted(known.id, JobRef("local", "1"))
+        recorded = copied.job("k")
+        assert recorded is not None
+        assert recorded.state is JobState.SUBMITTING
+        copied.submitted(recorded.id, JobRef("local", "1"))
     with Ledger.open_read_only(runs / "ledger.db") as original:
         assert [each.state for each in original.jobs("k")] == [JobState.FAILED]

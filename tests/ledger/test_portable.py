@@ -413,14 +413,14 @@ def test_commands_read_a_restored_ledger(
     portable_files(sweep.ledger, sweep.sweep, tmp_path / "record")
     restored(tmp_path / "record", tmp_path / "again" / "ledger.db")
     monkeypatch.chdir(tmp_path)
-    said = []
+    documents = []
     for runs in ("made", "again"):
         for command in ("compare", "status"):
             with pytest.raises(SystemExit) as ended:
                 app([command, "--sweep", sweep.sweep.id, f"paths.runs={runs}", "--json"])
             assert ended.value.code in (0, 1)
-            said.append(json.loads(capsys.readouterr().out))
-    assert said[:2] == said[2:]
+            documents.append(json.loads(capsys.readouterr().out))
+    assert documents[:2] == documents[2:]
 
 
 def test_rows_come_out_as_they_went_in_whatever_is_in_them(tmp_path: Path) -> None:

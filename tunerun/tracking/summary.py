@@ -233,7 +233,12 @@ class Summary:
 
 
 def line_of(sweep: SweepRecord, mark: Mark) -> SweepLine | None:
-    """What an experiment's note says of a sweep, by the sweep's mark; None: nothing was said of it yet."""
+    """Return the line of a sweep in its experiment's note, from the sweep's mark; None: the sweep has no verdict yet.
+
+    Args:
+        sweep: its record.
+        mark: of its own run.
+    """
     sentence = mark.document.get(_SENTENCE)
     if sentence is None:
         return None
@@ -242,7 +247,7 @@ def line_of(sweep: SweepRecord, mark: Mark) -> SweepLine | None:
 
 
 def _standings(sweep: FrozenSweep, verdict: Verdict) -> dict[str, list[Any]]:
-    """The fields of each trial's `Standing`, by the trial's number as text, as a JSON object has its keys."""
+    """Return the fields of each trial's `Standing`, by the trial's number as text, as a JSON object has its keys."""
     standings: dict[str, list[Any]] = {}
     for point in verdict.points:
         members = [verdict.trials[position].record for position in point.trials]
@@ -254,12 +259,13 @@ def _standings(sweep: FrozenSweep, verdict: Verdict) -> dict[str, list[Any]]:
 
 
 def verdict_key(metric: str) -> str:
-    """The metric of a sweep's own run, such as `verdict/exact_match`: its chart of one bar comes last on the page."""
+    """Return the name of the deciding metric on a sweep's own run, such as `verdict/exact_match`."""
+    # MLflow groups charts by what is before the slash, in the order of the alphabet: this one, of one bar, comes last.
     return f"verdict/{metric.partition('/')[2].replace('/', '_')}"
 
 
 def _trials_table(sweep: FrozenSweep, verdict: Verdict) -> str:
-    """All trials and baselines as the JSON of a table, in the form that MLflow's page shows."""
+    """Return all trials and baselines as the JSON of a table, in the form that MLflow's page shows."""
     first = [verdict.metric] if verdict.metric else []
     metrics = [*first, *sorted({name for trial in verdict.trials for name in trial.metrics} - set(first))]
     columns = ["run", "state", *metrics, "tuned_model", "overrides", "advice"]

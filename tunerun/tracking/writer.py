@@ -143,6 +143,7 @@ class Tracker:
         return None
 
     def _is_run(self, sweep_id: str) -> bool:
+        # Not by its lock, which this process still holds while the last replay closes what was interrupted.
         if sweep_id == self._sweep_id:
             return not self._closing.is_set()
         return holder_of(self._ledger_path.parent, sweep_id) is not None
