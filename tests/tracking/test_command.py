@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -30,6 +31,8 @@ def tunerun(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
 
 def test_json_is_all_there_is_on_stdout_beside_a_server(lab: Lab, uri: str) -> None:
     """With an http tracking URI stdout holds the document alone, whatever its encoding, and every run arrives."""
+    # Lists the fonts once for all processes: where that takes more than 5 s, Matplotlib says so on stderr.
+    importlib.import_module("matplotlib.font_manager")
     with server(uri, port := free_port()):
         for trial, encoding in enumerate(("utf-8", "ascii")):
             lab.finish(trial)

@@ -142,7 +142,7 @@ class Store:
             return [(e.experiment_id, e.name) for e in newest if e.experiment_id != "0"]  # 0: MLflow's own `Default`
 
     def runs(self, experiment_id: str) -> list[StoredRun]:
-        """Return all runs of tunerun in an experiment, those that a person deleted last; the oldest first."""
+        """Return all runs of tunerun in an experiment, the oldest first, and last those that a person deleted."""
         runs: list[StoredRun] = []
         token = None
         with self.connection.client() as client:

@@ -76,6 +76,7 @@ _PORTABLE = "2"
 """The version of files that never change; those of version 1 named places of the machine."""
 
 _PARAM_CHARACTERS = 250
+"""Longest value of a param. Our choice: MLflow takes 6,000 (3.18.0)."""
 
 _STATES = {
     JobState.RUNNING: RunState.RUNNING,
@@ -112,6 +113,7 @@ def trial_projection(ledger: Ledger, shared: SharedTrial) -> RunProjection | Non
     inputs += [each.on for each in answers if each.held_out == TEST]
 
     name = run_name(trial.number, len(sweep.trials), sweep.varied, trial.overrides, trial.config)
+    # Not the rows: they are once in the record of the sweep's run, which the tag `tunerun.record` names.
     artifacts: dict[str, RunPart[Content]] = {
         "experiment.yaml": RunPart(_PORTABLE, lambda: _yaml(sweep.places.config(trial.config))),
         "overrides.txt": RunPart(_PORTABLE, lambda: "".join(f"{line}\n" for line in override_lines(sweep, trial))),
@@ -271,6 +273,7 @@ def _note(shared: SharedTrial, job: JobRecord, curve: Sequence[Snapshot], losses
     if job.state.is_finished and curve:
         lines[0] += f". Loss curve: {advise(epoch_means(curve), losses, keeps_best=KEPT_EPOCH in job.metrics).text}."
     if job.failure is not None:
+        # MLflow cuts the note, a tag, after 8,000 characters (3.18.0); the whole traceback is an artifact.
         lines += [f"Failed ({job.failure.kind}):", "", *fenced(job.failure.message[:2000]), ""]
     lines += [*(f"- `{line}`" for line in override_lines(sweep, trial)), ""]
     if len(shared.members) > 1:

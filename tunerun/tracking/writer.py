@@ -70,8 +70,14 @@ class Tracker:
         self.name = address.name
         self.problem: str | None = None
         self._ledger_path = ledger_path
-        self.store = Store(address, before_new=self._void_marks)
         self._was_rebuilt = False
+
+        def void_marks() -> None:
+            # In a connection of its own: the store is opened by whichever thread uses it first.
+            with Ledger(ledger_path) as ledger:
+                self._was_rebuilt = ledger.void_marks(self.name) > 0 or self._was_rebuilt
+
+        self.store = Store(address, before_new=void_marks)
         self._interval_s = interval_s
         self._sweep_id: str | None = None
         self._closing = threading.Event()
@@ -147,10 +153,6 @@ class Tracker:
         if sweep_id == self._sweep_id:
             return not self._closing.is_set()
         return holder_of(self._ledger_path.parent, sweep_id) is not None
-
-    def _void_marks(self) -> None:
-        with Ledger(self._ledger_path) as ledger:
-            self._was_rebuilt = ledger.void_marks(self.name) > 0 or self._was_rebuilt
 
     @property
     def server(self) -> str | None:
