@@ -65,11 +65,6 @@ class EnginePool:
         return sum(each.calls_waiting for each in self._queues)
 
     @property
-    def load(self) -> int:
-        """Number of jobs, calls and prompts that are queued or running."""
-        return sum(each.load for each in self._queues)
-
-    @property
     def refusal(self) -> str | None:
         """Why the last attempt to start an engine failed; None: all engines start."""
         return next((each.refusal for each in self._queues if each.refusal is not None), None)
