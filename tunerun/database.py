@@ -217,7 +217,15 @@ class DatabaseFile:
         self._connection.executemany(statement, rows)
 
     def rows(self, query: str, parameters: Sequence[object] = ()) -> list[sqlite3.Row]:
-        """Return all rows of a query."""
+        """Return all rows of a query.
+
+        Args:
+            query: may have placeholders.
+            parameters: their values.
+
+        Raises:
+            LedgerError: the file is damaged, busy, or cannot be read.
+        """
         try:
             return self._connection.execute(query, parameters).fetchall()
         except sqlite3.Error as error:

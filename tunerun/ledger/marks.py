@@ -52,7 +52,13 @@ class MarkTable:
         return {r["subject"]: Mark(r["run_id"], load(r["document"])) for r in rows}
 
     def set_mark(self, tracker: str, subject: str, mark: Mark) -> None:
-        """Record the mark of a subject."""
+        """Record the mark of a subject, in the place of an earlier one.
+
+        Args:
+            tracker: the name of the tracker.
+            subject: from `tunerun.ledger.subjects`.
+            mark: what was sent by now.
+        """
         with self._file.transaction():
             self._file.write(
                 "INSERT OR REPLACE INTO mark VALUES (?, ?, ?, ?)", [tracker, subject, mark.run_id, dump(mark.document)]

@@ -179,7 +179,14 @@ class TransferTable:
         openings: Iterable[Opening],
         agreements: Iterable[WholeAgreement] = (),
     ) -> None:
-        """Record the results of a restored plan, in one transaction."""
+        """Record the results of a restored plan, in one transaction.
+
+        Args:
+            jobs: with their curves.
+            answers: to sets that the plan names.
+            openings: of its test set, also by sweeps that the ledger does not have.
+            agreements: of its judges with people.
+        """
         with self._file.transaction():
             for job in jobs:
                 columns = [

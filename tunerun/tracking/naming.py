@@ -66,7 +66,13 @@ def point_name(
 
 
 def padded(letter: str, number: int, count: int) -> str:
-    """Return a letter and a number padded to the width of the largest number, so that names sort."""
+    """Return a letter and a number, padded so that names sort.
+
+    Args:
+        letter: the first character of the name.
+        number: from 0.
+        count: how many numbers there are; the largest one gives the width.
+    """
     return letter + str(number).zfill(len(str(max(count - 1, 0))))
 
 
@@ -111,7 +117,16 @@ def label(key: str) -> str:
 
 
 def value_of(key: str, overrides: Mapping[str, Scalar], config: Mapping[str, Any]) -> Scalar:
-    """Return a trial's value of a dotted key: its override, else its config's value; None for a list or a section."""
+    """Return a trial's value of a dotted key: its override, else its config's value.
+
+    Args:
+        key: dotted.
+        overrides: of the trial, by dotted key.
+        config: of the trial.
+
+    Returns:
+        None: the value is null, a list or a section, or the config does not have the key.
+    """
     if key in overrides:
         return overrides[key]
     value = dotted_keys.get(config, key)

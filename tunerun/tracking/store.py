@@ -271,7 +271,16 @@ class Store:
                 client.update_run(run_id, state)
 
     def log_model(self, experiment_id: str, run_id: str, model: LoggedModel) -> str:
-        """Log a tuned model as the output of a run, and return its id: `tunerun.tracking.logged_models`."""
+        """Log a tuned model as the output of a run; see `logged_models.log_model`.
+
+        Args:
+            experiment_id: of the run.
+            run_id: the run that made the model.
+            model: what to log.
+
+        Returns:
+            The id of the logged model.
+        """
         with self.connection.client() as client:
             return log_model(client, experiment_id, run_id, model)
 
