@@ -339,8 +339,8 @@ class Loop:
         if status.snapshots or status.state is not JobState.RUNNING:
             entry.stepped_at, entry.is_stalled = now, False
         elif now - entry.stepped_at > self._config.stall_after_s and not entry.is_stalled:
-            # Reported and no more: services have kept jobs RUNNING for hours without a step (hosted tuning at Vertex
-            # and Fireworks, reports read 2026-11-22), but a slow one is no reason to lose what is paid for.
+            # Reported and not cancelled: hosted jobs have been RUNNING for hours without a step (reports on Vertex and
+            # Fireworks, read 2026-11-22), but cancelling one that is only slow would lose what was paid for.
             entry.is_stalled = True
             self._progress.note(
                 f"trial {entry.trial.number} has stalled: no new step for {now - entry.stepped_at:.0f} s, at step "
