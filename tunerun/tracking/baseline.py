@@ -15,6 +15,7 @@ from tunerun.tracking.run_projection import (
     NOTE_TAG,
     ONCE,
     FrozenSweep,
+    Input,
     RunPart,
     RunProjection,
     RunState,
@@ -54,20 +55,8 @@ def baseline_projection(
             by_set[name] = scored
     answers = list(by_set.values())
 
-    measures: list[SingleMetric] = []
-    if LOSS in baseline.estimates:
-        # The base model's own loss, as the first job that was done measured it: that never changes any more.
-        losses = [
-            (job.finished_at, job.id, job.metrics[BASE_LOSS])
-            for key in dict.fromkeys(member.key for member in members)
-            for job in ledger.jobs(key)
-            if BASE_LOSS in job.metrics and job.finished_at is not None
-        ]
-        if losses:
-            finished_at, _, loss = min(losses)
-            measures = single_metrics({LOSS: loss}, finished_at, held_out)
+    measures = _base_loss(ledger, members, held_out) if LOSS in baseline.estimates else []
     measures += [measure for each in answers for measure in each.measures()]
-
     start_ms = milliseconds(sweep.record.created_at)
     trials = ", ".join(str(m.number) for m in members[:_MAX_NAMED])
     return RunProjection(
@@ -98,3 +87,17 @@ def baseline_projection(
         inputs=None if held_out is None else RunPart(ONCE, lambda: [held_out]),
         artifacts={each.file: each.table for each in answers},
     )
+
+
+def _base_loss(ledger: Ledger, members: Sequence[TrialRecord], on: Input | None) -> list[SingleMetric]:
+    # Each job of a base model measures its loss. The first one's is shown: that never changes any more.
+    losses = [
+        (job.finished_at, job.id, job.metrics[BASE_LOSS])
+        for key in dict.fromkeys(member.key for member in members)
+        for job in ledger.jobs(key)
+        if BASE_LOSS in job.metrics and job.finished_at is not None
+    ]
+    if not losses:
+        return []
+    finished_at, _, loss = min(losses)
+    return single_metrics({LOSS: loss}, finished_at, on)
