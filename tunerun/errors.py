@@ -170,7 +170,10 @@ def first_line(error: Exception) -> str:
 
 def close_name(name: str, names: Iterable[str]) -> str | None:
     """Return the name that is most similar to an unknown one; None: none is similar."""
-    return next(iter(difflib.get_close_matches(name, list(names), n=1)), None)
+    names = list(names)
+    # `epochs` shares too few letters with `epoch_count`, but has one of its words.
+    with_word = (each for each in names if name.removesuffix("s") in each.split("_"))
+    return next(iter(difflib.get_close_matches(name, names, n=1)), None) or next(with_word, None)
 
 
 def did_you_mean(name: str, names: Sequence[str]) -> str:

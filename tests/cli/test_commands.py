@@ -136,6 +136,10 @@ def test_bad_input_is_one_line_and_starts_nothing(
         (["plan", "hydra/launcher=ray", "name=x"], "choose where to run with backend=..."),
         (["run", "=3"], "this is not an override in Hydra's grammar; write key=value"),
         (["config", "--explain", "seeed"], "seeed: no such key; did you mean 'seed'?"),
+        (
+            ["config", "--explain", "epoch_count"],
+            "epoch_count: no such key; did you mean 'hyperparameters.epoch_count'?",
+        ),
         (["rnu"], "No such command 'rnu'"),
         (["plan", "--jsn"], "No such option"),
     ],

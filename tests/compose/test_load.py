@@ -108,6 +108,9 @@ def test_relative_folders_become_absolute(tmp_path: Path) -> None:
         (["sweep.axes.seed=1,2"], ["sweep.axes.seed=1,2: write seed=1,2 to add or replace that axis"]),
         (["name=Foo Bar!"], ["'name': this is not an override in Hydra's grammar; write key=value, and quote a value that has spaces, commas, braces or letters beyond ASCII"]),
         (["datset.limit=3"], ["command line: datset: unknown key 'datset'; did you mean 'dataset'?"]),
+        (["epoch_count=3"], ["command line: epoch_count: unknown key 'epoch_count'; did you mean 'hyperparameters.epoch_count'?"]),
+        (["model.zzz=3"], ["command line: model.zzz: unknown key 'zzz'; known keys: name, source"]),
+        (["support"], ["'support': this is not an override in Hydra's grammar; write key=value, such as experiment=NAME or dataset.path=FILE"]),
         (["tracking.kind=wandb"], ["command line: tracking.kind: must be one of 'mlflow' or 'none'"]),
     ],
 )  # fmt: skip
@@ -140,8 +143,9 @@ def test_a_mistake_in_a_yaml_is_found_with_its_line() -> None:
     )
     with pytest.raises(ConfigError, match=r"conf/experiment/bad.yaml:4: seed: must be 0 or more, not -1") as caught:
         load(["experiment=bad"])
-    assert "conf/experiment/bad.yaml:6: hyperparameters.epochs: unknown key 'epochs'; known keys: epoch_count" in str(
-        caught.value
+    assert (
+        "conf/experiment/bad.yaml:6: hyperparameters.epochs: unknown key 'epochs'; did you mean 'epoch_count'?"
+        in str(caught.value)
     )
 
 

@@ -15,8 +15,8 @@ from tunerun import dotted_keys
 from tunerun.compose.environment import with_marks
 from tunerun.compose.loader import Loader
 from tunerun.compose.source import GLOBAL_GROUPS
-from tunerun.compose.validation import fields_at, members_of, models_in
-from tunerun.errors import ConfigError, did_you_mean
+from tunerun.compose.validation import fields_at, members_of, models_in, near_key
+from tunerun.errors import ConfigError
 from tunerun.redaction import redact
 from tunerun.schema import WORKED_OUT, Choices, Experiment
 
@@ -54,7 +54,7 @@ def explanation(loader: Loader, overrides: Sequence[Override], key: str) -> dict
         above, part = location[:depth], location[depth]
         names = [name for name in fields_at(Experiment, above) if above or name not in WORKED_OUT]
         names += [group for group in loader.groups() if not above and group not in names]
-        raise ConfigError(f"{key}: no such key; {did_you_mean(part, names) or 'known keys: ' + ', '.join(names)}")
+        raise ConfigError(f"{key}: no such key; {near_key(Experiment, above, part, names)}")
     fields = [each.field for each in key_fields]
     listed = [each for field in fields for each in field.metadata if isinstance(each, Choices)]
     summaries = {name: summary for choices in listed for name, summary in choices.summaries().items()}

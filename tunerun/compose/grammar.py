@@ -77,11 +77,11 @@ def parse(parser_: OverridesParser, text: str) -> Override:
         if unknown := re.search(r"Unknown function '(\w+)'", str(error)):
             functions = ", ".join(sorted(parser_.functions.definitions))
             raise ConfigError(f"{key}: unknown function {unknown[1]}; functions: {functions}") from error
+        advice = "and quote a value that has spaces, commas, braces or letters beyond ASCII: 'key=\"two words\"'"
+        if "=" not in text:
+            advice = "such as experiment=NAME or dataset.path=FILE"
         # Hydra's own message prints the whole override, whose value may be a secret.
-        raise ConfigError(
-            f"{key}: this is not an override in Hydra's grammar; write key=value, and quote a value that has "
-            "spaces, commas, braces or letters beyond ASCII: 'key=\"two words\"'"
-        ) from error
+        raise ConfigError(f"{key}: this is not an override in Hydra's grammar; write key=value, {advice}") from error
     except RecursionError as error:
         raise ConfigError(f"{key}: is nested too deeply; put it into a YAML") from error
 

@@ -61,7 +61,10 @@ def validate(
     # Through JSON, so that strict mode takes lists for tuples, and the config is known to have a digest.
     text = json.dumps(raw)
     missing = missing_keys(raw) if '"???"' in text else []
-    problems.extend((location, "is missing; give it a value") for location in missing)
+    problems.extend(
+        (key, f"is missing; give it a value: {'.'.join(key)}=VALUE, or an experiment that has one: experiment=NAME")
+        for key in missing
+    )
     try:
         validated = model.model_validate_json(text)
     except ValidationError as error:
@@ -105,8 +108,7 @@ def _message(model: type[BaseModel], detail: Mapping[str, Any], groups: Sequence
     if kind == "extra_forbidden":
         above = detail["loc"][:-1]
         keys = fields_at(model, above) if above else sorted({*fields_at(model, ()), *groups})
-        hint = did_you_mean(str(detail["loc"][-1]), keys) or f"known keys: {', '.join(keys)}"
-        return f"unknown key {detail['loc'][-1]!r}; {hint}"
+        return f"unknown key {detail['loc'][-1]!r}; {near_key(model, above, str(detail['loc'][-1]), keys)}"
     if kind in ("missing", "union_tag_not_found"):
         return "is missing; give it a value"
     if kind in ("literal_error", "union_tag_invalid"):
@@ -123,6 +125,22 @@ def _message(model: type[BaseModel], detail: Mapping[str, Any], groups: Sequence
     # Numbers are shown; text is not, since it may be a key that was pasted into the wrong place.
     is_shown = text is not None and isinstance(value, int | float) and kind != "finite_number"
     return f"{message}, not {value}" if is_shown else message
+
+
+def near_key(model: type[BaseModel], above: Sequence[str | int], name: str, names: Sequence[str]) -> str:
+    """Return which key may be meant by an unknown one: a key of one of the sections, a similar name, or all names.
+
+    Args:
+        model: of the whole config.
+        above: the location of the section in which the key is unknown.
+        name: the unknown key.
+        names: of the keys of that section.
+    """
+    # `epoch_count=3` lacks its section.
+    sections = [] if above else [section for section in model.model_fields if name in fields_at(model, [section])]
+    if len(sections) == 1:
+        return f"did you mean '{sections[0]}.{name}'?"
+    return did_you_mean(name, names) or f"known keys: {', '.join(names)}"
 
 
 def fields_at(model: type[BaseModel], location: Sequence[str | int]) -> list[str]:
