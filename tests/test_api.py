@@ -15,7 +15,7 @@ import pytest
 import tunerun
 from tests.comparison import verdicts
 from tests.experiments import planned
-from tests.test_runner import SWEEP, right_when_tuned, run_on
+from tests.scripted import SWEEP, right_when_tuned, run_on
 from tunerun.backends.local import LocalSection
 from tunerun.errors import BackendError, NotFoundError, TemplateError
 from tunerun.generation import GenerateOptions

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.experiments import overrides, planned
-from tests.test_runner import run_on
+from tests.scripted import run_on
 from tunerun.compose import load
 from tunerun.errors import ConfigError
 from tunerun.job import Failure, FailureKind

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.experiments import HELD_OUT, planned, write_rows
-from tests.test_runner import run_on
+from tests.scripted import run_on
 from tunerun.cli.plan_tables import plan_table
 from tunerun.dataset import TokenLimit, load_examples
 from tunerun.errors import InputError, LimitError, NoTurnsError

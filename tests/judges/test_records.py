@@ -14,7 +14,7 @@ import pytest
 from tests.experiments import overrides, write_rows
 from tests.judges.server import JudgeService
 from tests.judges.test_sweeps import judged
-from tests.test_runner import right_when_tuned, run_on
+from tests.scripted import right_when_tuned, run_on
 from tunerun import schema
 from tunerun.backends.base import Backend
 from tunerun.comparison import judge

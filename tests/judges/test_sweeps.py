@@ -14,7 +14,7 @@ from tests.experiments import overrides, planned, write_rows
 from tests.interrupts import interruptible
 from tests.judges.server import JudgeService, Reply, fair, shown
 from tests.ledger.test_formats import printed
-from tests.test_runner import right_when_tuned, run_on
+from tests.scripted import right_when_tuned, run_on
 from tunerun.cli import app
 from tunerun.comparison import judge
 from tunerun.comparison.results import Outcome

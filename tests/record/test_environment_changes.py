@@ -10,7 +10,7 @@ import pytest
 
 from tests.experiments import planned
 from tests.record.ledgers import changed
-from tests.test_runner import run_on
+from tests.scripted import run_on
 from tunerun.job import TrainedOn
 from tunerun.provenance import Environment
 from tunerun.record import open_record

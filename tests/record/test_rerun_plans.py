@@ -13,7 +13,7 @@ import tunerun
 from tests.experiments import planned, write_rows
 from tests.record.ledgers import changed
 from tests.rigs.gemini_service import GeminiService
-from tests.test_runner import run_on
+from tests.scripted import run_on
 from tunerun.errors import ConfigError, MismatchError
 from tunerun.job import BaseModelRef, TunedModel
 from tunerun.ledger import Ledger

@@ -15,7 +15,7 @@ import pytest
 
 from tests.experiments import planned
 from tests.record.ledgers import changed
-from tests.test_runner import run_on
+from tests.scripted import run_on
 from tunerun.cli.rerun import print_checks
 from tunerun.cli.run import print_interrupted
 from tunerun.job import TrainedOn

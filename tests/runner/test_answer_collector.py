@@ -11,7 +11,7 @@ import pytest
 
 from tests.experiments import HELD_OUT, planned, write_rows
 from tests.runner.counting import Asked, Counting
-from tests.test_runner import right_when_tuned
+from tests.scripted import right_when_tuned
 from tests.troubled import Notes, run_with
 from tunerun.errors import BackendError
 from tunerun.examples import Example, Input

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.experiments import overrides, planned
-from tests.test_runner import run_on
+from tests.scripted import run_on
 from tests.troubled import Notes, Troubled, run_with
 from tunerun.backends.base import NO_CURSORS
 from tunerun.cli import tables

@@ -10,7 +10,7 @@ import pytest
 from tests.experiments import overrides, planned, write_rows
 from tests.ledger.test_formats import printed
 from tests.runner.counting import Asked, Counting
-from tests.test_runner import right_when_tuned
+from tests.scripted import right_when_tuned
 from tests.troubled import Troubled, run_with
 from tunerun import schema
 from tunerun.backends.base import Backend

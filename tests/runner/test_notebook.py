@@ -19,7 +19,7 @@ REPOSITORY = Path(__file__).parents[2]
 CELL = """
 from pathlib import Path
 from tests.experiments import planned
-from tests.test_runner import right_when_tuned
+from tests.scripted import right_when_tuned
 from tunerun import run
 from tunerun.testing.scripted import ScriptedBackend, ScriptedService
 

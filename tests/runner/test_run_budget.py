@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.experiments import planned
-from tests.test_runner import run_on
+from tests.scripted import run_on
 from tests.troubled import run_with
 from tunerun.errors import LimitError
 from tunerun.job import Failure, FailureKind

@@ -8,7 +8,7 @@ from threading import Thread
 import pytest
 
 from tests.experiments import planned
-from tests.test_runner import run_on
+from tests.scripted import run_on
 from tests.troubled import Notes, Troubled, run_with
 from tunerun.errors import AmbiguousError
 from tunerun.job import JobRef, Snapshot, TuningRequest

@@ -10,7 +10,7 @@ import pytest
 
 from tests.experiments import planned, write_rows
 from tests.runner.counting import Asked, Counting
-from tests.test_runner import right_when_tuned
+from tests.scripted import right_when_tuned
 from tests.troubled import Notes, run_with
 from tunerun.errors import BackendError, InputError, UnavailableError
 from tunerun.generation import ModelInputs

@@ -11,8 +11,8 @@ import pytest
 from filelock import FileLock
 
 from tests.experiments import planned, write_rows
-from tunerun import schema
-from tunerun.backends.base import NO_CURSORS, Backend
+from tests.scripted import SWEEP, right_when_tuned, run_on
+from tunerun.backends.base import NO_CURSORS
 from tunerun.errors import AmbiguousError, BackendError, BaseModelError, InputError, LockedError, MetricError
 from tunerun.job import (
     BaseModelRef,
@@ -26,30 +26,14 @@ from tunerun.job import (
     TuningRequest,
 )
 from tunerun.ledger import Ledger
-from tunerun.planning import Plan, Trial
-from tunerun.runner import SweepResult, run
+from tunerun.planning import Trial
 from tunerun.runner.progress import Progress
 from tunerun.testing.scripted import ScriptedBackend, ScriptedService
-
-SWEEP = ("hyperparameters.epoch_count=1,2", "seed=0,1")
-
-
-def right_when_tuned(model: BaseModelRef | TunedModel, text: str) -> str:
-    return str(int(text) + 1) if isinstance(model, TunedModel) else text
 
 
 @pytest.fixture
 def service() -> ScriptedService:
     return ScriptedService(answers=right_when_tuned)
-
-
-def run_on(
-    service: ScriptedService, plan: Plan, backend: type[ScriptedBackend] = ScriptedBackend, **more: object
-) -> SweepResult:
-    def opened(_section: schema.BackendSection, _runs: Path, _cache: Path) -> Backend:
-        return backend(service)
-
-    return run(plan, open_backend=opened, poll_interval_s=0, **more)  # type: ignore[arg-type]
 
 
 def test_every_trial_runs_once_and_is_measured(tmp_path: Path, service: ScriptedService) -> None:

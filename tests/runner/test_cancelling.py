@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.experiments import planned
-from tests.test_runner import run_on
+from tests.scripted import run_on
 from tests.troubled import Notes, Troubled, run_with
 from tunerun.backends.base import NO_CURSORS, Backend, Capabilities
 from tunerun.errors import AmbiguousError, BackendError, UnavailableError
