@@ -166,6 +166,22 @@ def test_compute_counts_shared_steps_once(tmp_path: Path) -> None:
     assert "2 runs shared passes of the frozen base model with others of the sweep." in document
 
 
+def test_compute_calls_only_failed_and_cancelled_attempts_unsuccessful(tmp_path: Path) -> None:
+    """A stopped run keeps its tuned model and a running one has no result yet: neither is counted as a failure."""
+    states = ("SUCCEEDED", "STOPPED", "STOPPED_BY_A_LATER_VERSION", "FAILED", "CANCELLED", "RUNNING", "QUEUED")
+    trials = written(tmp_path, SWEEP, Recorded(points=[{RATE: (n + 1) / 1000} for n in range(len(states))]))
+    for trial, state in zip(trials, states, strict=True):
+        finished = "NULL" if state in ("RUNNING", "QUEUED") else "1100"
+        where = f"key = '{trial.key}'"
+        changed(tmp_path, "job", where, state=f"'{state}'", started_at="1060", finished_at=finished)
+    with open_record(SWEEP, runs=tmp_path) as record:
+        document = text(section(appendix(record), "Compute"))
+    assert "1 run succeeded, in total 12.5 s of training and 1,200 training tokens" in document
+    assert "2 further runs ended early and took 80.0 s." in document
+    assert "2 further attempts did not succeed and took 80.0 s." in document
+    assert "2 further runs have not finished." in document
+
+
 def test_compute_is_of_each_run_and_in_total(whole: Appendix) -> None:
     """Seconds and tokens are listed for each run and in total."""
     assert "4 runs succeeded, in total 50.0 s of training and 4,800 training tokens" in text(section(whole, "Compute"))

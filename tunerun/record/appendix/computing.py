@@ -32,20 +32,18 @@ _MAIN_PACKAGES = (
 
 
 def compute(material: Material) -> Topic:
-    """Time, tokens and device of each run, and the total including failed attempts."""
+    """Time, tokens and device of each run, and the time of the attempts that did not succeed."""
     # By id, because trials with one key have the same jobs.
     jobs = {job.id: job for attempts in material.jobs.values() for job in attempts}
     done = [job for job in jobs.values() if job.state is JobState.SUCCEEDED]
     own = [job for job in done if not _is_served(material, job)]
-    lost = [job for job in jobs.values() if job.state is not JobState.SUCCEEDED]
+    stopped = [job for job in jobs.values() if job.state is JobState.STOPPED]
+    lost = [job for job in jobs.values() if job.state in (JobState.FAILED, JobState.CANCELLED)]
+    unfinished = sum(not job.state.is_finished for job in jobs.values())
     seconds = [job.metrics[SECONDS] for job in own if SECONDS in job.metrics]
     # Trials with one key are one job; steps that served several runs are counted with the longest of them.
-    once = [trial for trial in {t.key: t for t in material.trials}.values() if material.jobs[trial.key]]
-    tokens = sum(
-        _tokens(trial, material.jobs[trial.key])
-        for trial in once
-        if not _is_served(material, material.jobs[trial.key][-1])
-    )
+    by_key = {trial.key: trial for trial in material.trials}
+    tokens = sum(_tokens(by_key[job.key], [job]) for job in own)
     # Not every backend measures the time.
     measured = "" if len(seconds) == len(own) else f" (known of {len(seconds)} of {len(own)})"
     spent = f"{_duration(sum(seconds))} of training{measured}" if seconds else f"training time {NOT_RECORDED}"
@@ -56,19 +54,21 @@ def compute(material: Material) -> Topic:
         f"{counted(len(done), 'run')} succeeded, in total {spent} and {tokens:,} training tokens (all epochs), on "
         f"{places}."
     )
-    usd = material.record.ledger.spending(material.sweep.id).usd
-    if usd:
-        summary += f" By the configured prices this sweep's own runs cost {usd:,.2f} US dollars."
-    # Attempts that failed are part of what the study took, and checklists ask for it.
-    if lost:
-        elapsed = sum(
-            (job.finished_at or job.started_at) - job.started_at for job in lost if job.started_at is not None
-        )
-        summary += f" {counted(len(lost), 'further attempt')} did not succeed and took {_duration(elapsed)}."
     # A trial whose key has succeeded before is not trained again, whichever sweep trained it.
     elsewhere = sum(job.sweep not in (None, material.sweep.id) for job in done)
     if elsewhere:
         summary += f" {counted(elsewhere, 'run')} of these had been trained by an earlier sweep with the same key."
+    usd = material.record.ledger.spending(material.sweep.id).usd
+    if usd:
+        summary += f" By the configured prices this sweep's own runs cost {usd:,.2f} US dollars."
+    # A stopped run is not a failure: it keeps its tuned model. It has no place in the totals of whole runs either.
+    if stopped:
+        summary += f" {counted(len(stopped), 'further run')} ended early and took {_elapsed(stopped)}."
+    # Attempts that failed are part of what the study took, and checklists ask for it.
+    if lost:
+        summary += f" {counted(len(lost), 'further attempt')} did not succeed and took {_elapsed(lost)}."
+    if unfinished:
+        summary += f" {counted(unfinished, 'further run')} {'has' if unfinished == 1 else 'have'} not finished."
     summary += _sharing(done, served=len(done) - len(own))
     head = ("trial", "sets", "seed", "state", "attempts", "seconds", "tokens", "steps", "on")
     rows = tuple(_run(material, trial) for trial in material.trials)
@@ -131,6 +131,13 @@ def _place(place: TrainedOn) -> str:
     threads = counted(place.threads, "thread") if place.threads else ""
     parts = (place.device, place.processor, place.instructions, threads, place.driver, place.precision)
     return ", ".join(filter(None, parts))
+
+
+def _elapsed(jobs: Sequence[JobRecord]) -> str:
+    """The time from start to end of jobs together; one that never started took none."""
+    return _duration(
+        sum((job.finished_at or job.started_at) - job.started_at for job in jobs if job.started_at is not None)
+    )
 
 
 def _duration(seconds: float) -> str:
