@@ -426,6 +426,8 @@ def test_unknown_paths_are_not_found(client: Client, running: RunningService) ->
     client.refused(404, "GET", "/tunedModels/%2e%2e%2fkeys.json")
     refused = client.call("PUT", "/tunedModels/x")
     assert (refused.status_code, refused.headers["allow"]) == (405, "GET, PATCH, DELETE")
+    static = httpx.post(f"{running.address}/static/style.css", trust_env=False, timeout=60)
+    assert (static.status_code, static.headers["allow"]) == (405, "GET, HEAD")
     plain = httpx.get(f"{running.address}/static/../../keys.json", trust_env=False, timeout=60)
     assert plain.status_code == 404
     assert httpx.get(f"{running.address}/healthz", trust_env=False, timeout=60).text == "ok\n"

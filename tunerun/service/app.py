@@ -196,7 +196,8 @@ def _refuse(request: Request, error: Exception) -> JSONResponse:
             for method in _METHODS
             if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in routes)
         ]
-        headers = {**headers, "allow": ", ".join(allowed)}
+        # No route matches below a mount, which has changed the scope's root_path: that of the page's static files.
+        headers = {**headers, "allow": ", ".join(allowed) or "GET, HEAD"}
     return JSONResponse(body, status, headers)
 
 

@@ -225,7 +225,7 @@ class Middleware:
         fields = {
             "wire": wire_name,
             "method": scope["method"],
-            "path": scope["path"],  # without the query, which has the texts of filters
+            "path": scope["path"],  # without the query, which has filters' texts and, of a refused request, its key
             "status": status,
             "ms": round(1000 * seconds, 1),
             "key": key.id if key is not None else None,

@@ -72,7 +72,7 @@ def configuration(
     """
     return uvicorn.Config(
         application,
-        lifespan="on",  # with uvicorn's `auto`, a queue that cannot start would go unnoticed
+        lifespan="on",  # `auto` serves an application that fails before it answers, here without its queue
         http=connection,
         ws="none",
         log_config=None,

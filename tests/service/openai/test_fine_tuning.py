@@ -86,14 +86,16 @@ def test_older_requests_and_auto_are_resolved_in_the_job(sdk: OpenAI, training_f
         ({"method": {"type": "supervised", "reinforcement": {}}}, "method.reinforcement"),
         ({"method": {"type": "supervised"}, "hyperparameters": {}}, "hyperparameters"),
         ({"hyperparameters": {"n_epochs": 1.5}}, "hyperparameters.n_epochs"),
+        ({"hyperparameters": {"n_epochs": -(10**400)}}, "hyperparameters.n_epochs"),
         ({"hyperparameters": {"batch_size": "all"}}, "hyperparameters.batch_size"),
+        ({"hyperparameters": {"batch_size": 10**400}}, "hyperparameters.batch_size"),
         ({"hyperparameters": {"n_epochs": 2**31 - 1, "batch_size": 1}}, "hyperparameters.n_epochs"),
         *(
             (
                 {"method": hyperparameters(learning_rate_multiplier=multiplier)},
                 "method.supervised.hyperparameters.learning_rate_multiplier",
             )
-            for multiplier in (0, 1e-40)
+            for multiplier in (0, 1e-40, 10**400)
         ),
     ],
 )

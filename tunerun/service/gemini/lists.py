@@ -17,7 +17,7 @@ from tunerun.service.core.records import Listing, Role, TunedModelRow
 from tunerun.service.gemini import wire
 
 PAGE, MAX_PAGE = 10, 1000
-"""The API's default and limit of a page: "Default 10, at most 1000" (discovery document, v1beta)."""
+"""The API's default and limit of a page (ListTunedModelsRequest of v1beta)."""
 
 MAX_FILTER_WORDS = 20  # our choice: each is a search through the names and descriptions of all visible models
 

@@ -43,7 +43,7 @@ def routes(library: Library) -> APIRouter:
     def patch_permission(
         tuned_model: str, permission: str, body: wire.Permission, caller: TuningCaller, update_mask: Mask = ""
     ) -> Json:
-        if update_mask.strip() not in ("", "role"):  # the discovery document: "Only role."
+        if update_mask.strip() not in ("", "role"):  # the API accepts no other field
             raise invalid("updateMask", f"{update_mask} cannot be changed; role can")
         return responses.permission(library.change_role(caller, tuned_model, permission, _role_of(body)))
 

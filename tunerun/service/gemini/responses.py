@@ -105,7 +105,7 @@ def operation(row: TunedModelRow, curve: Sequence[Snapshot]) -> Json:
                 tuned_model=name,
                 total_steps=row.total_steps,
                 completed_steps=steps,
-                completed_percent=100 * steps / row.total_steps,  # of `message`: absent until the first step, as 0 is
+                completed_percent=100 * steps / row.total_steps,
                 snapshots=[snapshot(s) for s in curve],
             ),
         },

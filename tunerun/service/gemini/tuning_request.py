@@ -166,7 +166,7 @@ def read_change(body: wire.GeminiTunedModel, mask: str) -> dict[str, Any]:
     """
     names = [re.sub(r"([A-Z])", lambda m: f"_{m[1].lower()}", name.strip()) for name in mask.split(",") if name.strip()]
     for name in names:
-        if name not in _CHANGEABLE:  # all others are "output only" or "immutable" in the API
+        if name not in _CHANGEABLE:  # all others, or what they hold, are "output only" or "immutable" in the API
             changeable = ", ".join(to_camel(n) for n in _CHANGEABLE)
             raise invalid("updateMask", f"{name} cannot be changed; {changeable} can")
     chosen = names or [name for name in _CHANGEABLE if getattr(body, name) is not None]

@@ -191,7 +191,7 @@ def _text(message: ChatMessage, number: int) -> str:
     if not isinstance(message.content, list):
         raise wrong(f"{field}.content", "must be a text or a list of parts")
 
-    # Clients split one text into several parts; none says that there is a space between them.
+    # Joined without a separator: no client says that there is one between the parts of a message.
     texts = []
     for place, part in enumerate(message.content):
         kind = part.get("type") if isinstance(part, dict) else type(part).__name__

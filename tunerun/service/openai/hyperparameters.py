@@ -99,7 +99,7 @@ def _epochs(examples: int) -> int:
 def _whole(value: Value, field: str, default: int) -> int:
     if value is None or value == AUTO:
         return default
-    # A float too: the SDK's type of `n_epochs` takes 3 and 3.0, and some clients send the latter.
+    # 3.0 too: in JSON Schema a number with a zero fraction is an integer.
     if not math.isfinite(value) or value != int(value) or value < 1:
         raise invalid(field, f"must be a whole number of 1 or more, or 'auto', not {value:g}")
     if value > MAX_STEPS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, PlainValidator, StrictInt, StrictStr
@@ -21,8 +22,10 @@ SUPERVISED = "supervised"
 
 
 def _number_or_auto(value: Any) -> Any:
-    # By hand, since pydantic reports an error for each member of a union; bool is an int in Python.
-    if value == AUTO or (isinstance(value, int | float) and not isinstance(value, bool)):
+    # By hand, since pydantic reports an error for each member of a union; bool is an int in Python, and an integer of
+    # 400 digits raises an OverflowError wherever it meets a float.
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if value == AUTO or isinstance(value, float) or (is_number and abs(value) <= sys.float_info.max):
         return value
     raise ValueError("must be a number or 'auto'")
 

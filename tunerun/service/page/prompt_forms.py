@@ -141,7 +141,8 @@ def routes(methods: Methods, views: ViewModels) -> APIRouter:
         def tuned_and_base() -> tuple[ServedModel, ServedModel]:
             tuned = methods.models.tuned(caller, identifier)
             base = methods.models.base(view.row.base_model)
-            # The same limit and the same template, so that the two answers differ by the tuning alone.
+            # The same limit and template: else a cut answer, or a row that is not rendered, would look like an effect
+            # of the tuning.
             limits = replace(base.defaults, max_output_tokens=tuned.defaults.max_output_tokens)
             return tuned, replace(base, defaults=limits, template=tuned.template)
 

@@ -52,7 +52,7 @@ class Sessions:
         identifier = secrets.token_urlsafe(32)
         with self._lock:
             now = time.monotonic()
-            # Expired sessions are removed only here: `key` checks the time itself, and their number is limited.
+            # Only here: a session that is never used again is not looked up, and `key` checks the time itself.
             self._sessions = {i: session for i, session in self._sessions.items() if session[1] > now}
             while len(self._sessions) >= self._most:
                 del self._sessions[next(iter(self._sessions))]
