@@ -1,4 +1,4 @@
-"""The Protocol of baselines, the setting that they are made from, and the plainest way to ask a model."""
+"""The Protocol of baselines, the setting that they are made from, and a model that is asked the inputs unchanged."""
 
 from __future__ import annotations
 

@@ -192,6 +192,8 @@ class ScoreTable:
             differences = np.asarray(apart.reshape(units.count, -1).round(DUST + 3))
         tables = [*(each.scores for each in points), *(each.scores for each in baselines)]
         has_one_seed = all(len(point.scores) == 1 for point in points)
+        # Only a row of one seed is right or wrong; a sum over a cluster or a mean over seeds is neither. One unit has
+        # no variance between units, which a test of settings needs.
         return cls(
             metric=metric,
             points=points,

@@ -234,7 +234,7 @@ def trial_result(ledger: Ledger, record: TrialRecord) -> TrialResult:
         try:
             own = resolve_stored(record.settings.evaluation, {}, runs_code=not ledger.is_restored)[0]
         except ConfigError:
-            # A record of a later version may name a metric that this one lacks; the rest of it is still readable.
+            # A record from elsewhere may be decided by a metric that is unknown or not run here; the rest is readable.
             if not ledger.is_restored:
                 raise
             own = ()

@@ -61,7 +61,7 @@ class Pair:
         units: the difference on each unit.
         statistic: the difference in standard errors.
         p: corrected for the family. holm_p: by Holm's correction, which a reader can check by hand.
-        few_rows_decide: whether fewer than five units carry half of the squared differences.
+        few_rows_decide: whether fewer than five units carry half of the squared differences, and these differ in size.
         settings: the test with the variance between seeds; None: the pair is about these trained models.
     """
 

@@ -272,7 +272,7 @@ def _notes_on_rows(case: Case) -> Iterator[str]:
         rows = numbers.counted(decision.rows, "held-out row")
         comparisons = numbers.counted(decision.family, "comparison")
         if decision.smallest_visible is None:
-            # The baseline is right so often that too few rows are left to improve.
+            # Even a point that is always right would differ from this baseline on too few rows.
             yield f"{rows} show no difference to a baseline of this value in {comparisons} (power 80 %)."
         else:
             least = numbers.figure(decision.smallest_visible, Unit.SHARE, decision.rows)

@@ -71,7 +71,7 @@ def judged_rows(
             yield ()
         else:
             judged = Judged(as_text(example.input), example.output, answer, base[place])
-            yield judged, judged.turned()  # judges favour a place, so both orders are asked (arXiv:2305.17926)
+            yield judged, judged.turned()  # judges favour a position, so both orders are asked (arXiv:2305.17926)
 
 
 def rating_of(judged: Sequence[Judged], by_item: Mapping[str, Rating]) -> Rating | None:
@@ -95,7 +95,7 @@ def rating_of(judged: Sequence[Judged], by_item: Mapping[str, Rating]) -> Rating
         return None
     if first.score is None or second.score is None:
         return Rating(None, f"A/B: {first.reason} B/A: {second.reason}")
-    # Judges favour a place, so a preference that turns with the order is a tie (arXiv:2305.17926).
+    # Judges favour a position, so a preference that changes with the order is a tie (arXiv:2305.17926).
     turned = 1 - second.score
     score = first.score if first.score == turned and first.score in (0, 1) else 0.5
     return Rating(score, f"A/B: {first.reason} B/A: {second.reason}")

@@ -13,7 +13,7 @@ from tunerun.metrics.base import FloatArray, MetricModel, Unit
 from tunerun.metrics.sacrebleu_counts import SegmentCounts
 
 _BETA = 2
-"""How often recall counts beside precision: chrF2, the default of sacrebleu."""
+"""Recall counts twice as much as precision: chrF2, the default of sacrebleu."""
 
 
 @cache

@@ -48,7 +48,7 @@ class SignPatterns:
             flips: number of random patterns, and the most that are enumerated.
             seed: of random patterns.
         """
-        # A pattern is enumerated by the bits of its number, which has 64.
+        # The signs of an enumerated pattern are the bits of its number, a signed integer of 64 bits.
         if rows <= 1 or (rows - 1 < 63 and 2 ** (rows - 1) <= flips):
             return cls(rows, True, 2 ** max(0, rows - 1), seed)
         return cls(rows, False, flips, seed)

@@ -63,7 +63,7 @@ def smallest_visible(
         or rows_needed(high, related * share_lost(accuracy, high), comparisons=comparisons, alpha=alpha) > rows
     ):
         return None
-    # Connor's formula cannot be solved for the difference, which is also part of the share of lost rows.
+    # By bisection: the difference is on both sides of Connor's formula, because the share of lost rows depends on it.
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
         lost = related * share_lost(accuracy, middle)

@@ -105,6 +105,7 @@ def two_way(differences: Array, variance: SeedVariance, seeds: Sequence[int]) ->
 
 def _total_variance(of_rows: Any, rows: int, variance: SeedVariance, sides: Any) -> tuple[Any, Any]:
     """Variance of a mean difference and Satterthwaite's degrees of freedom, for numbers or for arrays of them."""
+    # `of_seeds` is estimated from `of_means`, so its sampling error is that of `of_means`, which includes rows' noise.
     total = of_rows + sides * variance.of_seeds
     with np.errstate(invalid="ignore", divide="ignore"):
         freedom = np.square(total) / (

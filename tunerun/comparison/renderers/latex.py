@@ -13,7 +13,6 @@ FILE = "results.tex"
 MOST_RANK = 5
 """Columns of this rank or a larger one are left out, because a page is narrow."""
 
-# \textquotedbl needs the T1 encoding: OT1, TeX's default, has no straight double quote.
 _ESCAPES = str.maketrans(
     {
         "\\": r"\textbackslash{}",
@@ -29,14 +28,14 @@ _ESCAPES = str.maketrans(
         "<": r"\textless{}",
         ">": r"\textgreater{}",
         "|": r"\textbar{}",
-        '"': r"\textquotedbl{}",
+        '"': r"\textquotedbl{}",  # needs the T1 encoding: OT1, TeX's default, has no straight double quote
         "±": r"$\pm$",
     }
 )
 
 
 def render(table: ComparisonTable) -> str:
-    r"""Write a `table` environment with the sentence as its caption; it needs `\usepackage{booktabs}`."""
+    r"""Write a `table` environment with the sentence as its caption; its first line names the packages it needs."""
     narrow = table.without(column.key for column in table.columns if column.rank >= MOST_RANK)
     is_left = [column.kind.is_text or column.kind is ColumnKind.LABEL for column in narrow.columns]
     alignment = "".join("l" if left else "r" for left in is_left)

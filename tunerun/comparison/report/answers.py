@@ -118,9 +118,8 @@ def pack_answers(verdict: Verdict, sources: ReportSources, max_bytes: int = MAX_
 
 def _most(count: int, max_bytes: int, size: Callable[[int], int]) -> int:
     """About the largest number up to a count whose size fits; 0: not even one."""
-    # 3 % less than in proportion, so that the next try usually fits.
-    # A size is nearly proportional to the number, so two or three packings find it; halving would take eight, of
-    # seconds each in a large sweep.
+    # A size is nearly proportional to the number, so with 3 % less than in proportion the next try usually fits.
+    # Halving would take eight packings, of seconds each in a large sweep.
     while count and (needed := size(count)) > max_bytes:
         count = int(count * 0.97 * max_bytes / needed)
     return count

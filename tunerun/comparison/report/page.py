@@ -61,12 +61,12 @@ def render(document: Document, table: ComparisonTable) -> str:
     )
 
     # `Markup` is our own HTML; only plain strings come from outside.
-    def shown(value: Any) -> Any:
+    def finalize(value: Any) -> Any:
         return visible(value) if type(value) is str else value
 
     # StrictUndefined makes a field that the template misspells an error instead of an empty place.
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, finalize=shown, trim_blocks=True, lstrip_blocks=True
+        autoescape=True, undefined=StrictUndefined, finalize=finalize, trim_blocks=True, lstrip_blocks=True
     )
     return environment.from_string(_asset("template.html")).render(
         report=document,

@@ -136,7 +136,7 @@ class _Reader:
         except ConfigError:
             return None
         deciding = next((metric for metric in metrics if f"eval/{metric.name}" == verdict.metric), None)
-        # A corpus metric and a loss have no score of a row; a judge's scores are on a scale without a right end.
+        # A corpus metric has no score of a row, and a judge's is not computed from texts; a loss has no right value.
         if deciding is None or deciding.is_corpus or isinstance(deciding, JudgedMetric):
             return None
         return deciding if deciding.unit is Unit.SHARE and deciding.asks is Asks.ANSWERS else None
