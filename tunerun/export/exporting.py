@@ -101,6 +101,7 @@ def named_trial(record: OpenRecord) -> TrialRecord:
     """
     if len(record.trials) == 1:
         return record.trials[0]
+    # Of the first three, because one of them may have failed, and each is looked up in the ledger.
     names = [subject.name for trial in record.trials[:3] if (subject := ExportSubject(record, trial)).folder]
     raise InputError(
         f"{record.sweep.id} has {len(record.trials)} trials; give one tuned model"
@@ -115,6 +116,7 @@ def best_trial(record: OpenRecord) -> TrialRecord:
     Raises:
         LimitError: no point is advised; the message has the verdict's sentence.
     """
+    # The record may be of one trial, and a verdict is about all trials of a sweep.
     whole = OpenRecord(record.ledger, record.sweep, None, record.origin)
     verdict, reason = ExportSubject(whole, whole.trials[0]).judged
     if verdict is None or verdict.best is None:
@@ -157,7 +159,7 @@ def export(
     source = _source(subject, quantization)
     export_format.check(source)
 
-    # A single-file format is one file beside its card if a file was named, else a folder as of every other format.
+    # A format that is one file is written as that file beside its card if a file was named, else as a folder.
     is_file = bool(export_format.quantizations) and target.suffix == f".{export_format.name}"
     try:
         if target.exists() and (is_file or not target.is_dir() or any(target.iterdir())):
@@ -167,7 +169,7 @@ def export(
             say(f"writing {subject.name} as {form}")
             file = export_format.write(source, folder)
             check = _check(subject, export_format, source, folder, say)
-            # An adapter's answers depend on the base model, and this machine's was used.
+            # An adapter's answers depend on the base model, and the one on this machine was used.
             where = f", on the base model {source.record.base_identity}" if usage_of(form).needs_base else ""
             checked = f"Checked when it was exported, by transformers alone{where}: {check.sentence}"
             name = target.name if is_file else file
@@ -180,7 +182,7 @@ def export(
                 (folder / file).rename(target)
             else:
                 folder.rename(target)
-    except OSError as error:
+    except OSError as error:  # also from `write`, whose contract it is when the disk is full
         raise InputError(
             f"{target}: cannot be written ({error.strerror or error}), and nothing was; a whole model needs 2 to 4 "
             "bytes a parameter; free space, or choose another folder"

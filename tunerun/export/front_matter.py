@@ -34,6 +34,7 @@ def front_matter(subject: ExportSubject, usage: Usage) -> str:
     """
     values: dict[str, Any] = {}
     if subject.base.license is not None:
+        # The hub's identifiers are in lower case; GGUF files and configs have the spelling of their authors.
         license_ = subject.base.license.strip().lower()
         values["license"] = license_ if license_ in _LICENSES else "other"
         if license_ not in _LICENSES:
@@ -61,6 +62,7 @@ def _results(subject: ExportSubject, verdict: Verdict) -> list[dict[str, Any]]:
         "name": f"{name}: {verdict.held_out} set, {verdict.decision.rows} rows",
         "type": name if file is None else file.name,
         "split": verdict.held_out,
+        # On the hub a Git commit; the digest of the examples identifies their content in the same way.
         "revision": subject.trial.held_out.get(verdict.held_out, ""),
     }
     return [
@@ -74,7 +76,7 @@ def _results(subject: ExportSubject, verdict: Verdict) -> list[dict[str, Any]]:
                     "type": measure.name.rpartition("/")[2],
                     "name": measure.name,
                     "value": trial.metrics[measure.name],
-                    "verified": False,
+                    "verified": False,  # the hub's own evaluation service did not measure it
                 }
             ],
         }

@@ -126,12 +126,14 @@ def _how_to_call(subject: ExportSubject, usage: Usage, file: str, checked: str) 
             code_block(template.system, "jinja"),
         ]
     parts += [
+        # Without the option Jinja drops a template's last line break, which training kept.
         "In Python: `jinja2.Environment(keep_trailing_newline=True).from_string(template).render(row)`.",
         "The answers of the training data were made by:",
         code_block(template.output, "jinja"),
         usage.code(context),
     ]
     if chat is not None:
+        # As JSON: line breaks and spaces at the ends of these texts are part of the format, and would not be seen.
         around = {"prefix": chat.prefix, "suffix": chat.suffix, "start": chat.start, "end": chat.end}
         parts += [
             (
@@ -150,6 +152,7 @@ def _training(subject: ExportSubject) -> str:
     values: list[tuple[str, object]] = [
         ("epochs", hyperparameters.epoch_count),
         ("batch size", hyperparameters.batch_size),
+        # A config may have a multiplier in place of the rate; other libraries take the rate.
         ("learning rate", hyperparameters.effective_learning_rate),
         ("adapter rank", hyperparameters.adapter_rank),
         ("adapter alpha", hyperparameters.adapter_alpha),
@@ -167,6 +170,7 @@ def _training(subject: ExportSubject) -> str:
     sets = []
     for used_for, digest in {"training": trial.training, **trial.held_out}.items():
         examples, file = subject.record.ledger.example_set(digest), subject.data_file(used_for)
+        # An earlier version did not record files; the source of the examples is a path, of which the name is enough.
         name = file.name if file is not None else Path(examples.source).name
         sets.append([used_for, name, numbers.counted(len(examples.examples), "row"), digest, _license_of(file)])
     parts = [

@@ -55,6 +55,7 @@ class ExportSubject:
         """The record in its folder, with chat format and base model; None: the folder is missing."""
         if self.folder is None:
             return None
+        # A card needs the record alone: the folder may be on another machine, or removed.
         try:
             return tuned_model.read(self.folder)
         except NotFoundError:
@@ -66,6 +67,7 @@ class ExportSubject:
         name = self.trial.settings.model
         identity = "" if self.tuned is None else self.tuned.base_identity
         for facts in self.record.facts.base_models:
+            # Also by identity: a sweep over `model.source` has several base models of one name.
             if facts.name == name and identity in ("", facts.identity):
                 return facts
         # A sweep of an earlier version has no facts: take them from the trial's config.
@@ -133,5 +135,6 @@ class ExportSubject:
 
 def public_name(name: str) -> str:
     """Return a base model's name without the folders of a path; a name on the hub stays as it is."""
+    # A name on the hub has one slash at most, between its owner and its repository.
     is_path = name.startswith(("/", ".", "~")) or "\\" in name or name.endswith(".gguf") or name.count("/") > 1
     return Path(name.replace("\\", "/")).name if is_path else name

@@ -87,6 +87,7 @@ def _merged(context: UsageContext) -> str:
 
 
 def _adapter(context: UsageContext) -> str:
+    # PEFT does not read the generation config in an adapter's folder; without it the base model's own would apply.
     revision = f", revision={context.revision!r}" if context.revision else ""
     lines = [
         "from peft import PeftModel",
@@ -173,6 +174,7 @@ def _ask(context: UsageContext, generate: str) -> list[str]:
         '        turns, add_generation_prompt=True, return_dict=True, return_tensors="pt"',
         "    )",
         f"    tokens = {generate}",
+        # What `generate` returns begins with the prompt.
         '    text = tokenizer.decode(tokens[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True)',
         f"    return text{cuts}",
     ]

@@ -1,4 +1,4 @@
-"""The machine and the installed software, from the system's files and the packages' metadata: nothing is imported."""
+"""The machine and the installed software, from the system's files and the packages' metadata; imports no package."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def instructions() -> tuple[str, ...]:
 
 def cores() -> int:
     """Return the number of cores that this process may use."""
-    # `os.cpu_count` counts the machine's, of which a container or a batch job may have few.
+    # `os.cpu_count` counts the machine's, of which a batch job or a container with a CPU set may have few.
     try:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # not on macOS

@@ -12,6 +12,7 @@ from tunerun.export.formats.merged import MergedFormat
 
 __all__ = ["FORMATS", "ExportFormat", "ExportSource", "format_of"]
 
+# Their methods import torch when they are called, because the command lists and checks names without it.
 FORMATS: Mapping[str, ExportFormat] = {each.name: each for each in (MergedFormat(), AdapterFormat(), GgufFormat())}
 
 

@@ -96,7 +96,7 @@ def hyperparameters(material: Material) -> Topic:
         )
         for number, members in enumerate(points)
     )
-    # The stored config has the values as they were set, such as a learning rate multiplier, not what results from them.
+    # From the config: settings omit a hyperparameter that only a later version has.
     stored = trials[0].config.get("hyperparameters") or vars(trials[0].settings.hyperparameters)
     fixed = {name: value for name, value in stored.items() if f"hyperparameters.{name}" not in varied}
     blocks: list[Block] = [

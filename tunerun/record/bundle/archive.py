@@ -233,7 +233,7 @@ class Archive:
         entries = self._zip.infolist()
         if len(entries) > max_files:
             raise InputError(f"{self.path}: holds {len(entries):,} files, more than {max_files:,}")
-        # What it declares may be false: `copy` counts again. But a bomb that tells the truth is refused at once.
+        # The declared sizes may be false, so `copy` counts again; a zip bomb that declares its size is refused at once.
         total, most = sum(each.file_size for each in entries), max(_SMALL_BYTES, _MAX_RATIO * self.path.stat().st_size)
         if total > most:
             raise InputError(

@@ -38,8 +38,8 @@ def opened_bundle(path: Path) -> Iterator[Ledger]:
     """
     with temporary_folder("bundle") as folder:
         with opened_archive(path) as archive:
+            # Without the results: readers compute them from the record.
             archive.unpack(folder, (RECORD, MODELS))
-        # Results are not unpacked: readers compute them from the record.
         try:
             restored(folder / RECORD, folder / FILE_NAME)
         except RecordError as error:

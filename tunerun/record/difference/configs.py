@@ -64,7 +64,7 @@ def reasons(pairs: Sequence[TrialPair]) -> tuple[str, ...]:
         if pair.has_one_key or not pair.a.ingredients or not pair.b.ingredients:
             continue
         has_one_template = pair.a.config.get("template") == pair.b.config.get("template")
-        # In the order in which the key hashes them, which is the same for every trial.
+        # In the order in which the ingredients are stored, so that every trial gives its reasons in the same order.
         order = list(pair.a.ingredients)
         changed = _changed_ingredients(pair)
         for name in sorted(changed, key=lambda name: order.index(name) if name in order else len(order)):

@@ -57,7 +57,7 @@ class RowsDifference:
         in_a, in_b = Counter(a), Counter(b)
         common = in_a & in_b
         removed, added = list(_only(a, in_a - common)), list(_only(b, in_b - common))
-        # No input in common and every output the same, in order: another template, which is one difference and not
+        # No row in common and every output the same, in order: another template, which is one difference and not
         # thousands of added and removed rows.
         is_rendered = len(a) == len(b) and not common and [out for _, out in a] == [out for _, out in b]
         changed: list[tuple[str, str, str]] = []
