@@ -91,7 +91,7 @@ def request_of(
     Raises:
         ConfigError: the config cannot be composed, or a rerun does not accept an override.
     """
-    # Hydra's overrides may start with `+` or `++` (add) or `~` (delete).
+    # Hydra's overrides may start with `+` (add), `++` (add or replace) or `~` (delete).
     composed = [each for each in overrides if each.lstrip("+~").startswith(_COMPOSED)]
     paths, tracking = places(composed, config_dir)
     others = [each for each in overrides if each not in composed]

@@ -23,6 +23,7 @@ class MergedFormat:
         from tunerun.engine import merging
 
         merging.save_merged(merging.load(source.folder, source.cache), source.options, folder)
+        # tunerun.json leads from the files back to the trial; other programs ignore it.
         merging.save_record(source.folder, folder, source.base_name)
         return ""
 

@@ -73,7 +73,7 @@ def difference(a: OpenRecord, b: OpenRecord) -> RecordDifference:
     Raises:
         InputError: one is a trial, and the other a sweep with several.
     """
-    # A trial would otherwise be compared with one of the sweep's, chosen by us.
+    # Otherwise `paired` would choose with which of the sweep's trials it is compared.
     for one, other in ((a, b), (b, a)):
         if one.number is not None and other.number is None and len(other.trials) > 1:
             raise InputError(

@@ -87,8 +87,8 @@ def _block(block: Block) -> Iterator[str]:
         case Paragraph(text):
             yield escaped(text)
         case Bullets(lines):
-            # The braces: a line that begins with a bracket would be the label of its item.
             yield r"\begin{itemize}"
+            # The braces: a line that begins with a bracket would be the label of its item.
             yield from (f"  \\item {{}}{escaped(line)}" for line in lines)
             yield r"\end{itemize}"
         case CodeBlock(text):
