@@ -180,9 +180,9 @@ SWEPT = st.sampled_from(
         ["++hyperparameters.epoch_count=1,2"],
         ["hyperparameters.keep=last,best", "dataset.on_bad_row=error,skip"],  # keys that the YAML leaves to the schema
         [
-            "evaluation.baselines.examples=null",
+            "evaluation.baselines.examples=[0,4]",
             "evaluation.generation.temperature=0,0.5",
-        ],  # of a section that it leaves out
+        ],  # of a section that it leaves out; the examples are the default
     ]
 )
 
