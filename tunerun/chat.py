@@ -40,6 +40,7 @@ class Chat:
         self._model = model
         self._is_base = is_base
         self._columns = dict(columns or {})
+        # Not `system`: `say` fills it in, from --system or from training.
         free = sorted(model.template.columns_of(TEXT_INPUT) - {SYSTEM} - self._columns.keys())
         if not free:
             raise InputError("--chat: COLUMN=VALUE gives every column of template.text_input; omit the message's own")

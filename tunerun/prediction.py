@@ -231,7 +231,7 @@ class OpenModel:
         with self._one_at_a_time:
             if not self._is_closed:
                 self._is_closed = True
-                self._backend.__exit__(None, None, None)
+                self._backend.__exit__(None, None, None)  # entered by `opened`
 
     def __enter__(self) -> Self:
         return self

@@ -53,6 +53,7 @@ def bundle(
         )
     authors = [Author(name, organisation) for name, organisation in zip(names, organisations, strict=True)]
 
+    # A run id that the ledger lacks is searched for in MLflow: in the store that the config of this folder names.
     _, tracking = places([])
     with open_record(sweep, runs=runs, tracking=tracking) as record:
         target = output or Path(f"{record.sweep.id}.zip")

@@ -34,8 +34,8 @@ def talk(chat: Chat) -> None:
             continue
         try:
             sys.stdout.write(f"{chat.say(line)}\n")
-            sys.stdout.flush()
-        except InputError as error:
+            sys.stdout.flush()  # a pipe is buffered, and the program at its other end waits for this answer
+        except InputError as error:  # such as a message too long for the context, which a shorter one can follow
             if not is_terminal:
                 raise
             sys.stderr.write("".join(f"error: {problem}; {RESET} begins again\n" for problem in error.problems))

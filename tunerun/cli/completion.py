@@ -45,7 +45,7 @@ def _key_that_bash_split_off() -> str | None:
         current = int(os.environ.get("COMP_CWORD", "0"))
     except ValueError:
         return None
-    for position in (current, current - 1):  # at the `=` itself, or in the value behind it
+    for position in (current, current - 1):  # at the `=` itself, or in the value after it
         if 1 < position < len(words) and words[position] == "=":
             return words[position - 1]
     return None

@@ -37,6 +37,7 @@ def config(
     elif json_:
         import yaml
 
+        # From the YAML, in which secrets are masked already.
         print_json(yaml.safe_load(compose.compose_yaml(overrides or (), config_dir)))
     else:
         sys.stdout.write(compose.compose_yaml(overrides or (), config_dir))

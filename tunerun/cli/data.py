@@ -46,7 +46,7 @@ def check(
         with Stages() as progress:
             loaded = load_dataset(experiment, *places, progress=progress)
     except (DatasetError, TemplateError) as error:
-        # The first look at a file often has other columns than the default template: the checks run all the same.
+        # A new file often has other columns than the default template reads; its rows can be checked all the same.
         errors = error
         fitting = _with_a_template_that_fits(experiment, places)
         if fitting is None:

@@ -32,6 +32,7 @@ def command_line(arguments: list[str]) -> str:
 
 def leave_at_once(code: int) -> NoReturn:
     """End the process without waiting for threads that wait for a service; the ledger is on disk already."""
+    # `os._exit` flushes nothing, and runs neither `finally` blocks nor exit handlers.
     sys.stdout.flush()
     sys.stderr.flush()
     remove_temporary_folders()

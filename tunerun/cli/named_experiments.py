@@ -68,13 +68,13 @@ def named_experiments(overrides: Sequence[str], config_dir: list[str] | None) ->
 
     # The command that is recorded with a sweep has to resume that experiment alone, with the other options as typed.
     options = list(sys.argv[1:])
-    each = each_experiment(overrides, config_dir)
-    if len(each) == 1:
-        return [NamedExperiment(each[0], options, None)]
+    of_each = each_experiment(overrides, config_dir)
+    if len(of_each) == 1:
+        return [NamedExperiment(of_each[0], options, None)]
     for override in overrides:
         if override in options:
             options.remove(override)
-    return [NamedExperiment(own, [*options, *own], own[0]) for own in each]
+    return [NamedExperiment(own, [*options, *own], own[0]) for own in of_each]
 
 
 def first_error(errors: Sequence[TunerunError]) -> TunerunError | None:

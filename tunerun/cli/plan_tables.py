@@ -53,6 +53,7 @@ def plan_table(plan: Plan) -> None:
     for change in plan.changes[:MAX_CHANGES]:
         differences = ", ".join(str(difference) for difference in change.differences)
         lines.append(f"  trial {change.number} (there {change.earlier}): {differences}")
+    # More, not all: a plan explains `planning.changes.MAX_EXPLAINED` trials at most.
     if len(plan.changes) > MAX_CHANGES:
         lines.append("  ... --json lists more of them")
     for line in lines:
@@ -95,6 +96,7 @@ def duration(seconds: float) -> str:
 
 def _print_trials(plan: Plan) -> None:
     """Print a table of the trials; columns that all trials would leave empty are omitted."""
+    # Without replicates every trial is a point of its own.
     shows_points = plan.points < len(plan.trials)
     points = f" ({counted(plan.points, 'point')})" if shows_points else ""
     table = new_table(f"{plan.name}: {counted(len(plan.trials), 'trial')}{points}, sweep {plan.sweep}")
@@ -171,7 +173,7 @@ def _saved(plan: Plan, todo: Sequence[Trial]) -> str:
     keys = [
         key
         for key in ("epoch_count", "keep", "average_last")
-        if any(getattr(one, key) != getattr(other, key) for one, other in pairs)
+        if any(getattr(own, key) != getattr(longest, key) for own, longest in pairs)
     ]
     return (
         f" Trials that differ in {' or '.join(keys) or 'epoch_count'} alone are trained once, which saves "

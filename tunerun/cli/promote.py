@@ -67,8 +67,10 @@ def promote(
     with open_record(reference, runs=runs, tracking=tracking) as record:
         candidate = candidate_of(record)
         check(candidate, request.conditions)
+        # The registered version links to the trial's run, so that has to be up to date. A record from a bundle or from
+        # MLflow has a temporary ledger, which the tracker does not read.
         if record.runs.absolute() == runs.absolute():
-            tracker.sync([record.sweep.id])  # the registered version links to the trial's run
+            tracker.sync([record.sweep.id])
             if text := tracker.problem or tracker.notice:
                 note(text)
         done = register(record, candidate, request, tracker.store, runs=runs, cache=cache_folder(paths.cache))

@@ -123,6 +123,7 @@ def print_interrupted(made: Plan, *, is_kept: bool) -> None:
         how = "nothing is kept; the same command starts from the beginning"
         ended = "they are not recorded here any more: cancel them at the service"
     tables.err.print(f"\ninterrupted; {how}:", soft_wrap=True)
+    # The whole command: where it names several experiments, the later ones have not run either.
     tables.err.print(f"  {tables.plain(command_line(sys.argv[1:]))}", soft_wrap=True)
     if any(trial.capabilities.survives_runner for trial in made.trials):
         tables.err.print(f"jobs that are under way at a service continue; {ended}", soft_wrap=True)

@@ -130,6 +130,7 @@ def serve(
     from tunerun.engine.base_model import cache_folder
     from tunerun.locks import held
 
+    # Before the imports that need them, so that an error names the extra to install.
     packages.require(*_NEEDED, extra="serve", what="tunerun serve")
     from tunerun.service.app import KEYS_FILE, Settings
     from tunerun.service.core.selection import Selection, select
@@ -139,15 +140,17 @@ def serve(
 
     check_proxies(proxy or [])
     engines = engines_of(workers, packing, device, threads, config_dir)
-    place = cache or cache_folder(None)
+    cache = cache or cache_folder(None)
     sweeps, tuned = from_ or [], tuned or []
+    # Tuned models bring the base models that they need, so the default is not loaded beside them.
     named = model or ([] if tuned or sweeps else [DEFAULT_MODEL])
     models = [model_of(name, config_dir) for name in named]
-    selection = select(tuned, sweeps, runs, models, place) if tuned or sweeps else Selection(tuple(models))
+    # Only tuned models are looked up in a ledger; a service that just tunes needs no runs folder.
+    selection = select(tuned, sweeps, runs, models, cache) if tuned or sweeps else Selection(tuple(models))
     settings = Settings(
         state.absolute(),
         selection.models,
-        place,
+        cache,
         workers=engines.workers,
         device=engines.device,
         threads=engines.threads,

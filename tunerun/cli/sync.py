@@ -23,6 +23,7 @@ def sync(overrides: Overrides = None, config_dir: ConfigDir = None, json_: Json 
         raise InputError("tracking: none; choose tracking=mlflow")
     existing_ledger(Path(paths.runs))
     report = tracker.sync()
+    # A run only notes this and continues, since the ledger keeps everything; here there is nothing else to do.
     if tracker.problem:
         raise TrackingError(tracker.problem)
     if tracker.notice:

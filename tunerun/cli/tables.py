@@ -38,7 +38,7 @@ PIPE_WIDTH = 160
 def _console(*, stderr: bool) -> Console:
     is_terminal = (sys.stderr if stderr else sys.stdout).isatty()
     width = None if is_terminal or "COLUMNS" in os.environ else PIPE_WIDTH
-    # Lines are wrapped only in a terminal.
+    # Lines are wrapped only in a terminal. Without `highlight=False` rich would colour every number and path.
     return Console(stderr=stderr, width=width, highlight=False, soft_wrap=not is_terminal)
 
 
@@ -202,7 +202,7 @@ def failures(verdict: Verdict) -> None:
         more = f" and {len(trials) - MAX_NUMBERS} more" if len(trials) > MAX_NUMBERS else ""
         which = f"{'trial' if len(trials) == 1 else 'trials'} {numbers}{more}"
         err.print(f"[red]failed:[/] {which}: {plain(f'{first.kind}: {first.message}')}")
-    # One traceback: trials that fail alike, as at a bug of the engine, all have the same.
+    # One traceback: trials that fail alike, as with a bug in the engine, all have the same.
     trace = next((t.failure.traceback for t in verdict.trials if t.failure and t.failure.traceback), None)
     if trace:
         err.print(plain(trace.rstrip()))

@@ -73,6 +73,7 @@ def _run_again(bundle: Path, trial: int | None, overrides: list[str], config_dir
     from tunerun.record import open_record
     from tunerun.record.running import request_of, verified
 
+    # The runs folder is temporary, so runs in MLflow would name models that no longer exist.
     request = request_of([*overrides, "tracking=none"], [], [], config_dir, fresh=False)
     with temporary_folder("verify") as folder, open_record(str(bundle), runs=folder) as record:
         numbers = [each.number for each in record.trials]

@@ -19,7 +19,7 @@ def parse_overrides(loader: Loader, texts: Sequence[str]) -> list[Override]:
     """Parse all overrides, and check the groups that they choose, before anything is composed.
 
     Args:
-        loader: open.
+        loader: an open one.
         texts: the overrides, as they were typed.
 
     Raises:
@@ -76,7 +76,7 @@ def one_for_each_experiment(loader: Loader, texts: Sequence[str]) -> list[list[s
     """Return the overrides of each named experiment; the last override of `experiment` names them.
 
     Args:
-        loader: open.
+        loader: an open one.
         texts: the overrides, as they were typed.
 
     Raises:

@@ -37,7 +37,7 @@ class Composition:
     """One load: the open loader, the overrides of the command line, and the problems so far.
 
     Args:
-        loader: open.
+        loader: an open one.
         command_line: every override that was typed, parsed.
 
     Attributes:
@@ -51,7 +51,7 @@ class Composition:
         self.plain = [o for o in self.command_line if not o.is_sweep_override()]
         self.problems: dict[str, None] = {}
         self._groups = loader.groups()
-        # Points repeat what is looked up: these are caches by location, and by the overrides that choose groups.
+        # Thousands of points look up the same: caches by location, and by the overrides that choose groups.
         self._files: dict[tuple[str, Location, tuple[str, ...]], str] = {}
         self._origins: dict[tuple[Location, tuple[str, ...]], Origin] = {}
         self._shared: dict[tuple[str, ...], SharedSections | None] = {}

@@ -107,7 +107,7 @@ def _env(key: str, default: Any = _NO_DEFAULT) -> str | None:
             return f"${{oc.env:{key}}}"
         if current.gives_text:
             argument = "null" if default is None else str(default)
-            # A default that is itself an interpolation has to stay one; quotes would make a text of it.
+            # A default that is itself an interpolation must remain one; quotes would turn it into text.
             if isinstance(default, str) and "${" not in default:
                 quoted = default.replace("\\", "\\\\").replace("'", "\\'")
                 argument = f"'{quoted}'"

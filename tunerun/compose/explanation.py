@@ -78,6 +78,7 @@ def explanation(loader: Loader, overrides: Sequence[Override], key: str) -> dict
 
 def text_of(explained: Mapping[str, Any]) -> str:
     """Return an explanation as text for the terminal."""
+    # A default of `oc.env`, or a text in a YAML, may be a secret.
     value = redact(_written(explained["value"])) if explained["is_set"] else "(not in this config)"
     lines = [f"{explained['key']} = {value}", f"  {explained['description']}"]
     for head, name in (

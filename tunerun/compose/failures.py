@@ -23,7 +23,7 @@ def reasons(loader: Loader, overrides: Sequence[str], error: Exception) -> list[
     """Return why a config cannot be composed, with the file, the line and the fix where they can be found.
 
     Args:
-        loader: that composes.
+        loader: an open one, of the same config directories.
         overrides: those that choose groups.
         error: what Hydra raised.
     """
@@ -37,6 +37,7 @@ def reasons(loader: Loader, overrides: Sequence[str], error: Exception) -> list[
         return lines
     if isinstance(error, MissingConfigException):
         return [_missing_choice(loader, error)]
+    # The shape of each section is that of the config without the overrides, whose files are the suspects.
     if overrides and files:
         base = loader.unresolved(())
         if lines := [line for file in files for line in _misshapen(file, base)]:

@@ -147,7 +147,7 @@ class Loader:
 
     def options(self, group: str) -> list[str]:
         """Return the choices of a config group, those in folders as `folder/name`."""
-        # From the repository: the config loader's own methods make a new one for each call, which takes 3 ms.
+        # From the repository: the config loader's own methods copy it for each call, which takes 3 ms.
         repository = self._loader.repository
         names = list(repository.get_group_options(group, results_filter=ObjectType.CONFIG))
         for folder in repository.get_group_options(group, results_filter=ObjectType.GROUP):
@@ -260,7 +260,7 @@ class Loader:
         structural = self._structural(overrides)
 
         def composed() -> _Template:
-            # The files of this template alone, which a later load that takes it from the cache has to report too.
+            # Collects the files of this template alone: a later load that takes it from the cache reports them too.
             read = source.ConfSource.files
             before = dict(read)
             read.clear()

@@ -106,8 +106,8 @@ def missing_groups(directory: Path) -> list[str]:
 def content_of(directories: Sequence[Path]) -> tuple[tuple[str, bytes], ...]:
     """Return what composing depends on: every YAML of the directories with the digest of its bytes.
 
-    Empty where that is not all of it, or where looking would cost more than composing, as in a directory that holds
-    more than config.
+    Empty if composing may depend on something else, or if reading all files would take longer than composing, as in a
+    directory that holds more than config.
     """
     digests: list[tuple[str, bytes]] = []
     folders = 0

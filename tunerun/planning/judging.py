@@ -107,8 +107,8 @@ def planned_judges(
                 rated = {} if opened is None else opened.ratings(metric.identity, items)
                 lengths += [(length, length) for item, length in items.items() if item not in rated]
             usd = sum(usd_of(metric, likely) for likely, _ in lengths)
-            most = sum(usd_at_most(metric, most) for _, most in lengths)
-            judges.append(PlannedJudge(metric, len(lengths), usd, most, sample))
+            usd_limit = sum(usd_at_most(metric, longest) for _, longest in lengths)
+            judges.append(PlannedJudge(metric, len(lengths), usd, usd_limit, sample))
     return tuple(judges)
 
 

@@ -29,7 +29,7 @@ from tunerun.job import BaseModelRef, FailureKind, JobRef, JobState, TuningReque
 from tunerun.testing.waiting import wait_for_end, wait_for_steps
 
 OPTIONS = GenerateOptions(max_output_tokens=8)
-# The first and the last are equal: whatever shares their batch, they have equal answers and losses.
+# The first and the last are equal, so their answers and losses have to be equal too, whatever shares their batch.
 INPUTS = ("1", "a longer input, so that lengths differ", "two", "1")
 ROWS = tuple(map(Example, INPUTS, ("2", "a longer output", "three", "2")))
 TURNS = (Example("5", "6"),)
@@ -41,8 +41,7 @@ class BackendPlace(Protocol):
     """The environment of the backend under test: where its jobs are kept, and requests that are valid there.
 
     Attributes:
-        missing_model: a base model that `prepare` has to reject, also under the name
-            `another-missing-model`.
+        missing_model: a base model that `prepare` has to reject, also under the name `another-missing-model`.
     """
 
     missing_model: BaseModelRef
@@ -86,6 +85,7 @@ class BackendContract:
     def test_capabilities_never_change(self, place: BackendPlace, backend: Backend) -> None:
         """Two objects on the same place can do the same, and the limits name their source."""
         capabilities = backend.capabilities()
+        # The second object is not entered: `capabilities` touches no network.
         assert capabilities == backend.capabilities() == place.open().capabilities()
         assert capabilities.kind
         assert capabilities.source
@@ -126,7 +126,7 @@ class BackendContract:
         request = place.request("1")
         status = wait_for_end(backend, backend.submit(request))
         epochs = request.hyperparameters.epoch_count if backend.capabilities().measures_epochs else 0
-        assert [one.epoch for one in status.validation] == list(range(1, epochs + 1))
+        assert [measured.epoch for measured in status.validation] == list(range(1, epochs + 1))
         if epochs:
             assert status.validation[-1].loss == status.metrics["validation/loss"]
 
@@ -165,8 +165,8 @@ class BackendContract:
         ref = backend.submit(request)
         wait_for_end(backend, ref)
         running = backend.submit(long)
-        for one, its_ref in ((request, ref), (long, running)):
-            again = backend.find(one.key, one.tuned_model_id)
+        for submitted, its_ref in ((request, ref), (long, running)):
+            again = backend.find(submitted.key, submitted.tuned_model_id)
             assert again is not None
             assert backend.poll([again])[again].state.is_finished == backend.poll([its_ref])[its_ref].state.is_finished
         assert backend.find(unknown.key, request.tuned_model_id) is None
@@ -235,7 +235,7 @@ class BackendContract:
     def test_models_are_answered_together_as_alone(self, place: BackendPlace, backend: Backend) -> None:
         """Answering several models together gives each the same answers as alone; an error affects only its model."""
         if not isinstance(backend, AnswersTogether):
-            return
+            return  # optional: a service may take the inputs of one model at a time
         request = place.request("1")
         tuned = wait_for_end(backend, backend.submit(request)).tuned_model
         assert tuned is not None

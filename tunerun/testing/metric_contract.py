@@ -44,7 +44,7 @@ def check_metric(metric: Metric, expected: Sequence[str], answers: Sequence[str]
     backwards = metric.rows(expected[::-1], answers[::-1])
     assert abs(float(metric.value(backwards.mean(axis=0))) - value) < _TOLERANCE
 
-    # Means with random weights are what a bootstrap computes: many at once, and each has to be the value of its own.
+    # Means with random weights are what a bootstrap computes: many at once, each equal to its value alone.
     weights = np.random.default_rng(0).dirichlet(np.ones(len(rows)), size=(2, 3))
     together = metric.value(weights @ rows)
     assert together.shape == (2, 3)

@@ -42,7 +42,7 @@ class ScriptedService:
         answers_after: returns the answer to an input that follows examples; None: examples are ignored.
         answers_conversation: returns the answer to a conversation with a system message or earlier turns, including
             examples; None: only the last message counts.
-        steps_per_poll: how many steps a job advances with each poll.
+        steps_per_poll: how many steps a job advances with each poll; by default its first poll finishes it.
         missing_models: names of the base models that the service does not have.
         submitted: the keys of all started jobs, in order.
         generated: number of inputs answered.
@@ -166,6 +166,7 @@ class ScriptedBackend:
         name = f"tunedModels/{job.request.tuned_model_id}"
         metrics = {"train/seconds": float(job.steps)}
         if job.request.validation:
+            # The base model's loss is above all of the job's, so that every tuned model is better.
             metrics |= {"validation/loss": 1 / job.steps, "validation/base_loss": 2.0}
         tuned = TunedModel(name, job.request.model, name)
         return replace(status, state=JobState.SUCCEEDED, metrics=metrics, tuned_model=tuned)
