@@ -177,9 +177,19 @@ def test_compute_calls_only_failed_and_cancelled_attempts_unsuccessful(tmp_path:
     with open_record(SWEEP, runs=tmp_path) as record:
         document = text(section(appendix(record), "Compute"))
     assert "1 run succeeded, in total 12.5 s of training and 1,200 training tokens" in document
-    assert "2 further runs ended early and took 80.0 s." in document
-    assert "2 further attempts did not succeed and took 80.0 s." in document
-    assert "2 further runs have not finished." in document
+    assert "2 runs ended early and took 80.0 s." in document
+    assert "2 attempts did not succeed and took 80.0 s." in document
+    assert "2 runs have not finished." in document
+
+
+def test_compute_of_a_sweep_without_results_has_no_totals(tmp_path: Path) -> None:
+    """A sweep whose only run is still running has neither a training time that is missing nor tokens."""
+    written(tmp_path, SWEEP, Recorded())
+    changed(tmp_path, "job", state="'RUNNING'", finished_at="NULL")
+    with open_record(SWEEP, runs=tmp_path) as record:
+        document = text(section(appendix(record), "Compute"))
+    assert "No run has succeeded. 1 run has not finished." in document
+    assert "in total" not in document
 
 
 def test_compute_is_of_each_run_and_in_total(whole: Appendix) -> None:

@@ -97,7 +97,7 @@ def test_a_verdict_that_cannot_be_made_is_called_skipped(runs: Path, capsys: pyt
     print_checks(verification)
     same, skipped = capsys.readouterr().out.splitlines()
     assert same.startswith("same  trial 0: ")
-    assert skipped.startswith("skipped  the verdict cannot be made here: evaluation.metrics: gone decides")
+    assert skipped.startswith("skipped  the verdict cannot be computed here: evaluation.metrics: gone decides")
     assert verification.is_equal
     assert not verification.checks[1].is_compared
 

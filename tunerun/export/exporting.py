@@ -96,6 +96,9 @@ class ExportedModel:
 def named_trial(record: OpenRecord) -> TrialRecord:
     """Return the one trial of a record.
 
+    Args:
+        record: of a trial, or of a sweep with one trial.
+
     Raises:
         InputError: it has several; the message says what to give instead.
     """
@@ -112,6 +115,9 @@ def named_trial(record: OpenRecord) -> TrialRecord:
 
 def best_trial(record: OpenRecord) -> TrialRecord:
     """Return the first trial of the point that the sweep's verdict advises.
+
+    Args:
+        record: of the sweep, or of one of its trials.
 
     Raises:
         LimitError: no point is advised; the message has the verdict's sentence.

@@ -66,6 +66,9 @@ class Usage:
 def usage_of(form: str) -> Usage:
     """Return the usage of a form.
 
+    Args:
+        form: a key of `USAGES`.
+
     Raises:
         InputError: the form is unknown; the message lists the forms.
     """
@@ -97,8 +100,8 @@ def _adapter(context: UsageContext) -> str:
         f"base = AutoModelForCausalLM.from_pretrained({context.base!r}{revision})",
         "model = PeftModel.from_pretrained(base, folder)",
         "tokenizer = AutoTokenizer.from_pretrained(folder)",
-        "manner = GenerationConfig.from_pretrained(folder)",
-        *_ask(context, "model.generate(**prompt, generation_config=manner)"),
+        "generation = GenerationConfig.from_pretrained(folder)",
+        *_ask(context, "model.generate(**prompt, generation_config=generation)"),
     ]
     return _python(lines)
 

@@ -295,7 +295,7 @@ def _verdicts(old: OpenRecord, new: OpenRecord) -> Iterator[TrialCheck]:
     try:
         before, now = judge(old.ledger, [old.sweep]), judge(new.ledger, [new.sweep])
     except (InputError, MetricError) as error:
-        yield TrialCheck(None, True, f"the verdict cannot be made here: {error}", is_compared=False)
+        yield TrialCheck(None, True, f"the verdict cannot be computed here: {error}", is_compared=False)
         return
     if before.metric is None and now.metric is None:
         return

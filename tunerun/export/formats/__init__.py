@@ -19,6 +19,9 @@ FORMATS: Mapping[str, ExportFormat] = {each.name: each for each in (MergedFormat
 def format_of(name: str) -> ExportFormat:
     """Return the format of a name.
 
+    Args:
+        name: a key of `FORMATS`, the value of `--to`.
+
     Raises:
         InputError: the format is unknown; the message lists the formats.
     """

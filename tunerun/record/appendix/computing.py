@@ -50,10 +50,12 @@ def compute(material: Material) -> Topic:
     devices = [str(device) for device in material.config_values("backend.device") if device]
     requested = f" (requested device: {words(devices)})" if devices else ""
     places = "; ".join(map(_place, material.places)) or f"a machine that is {NOT_RECORDED}{requested}"
-    summary = (
-        f"{counted(len(done), 'run')} succeeded, in total {spent} and {tokens:,} training tokens (all epochs), on "
-        f"{places}."
-    )
+    summary = "No run has succeeded."
+    if done:
+        summary = (
+            f"{counted(len(done), 'run')} succeeded, in total {spent} and {tokens:,} training tokens (all epochs), on "
+            f"{places}."
+        )
     # A trial whose key has succeeded before is not trained again, whichever sweep trained it.
     elsewhere = sum(job.sweep not in (None, material.sweep.id) for job in done)
     if elsewhere:
@@ -63,12 +65,12 @@ def compute(material: Material) -> Topic:
         summary += f" By the configured prices this sweep's own runs cost {usd:,.2f} US dollars."
     # A stopped run is not a failure: it keeps its tuned model. It has no place in the totals of whole runs either.
     if stopped:
-        summary += f" {counted(len(stopped), 'further run')} ended early and took {_elapsed(stopped)}."
+        summary += f" {counted(len(stopped), 'run')} ended early and took {_elapsed(stopped)}."
     # Attempts that failed are part of what the study took, and checklists ask for it.
     if lost:
-        summary += f" {counted(len(lost), 'further attempt')} did not succeed and took {_elapsed(lost)}."
+        summary += f" {counted(len(lost), 'attempt')} did not succeed and took {_elapsed(lost)}."
     if unfinished:
-        summary += f" {counted(unfinished, 'further run')} {'has' if unfinished == 1 else 'have'} not finished."
+        summary += f" {counted(unfinished, 'run')} {'has' if unfinished == 1 else 'have'} not finished."
     summary += _sharing(done, served=len(done) - len(own))
     head = ("trial", "sets", "seed", "state", "attempts", "seconds", "tokens", "steps", "on")
     rows = tuple(_run(material, trial) for trial in material.trials)

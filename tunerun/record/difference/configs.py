@@ -58,7 +58,11 @@ def config_section(pairs: Sequence[TrialPair]) -> DifferenceSection:
 
 
 def reasons(pairs: Sequence[TrialPair]) -> tuple[str, ...]:
-    """Return why the keys of paired trials differ; empty if they are equal, or if neither record says why."""
+    """Return why the keys of paired trials differ; empty if they are equal, or if one of the records does not say.
+
+    Args:
+        pairs: of trials of two records.
+    """
     names: dict[str, None] = {}
     for pair in pairs:
         if pair.has_one_key or not pair.a.ingredients or not pair.b.ingredients:
