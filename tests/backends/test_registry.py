@@ -69,19 +69,36 @@ def test_checking_a_config_imports_no_client() -> None:
 
 
 @pytest.mark.process
-def test_another_packages_backend_that_cannot_be_imported_is_named(tmp_path: Path) -> None:
-    """The error names the kind, the module and what to do; a package cannot replace a kind of tunerun."""
+def test_another_packages_backend_that_is_broken_is_named(tmp_path: Path) -> None:
+    """The error names the kind, the module and what is wrong; a package cannot replace a kind of tunerun."""
+    (tmp_path / "sun_raises.py").write_text("raise RuntimeError('no sun')\n")
+    (tmp_path / "sun_bare.py").write_text("SECTION = None\n")
+    module = (
+        "from typing import Literal\nfrom tunerun.schema import BackendSection\n"
+        "class SECTION(BackendSection):\n    kind: Literal['{kind}'] = '{kind}'\n"
+        "IS_HOSTED = False\ncapabilities = open_backend = print\n"
+    )
+    (tmp_path / "sun_good.py").write_text(module.format(kind="good"))
+    (tmp_path / "sun_moon.py").write_text(module.format(kind="local"))
     info = tmp_path / "sun-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: sun\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[tunerun.backends]\nsun = sun_missing\nlocal = sun_missing\n")
+    kinds = ("missing", "raises", "bare", "moon", "good")
+    entries = "".join(f"{kind} = sun_{kind}\n" for kind in kinds)
+    (info / "entry_points.txt").write_text(f"[tunerun.backends]\nlocal = sun_missing\n{entries}")
     code = (
         f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
-        "from tunerun.backends.registry import is_hosted\n"
-        "print(is_hosted('local'))\n"
-        "is_hosted('sun')\n"
+        "from tunerun.backends.registry import is_hosted\nfrom tunerun.errors import ConfigError\n"
+        f"for kind in ('local', *{kinds}):\n"
+        "    try:\n        print(is_hosted(kind))\n    except ConfigError as error:\n        print(error)\n"
     )
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert ran.stdout == "False\n"
-    assert "ConfigError: the backend sun of another package (sun_missing) cannot be imported" in ran.stderr
-    assert "repair or uninstall it" in ran.stderr
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    cannot_import, of_package = "cannot be imported", "of another package"
+    problems = {
+        "missing": f"{of_package} (sun_missing) {cannot_import}: ModuleNotFoundError: No module named 'sun_missing'",
+        "raises": f"{of_package} (sun_raises) {cannot_import}: RuntimeError: no sun",
+        "bare": f"{of_package} (sun_bare) does not define IS_HOSTED, capabilities, open_backend",
+        "moon": f"{of_package} (sun_moon): its SECTION is not a BackendSection whose field kind is Literal['moon']",
+    }
+    errors = [f"the backend {kind} {problem}; repair or uninstall it" for kind, problem in problems.items()]
+    assert ran.stdout.splitlines() == ["False", *errors, "False"]

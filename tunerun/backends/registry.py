@@ -12,14 +12,14 @@ from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated, Any, Protocol, Union, cast
+from typing import Annotated, Any, Protocol, Union, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, TypeAdapter, ValidationError
 from pydantic_core import CoreSchema
 
 from tunerun.backends.base import Backend, Capabilities
 from tunerun.engine import precision
-from tunerun.errors import ConfigError
+from tunerun.errors import ConfigError, first_line
 from tunerun.interpolation import resolved_section
 from tunerun.section import Section
 
@@ -27,6 +27,9 @@ GROUP = "tunerun.backends"
 
 _OWN = {"local": "tunerun.backends.local", "gemini": "tunerun.backends.gemini", "openai": "tunerun.backends.openai"}
 """Imported when a config is first checked; what is expensive is imported by the function that needs it."""
+
+_EXPORTS = ("SECTION", "IS_HOSTED", "capabilities", "open_backend")
+"""The names of `BackendModule`."""
 
 
 class BackendSection(Section):
@@ -136,13 +139,22 @@ def _modules() -> Mapping[str, str]:
     return {**_OWN, **{entry.name: entry.value for entry in entry_points(group=GROUP) if entry.name not in _OWN}}
 
 
+@cache
 def _module(kind: str) -> BackendModule:
     name = _modules()[kind]
-    try:
+    if kind in _OWN:
         return cast(BackendModule, importlib.import_module(name))
-    except ImportError as error:
-        if kind in _OWN:
-            raise
-        raise ConfigError(
-            f"the backend {kind} of another package ({name}) cannot be imported: {error}; repair or uninstall it"
-        ) from error
+    what = f"the backend {kind} of another package ({name})"
+    try:
+        module = importlib.import_module(name)
+    except Exception as error:  # the package's own code runs, and may raise anything
+        problem = f"{type(error).__name__}: {first_line(error)}"
+        raise ConfigError(f"{what} cannot be imported: {problem}; repair or uninstall it") from error
+    if lacking := [each for each in _EXPORTS if not hasattr(module, each)]:
+        raise ConfigError(f"{what} does not define {', '.join(lacking)}; repair or uninstall it")
+    # Checked here: pydantic's errors about the union of all sections do not say which package is the cause.
+    is_section = isinstance(module.SECTION, type) and issubclass(module.SECTION, BackendSection)
+    if not is_section or get_args(module.SECTION.model_fields["kind"].annotation) != (kind,):
+        wanted = f"a BackendSection whose field kind is Literal[{kind!r}]"
+        raise ConfigError(f"{what}: its SECTION is not {wanted}; repair or uninstall it")
+    return cast(BackendModule, module)
