@@ -170,13 +170,14 @@ def first_line(error: Exception) -> str:
 
 def close_name(name: str, names: Iterable[str]) -> str | None:
     """Return the name that is most similar to an unknown one; None: none is similar."""
-    names = list(names)
-    # `epochs` shares too few letters with `epoch_count`, but has one of its words.
-    with_word = (each for each in names if name.removesuffix("s") in each.split("_"))
-    return next(iter(difflib.get_close_matches(name, names, n=1)), None) or next(with_word, None)
+    return next(iter(difflib.get_close_matches(name, list(names), n=1)), None)
 
 
 def did_you_mean(name: str, names: Sequence[str]) -> str:
     """Return a suggestion of the most similar name for an unknown one; empty if none is similar."""
-    close = close_name(name, names)
+    # `epochs` shares too few letters with `epoch_count`, but has one of its words. Not in `close_name`: for a column of
+    # a file, the template that fits the file is the better advice.
+    word = name.removesuffix("s")
+    with_word = (each for each in names if word and word in each.split("_"))
+    close = close_name(name, names) or next(with_word, None)
     return "" if close is None else f"did you mean {close!r}?"

@@ -72,6 +72,15 @@ def test_missing_column_without_a_near_name(tmp_path: Path) -> None:
     ]
 
 
+def test_a_column_that_shares_only_a_word_with_the_template_is_not_its_near_name(tmp_path: Path) -> None:
+    """The template for the file's own columns is the better advice."""
+    path = written(tmp_path / "a.jsonl", [{"text_input": "1", "output": "2"}])
+    assert problems_of(path, template=Template(text_input="{{ text }}")) == [
+        f"{path}: no row has the column 'text', which template.text_input names; there are 'text_input', 'output'",
+        f'{path}: for its columns write template: {{text_input: "{{{{ text_input }}}}", output: "{{{{ output }}}}"}}',
+    ]
+
+
 def test_bytes(tmp_path: Path) -> None:
     """Bytes of Parquet are not text."""
     pyarrow.parquet.write_table(pyarrow.table({"text_input": [b"1"], "output": ["2"]}), tmp_path / "a.parquet")
