@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import logging
 
+import httpx
 import pytest
 
 from tests.backends.openai.place import KEY, MODEL, OpenAIPlace, ended
 from tests.rigs.http_service import Fault
 from tests.rigs.openai_service import OpenAIService, Script
+from tunerun.backends.http import ApiKey, JsonService
 from tunerun.backends.openai import OpenAIBackend
+from tunerun.backends.openai.refusals import refusal
+from tunerun.backends.openai.statuses import JobStatuses
 from tunerun.errors import AccessError, InputError
 from tunerun.job import (
     BaseModelRef,
+    Failure,
     FailureKind,
     JobState,
 )
@@ -56,6 +61,16 @@ def test_a_failed_job_has_a_kind_and_the_services_message(
         assert words in failure.message
         service.script.failure = lambda _: None
         assert ended(backend, request).state is JobState.SUCCEEDED
+
+
+def test_a_failed_job_without_a_curve_has_its_reason_whatever_its_times_are() -> None:
+    """A time that is not a number makes only a curve unreadable."""
+    events = httpx.MockTransport(lambda _request: httpx.Response(200, json={"data": []}))
+    service = JsonService(
+        "https://tuning.example.org", ApiKey("OPENAI_API_KEY", "Authorization"), 1, 1, refusal, transport=events
+    )
+    job = {"id": "job-1", "status": "failed", "finished_at": "2026-11-26T10:00:00Z", "error": {"message": "no disk"}}
+    assert JobStatuses(service, "").of(job).failure == Failure(FailureKind.CRASHED, "no disk")
 
 
 @pytest.mark.parametrize(

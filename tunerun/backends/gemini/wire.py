@@ -11,7 +11,7 @@ from tunerun.interpolation import resolved
 from tunerun.job import BaseModelRef, Snapshot, TuningRequest
 
 _KEY = re.compile(r"tunerun\.key=([0-9a-f]+)")
-"""The trial's whole key in a tuned model's description. A TunedModel has no labels, and its id has 40 characters."""
+"""The trial's key in a tuned model's description. A TunedModel has no labels, and its id has at most 40 characters."""
 
 
 def contents_of(conversation: Conversation) -> Json:

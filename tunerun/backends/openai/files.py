@@ -86,7 +86,7 @@ class TrainingFiles:
         # Checked each time: a file may have been deleted since, or its processing may have failed.
         uploaded = self._known.pop(name, None)
         file = None if uploaded is None else self._service.find(f"{self._path}/{quote(uploaded)}")
-        if file is None or file.get("status") in _USELESS:
+        if not file or file.get("status") in _USELESS:
             file = self._listed(name)
         if file is None:
             try:

@@ -63,7 +63,7 @@ AZURE = Host(
     max_bytes=512 * 2**20,
     key_header="api-key",
     key_scheme="",
-    has_mark=True,  # its reference requires UTF-8 with a byte order mark
+    has_mark=True,  # its reference asks for UTF-8 with a byte order mark
     deploys=True,
     warnings=(_DEPLOYMENTS,),
 )

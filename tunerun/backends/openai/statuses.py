@@ -104,11 +104,10 @@ def _status(job: Json, state: JobState, curve: Curve, checkpoints: Sequence[Json
     """Translate a job with what was read of it."""
     epochs = jobs.epochs_of(job) or (1 if state.is_finished else None)
     total = curve.total(jobs.steps_of(job), is_whole=state is JobState.SUCCEEDED)
-    ended_at = float(job.get("finished_at") or 0)
     status = JobStatus(state)
     # Services report steps alone; without the job's epochs and steps no snapshot can say its epoch.
     if epochs is not None and total is not None:
-        last_time = ended_at or float(job.get("created_at") or 0)
+        last_time = float(job.get("finished_at") or job.get("created_at") or 0)
         named = [(int(each["step_number"]), str(each["fine_tuned_model_checkpoint"])) for each in checkpoints]
         kept = sorted((curve.epoch_of(step, epochs, total), step, name) for step, name in named)
         status = JobStatus(
@@ -123,6 +122,7 @@ def _status(job: Json, state: JobState, curve: Curve, checkpoints: Sequence[Json
         return status
 
     metrics = {"validation/loss": status.validation[-1].loss} if status.validation else {}
+    ended_at = float(job.get("finished_at") or 0)
     # From the first event with a time: `created_at` would count the wait in the service's queue as training.
     if curve.first_at is not None and ended_at > curve.first_at:
         metrics["train/seconds"] = ended_at - curve.first_at
