@@ -189,8 +189,8 @@ class Middleware:
             scope["headers"] = [pair for pair in scope["headers"] if not pair[0].startswith(b"content-")]
             return _replayed(b"", receive)
 
-        # A declared length over the limit is refused before anything is read. int() raises a ValueError for more than
-        # 4,300 digits, so longer texts than any length are not parsed; h11 refuses them.
+        # A declared length over the limit is refused before anything is read. One of 20 digits or more is not parsed,
+        # since int() raises a ValueError for more than 4,300; h11 refuses more than 20, and the body is counted too.
         length = header(scope, b"content-length") or b""
         size = int(length) if length.isdigit() and len(length) < 20 else 0
         content, is_whole = bytearray(), False

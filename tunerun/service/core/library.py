@@ -356,6 +356,7 @@ class Library:
         """
         self.get(caller, identifier, Role.WRITER)
         row = self.permission(caller, identifier, permission)
+        # The owner's role is refused like one that is to be granted: a model without an owner could not be deleted.
         _check_role(row.grantee, Role.OWNER if row.role is Role.OWNER else role)
         self._state.permissions.change_role(identifier, permission, role)
         return replace(row, role=role)

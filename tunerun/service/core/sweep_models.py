@@ -67,7 +67,7 @@ class SweepModel:
         number, after = self.row.number, listing.after
         return (
             listing.role is Role.READER
-            and not (listing.metadata or listing.noted)
+            and not (listing.metadata or listing.noted)  # a sweep's model has neither: no wire has created it
             and listing.state in (None, self.row.state)
             and all(word.casefold() in text for word in listing.words)
             and (not after or (number < after if listing.newest_first else number > after))

@@ -197,7 +197,7 @@ def _models(methods: Methods) -> APIRouter:
     def list_models(_caller: Caller, page_size: PageSize = 0, page_token: PageToken = "") -> Json:
         if page_token:
             raise invalid("pageToken", "is not a token of this list, which has one page")
-        page_size_of(page_size)
+        page_size_of(page_size)  # only checked: the list has one page
         return {"models": [responses.model(offered) for offered in catalogue.offered.values()]}
 
     @router.get("/models/{model}")
@@ -321,6 +321,7 @@ def _operations(library: Library) -> APIRouter:
         row = library.of_operation(caller, tuned_model, operation)
         return responses.operation(row, library.curve(row))
 
+    # The API has it below /v1 alone; google-generativeai (0.8.6) calls it below /v1beta.
     @router.post("/tunedModels/{tuned_model}/operations/{operation}:cancel")
     def cancel_operation(
         tuned_model: str, operation: str, caller: TuningCaller, _body: wire.CancelOperation | None = None
@@ -328,6 +329,7 @@ def _operations(library: Library) -> APIRouter:
         library.cancel(caller, tuned_model, operation)
         return {}
 
+    # Not a method of the API: google-genai (3.4) calls it in `tunings.cancel`.
     @router.post("/tunedModels/{tuned_model}:cancel")
     def cancel_tuned_model(tuned_model: str, caller: TuningCaller, _body: wire.CancelOperation | None = None) -> Json:
         library.cancel(caller, tuned_model)

@@ -65,7 +65,7 @@ class _Gemini:
         """Return the status, google.rpc.Status in the envelope of every Google API, and the headers."""
         headers = {"retry-after": str(error.retry_after_s)} if error.retry_after_s is not None else {}
         if error.code is Code.UNAUTHENTICATED:
-            headers["www-authenticate"] = "Bearer"
+            headers["www-authenticate"] = "Bearer"  # RFC 9110, 15.5.2: a 401 has to name a scheme
         return error.code.http_status, envelope(error), headers
 
 
@@ -120,6 +120,7 @@ def field_name(name: str) -> str:
     return f"{_FIELDS.get(field, field)}{bracket}{place}"
 
 
+# Not after a dot: a message may already have the API's name, `tuningTask.hyperparameters.learningRate`.
 _HYPERPARAMETER = re.compile(r"(?<![\w.])hyperparameters\.([a-z_]+)")
 
 

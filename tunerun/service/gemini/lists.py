@@ -61,12 +61,13 @@ def read_page(library: Library, caller: Key, size: int, token: str, text: str) -
     # Binds a token to its list. The API requires all other parameters to be the same: with another filter the token
     # would skip models.
     query = digest([caller.owner, text])[:8]
+    # Numbers of 18 digits fit SQLite's integers, which have 64 bits.
     number, _, of = token.partition(".")
     if token and (not number.isdecimal() or len(number) > 18 or of != query):
         raise invalid(
             "pageToken", "is not a token of this list; take nextPageToken of the page before, with the same filter"
         )
-    rows = library.listed(_listing(caller, text, int(number or 0)), most + 1)
+    rows = library.listed(_listing(caller, text, int(number or 0)), most + 1)  # one more says whether a page follows
     return Page(rows[:most], f"{rows[most - 1].number}.{query}" if len(rows) > most else "")
 
 

@@ -55,6 +55,7 @@ def _listed(value: object) -> object:
     return value if value is None or isinstance(value, list) else [value]
 
 
+# fail_fast: pydantic would otherwise collect an error for each item of a long list.
 Several = Annotated[list[T], Field(fail_fast=True, max_length=MAX_PARTS), BeforeValidator(_listed)]
 """A list; a single object is accepted in place of a list of one."""
 

@@ -83,7 +83,7 @@ class FilesApi:
             ServiceError: the form or the file is invalid.
         """
 
-        def kept(form: UploadForm, draft: Draft) -> Json:
+        def check_and_keep(form: UploadForm, draft: Draft) -> Json:
             if form.file_name is None:
                 raise wrong("file", "the form has no file; send one")
             purpose = form.fields.get("purpose", "")
@@ -114,7 +114,7 @@ class FilesApi:
         with self._stored.draft() as draft:
             form = await read_form(request, draft)
             async with self._checking:
-                return await run_in_threadpool(kept, form, draft)
+                return await run_in_threadpool(check_and_keep, form, draft)
 
     def page(self, caller: Key, purpose: str | None, after: str, size: int, *, newest_first: bool) -> Json:
         """Return a page of the caller's files.

@@ -41,6 +41,7 @@ _PACE_STEPS = 50
 """How many of the newest steps the pace is computed from."""
 
 _NO_STEP = 2**32
+"""Above every step and epoch: lists start with the newest."""
 
 _UNFINISHED = tuple(status for status in FineTuningStatus if not status.is_finished)
 

@@ -81,7 +81,7 @@ def refusal(error: ServiceError) -> tuple[int, Json, Mapping[str, str]]:
     word = error.word if isinstance(error, OpenAiError) else None
     headers = {"retry-after": str(error.retry_after_s)} if error.retry_after_s is not None else {}
     if error.code is Code.UNAUTHENTICATED:
-        headers["www-authenticate"] = "Bearer"
+        headers["www-authenticate"] = "Bearer"  # RFC 9110, 15.5.2: a 401 has to name a scheme
     if error.code is Code.INTERNAL:
         headers["x-should-retry"] = "false"  # it may have created a job; the SDKs obey this header over the status
     # The envelope can name one field only, so the message has all of them.

@@ -88,7 +88,7 @@ def _lines(path: Path, findings: Findings) -> Iterator[tuple[int, bytes]]:
             if len(line) > MAX_LINE_BYTES:
                 what = f"has more than {MAX_LINE_BYTES:,} bytes; write one row on each line"
                 findings.add_row("length", number + len(lines), what)
-                break
+                break  # the rest of this line would be read as rows
             lines.append(line)
             size += len(line)
             if size >= PART_BYTES:

@@ -47,6 +47,7 @@ _NOT_A_NUMBER = {"int_parsing": "must be a whole number", "float_parsing": "must
 class TuningForm(BaseModel):
     """The submitted values as texts; empty: the default."""
 
+    # Texts, also the numbers: an invalid one is shown again beside its problem.
     input_column: str = ""
     output_column: str = ""
     base: str = ""

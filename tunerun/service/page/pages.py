@@ -45,6 +45,7 @@ from tunerun.service.page.view_models import MAX_SOURCES, ViewModels
 from tunerun.service.routes import Caller
 
 KEPT_FILES = 5
+"""Uploaded tables that are kept of each visitor, of up to 4 MB each; a sixth one replaces the oldest."""
 
 
 def routes(methods: Methods, state: State, sessions: Sessions) -> APIRouter:

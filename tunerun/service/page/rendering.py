@@ -34,8 +34,8 @@ _HEADERS = {
 
 _TEMPLATES = Environment(
     loader=FileSystemLoader(FOLDER / "templates"),
-    autoescape=True,
-    undefined=StrictUndefined,
+    autoescape=True,  # jinja2's default is off; names, rows and answers are anyone's text
+    undefined=StrictUndefined,  # jinja2's default shows nothing for a name that a route forgot or misspelled
     trim_blocks=True,
     lstrip_blocks=True,
 )
@@ -87,7 +87,7 @@ def _check_origin(request: Request) -> None:
     if request.method != "POST" or origin is None:
         return
     try:
-        site = urlsplit(origin).netloc
+        site = urlsplit(origin).netloc  # empty for `null`, which a sandboxed frame sends: refused as well
     except ValueError:
         raise ServiceError(Code.INVALID_ARGUMENT, "The header Origin is malformed, and nothing was done.") from None
     if site != request.headers.get("host"):

@@ -67,7 +67,7 @@ class Sessions:
         """
         with self._lock:
             session = self._sessions.get(identifier)
-        key = None
+        key = None  # found by its secret: the id of a revoked key could be given to a new one
         if session is not None and session[1] > time.monotonic():
             key = self._keys.find(session[0].secret)
         if key is None:

@@ -64,6 +64,7 @@ genai.configure(
 model = genai.GenerativeModel($gemini_name)
 print(model.generate_content("Hello").text)"""
 
+# `$$` is a `$` in a Template: the shell reads the key from its variable.
 _CURL = """\
 curl $address/v1beta/$gemini_path:generateContent \\
   -H "x-goog-api-key: $$$key_variable" \\

@@ -59,7 +59,7 @@ class CheckedExamples:
     """Findings of the checks of `tunerun data check` on tuned models' examples; each set is checked once."""
 
     def __init__(self) -> None:
-        self._found: dict[str, tuple[Finding, ...]] = {}
+        self._checked: dict[str, tuple[Finding, ...]] = {}
 
     def findings(self, key: str, examples: Sequence[Example]) -> tuple[Finding, ...] | None:
         """Return the findings, with row numbers; None: there are too many examples to check for a page.
@@ -70,9 +70,10 @@ class CheckedExamples:
         """
         if len(examples) > MOST_CHECKED:
             return None
-        if key not in self._found:
-            while len(self._found) >= MOST_KEPT:
-                self._found.pop(next(iter(self._found)), None)  # None: another thread was first
+        findings = self._checked.get(key)  # read once: another thread may remove it
+        if findings is None:
+            while len(self._checked) >= MOST_KEPT:
+                self._checked.pop(next(iter(self._checked)), None)  # None: another thread was first
             # Written as a training file and checked as one, so that the page and `tunerun data check` agree.
             rows = RowBuilder("")  # without a file, places are written as `row 3`
             kind = "openai" if any(example.is_conversation for example in examples) else "gemini"
@@ -80,5 +81,5 @@ class CheckedExamples:
                 rows.add(number, FORMATS[kind].row(example))
             template = PromptTemplate(TemplateText())
             rendered, _ = render_rows(rows.rows(), template, CharacterLimits(None, None))
-            self._found[key] = tuple(inspect(rendered, {}, MOST_PLACES))
-        return self._found[key]
+            findings = self._checked[key] = tuple(inspect(rendered, {}, MOST_PLACES))
+        return findings

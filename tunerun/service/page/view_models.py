@@ -116,6 +116,7 @@ class ModelView:
     @property
     def progress(self) -> str:
         """Its progress as a text."""
+        # In the order of precedence: a job that is being cancelled may still be marked as paused.
         steps = f"{self.steps:,} of {self.row.total_steps:,} steps ({self.percent} %)"
         if not self.is_creating:
             return steps
@@ -127,6 +128,7 @@ class ModelView:
 
     def as_json(self) -> Json:
         """Return the values that the page's script updates."""
+        # null where a job diverges: JSON has no NaN, on which starlette raises a ValueError, and the chart skips it.
         return {
             "steps": self.steps,
             "percent": self.percent,
