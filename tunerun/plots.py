@@ -147,8 +147,8 @@ def sweep_figure(title: str, curves: Sequence[TrialCurve], best: str | None = No
     axes.set_xlabel("epoch")
     _finish(axes, curves)
     count = len(curves)
-    shown = f"{count} trials" if count <= MAX_IN_LEGEND else f"the {MAX_IN_LEGEND} lowest of {count} trials"
-    _legend_beside(axes, f"{shown}\ndashed: held out" if any(curve.validation for curve in curves) else shown)
+    legend = f"{count} trials" if count <= MAX_IN_LEGEND else f"the {MAX_IN_LEGEND} lowest of {count} trials"
+    _legend_beside(axes, f"{legend}\ndashed: held out" if any(curve.validation for curve in curves) else legend)
     return figure
 
 

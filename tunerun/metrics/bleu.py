@@ -20,8 +20,7 @@ _ORDER = 4
 def _counter(tokenize: str) -> SegmentCounts:
     from sacrebleu.metrics.bleu import BLEU
 
-    # force: no warning on standard error where texts look as if they had been split into tokens.
-    return SegmentCounts(BLEU(tokenize=tokenize, force=True))
+    return SegmentCounts(BLEU(tokenize=tokenize))
 
 
 class Bleu(MetricModel):

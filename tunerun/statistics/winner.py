@@ -27,7 +27,7 @@ def bias_corrected(
     """Estimate the winner's score by bootstrap bias correction (Tsamardinos et al. 2018, Machine Learning 107:1895).
 
     The best point is chosen on resampled rows and measured on the rows that the sample omits. In 12 simulated worlds
-    the bias was at most 1.2 points, while the raw score of the best was 4 to 12 points too high.
+    the bias was at most 1.2 points, while the raw score of the best was up to 12 points too high.
 
     Args:
         scores: [rows, points], or [rows, points, m] of contributions that `value` turns into a score; sums over the
