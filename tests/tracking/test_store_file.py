@@ -31,10 +31,10 @@ def cut(file: Path) -> None:
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
 
-def flip_a_page(file: Path) -> None:
-    """Overwrite the page of a table that is read when a run is created."""
+def flip_a_page(file: Path, name: str = "runs") -> None:
+    """Overwrite the first page of a table or an index; that of runs is read when a run is created."""
     with closing(sqlite3.connect(file)) as connection:
-        [page] = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'runs'").fetchone()
+        [page] = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = ?", [name]).fetchone()
         [size] = connection.execute("PRAGMA page_size").fetchone()
     content = bytearray(file.read_bytes())
     content[(page - 1) * size : page * size] = b"\xff" * size
@@ -101,6 +101,18 @@ def test_the_store_of_a_newer_mlflow_is_left_alone(lab: Lab, uri: str) -> None:
     report = Tracker(lab.ledger.path, uri).sync()
     assert report.problem is not None
     assert "was written by a newer MLflow (schema ffffffffffff); install that version" in report.problem
+    assert file.read_bytes() == before
+
+
+def test_a_damaged_store_of_a_newer_mlflow_is_left_alone(lab: Lab, uri: str) -> None:
+    """Whose file it is is decided before its runs are read, so that what cannot be read in it is not replaced."""
+    file = Path(uri.removeprefix("sqlite:///"))
+    change(file, "UPDATE alembic_version SET version_num = 'ffffffffffff'")
+    flip_a_page(file, "sqlite_autoindex_runs_1")
+    before = file.read_bytes()
+    report = Tracker(lab.ledger.path, uri).sync()
+    assert report.problem is not None
+    assert "was written by a newer MLflow" in report.problem
     assert file.read_bytes() == before
 
 

@@ -84,28 +84,29 @@ def _examine(file: Path, *, thorough: bool) -> _Examination:
             tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
             if thorough and (answer := connection.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
                 return _Examination(_Kind.DAMAGED, f"damaged ({str(answer).splitlines()[0]})")
+            # Whose file it is before its rows are read: a damaged one of another program is left alone too.
+            expected = mlflow_internals.table_names()
+            own = {table for table in tables if not table.startswith(("alembic_", "sqlite_"))}
+            if own and not own & expected:
+                raise UnusableError(f"{file} is a database of another program; choose another tracking.uri")
             row = None
             if "alembic_version" in tables:
                 row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+            versions, newest = mlflow_internals.schema_versions()
+            if row is not None and row[0] not in versions:
+                raise UnusableError(
+                    f"{file} was written by a newer MLflow (schema {row[0]}); install that version, or choose another "
+                    "tracking.uri"
+                )
+            if row is not None and row[0] == newest and expected <= tables:
+                return _Examination(_Kind.READY)
             runs = connection.execute("SELECT count(*) FROM runs").fetchone()[0] if "runs" in tables else 0
+            return _Examination(_Kind.UNFINISHED, "half made, as by a process that was killed", runs)
     except sqlite3.DatabaseError as error:
         # The low byte is the error's class: 11 of SQLITE_CORRUPT_INDEX, 267, too.
         if getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGED:
             return _Examination(_Kind.DAMAGED, f"damaged ({error})")
         raise
-
-    expected, own = mlflow_internals.table_names(), {t for t in tables if not t.startswith(("alembic_", "sqlite_"))}
-    if own and not own & expected:
-        raise UnusableError(f"{file} is a database of another program; choose another tracking.uri")
-    versions, newest = mlflow_internals.schema_versions()
-    if row is not None and row[0] not in versions:
-        raise UnusableError(
-            f"{file} was written by a newer MLflow (schema {row[0]}); install that version, or choose another "
-            "tracking.uri"
-        )
-    if row is not None and row[0] == newest and expected <= tables:
-        return _Examination(_Kind.READY)
-    return _Examination(_Kind.UNFINISHED, "half made, as by a process that was killed", runs)
 
 
 def _finish(file: Path, old: _Examination) -> bool:
@@ -163,7 +164,7 @@ def _keep(file: Path) -> Path:
     """Give a file that is about to be replaced a second name, and return that."""
     kept = file.with_name(f"{file.name}.replaced-{time.strftime('%Y%m%d-%H%M%S')}")
     kept.unlink(missing_ok=True)
-    # A link and not a rename: at every instant a process that opens the first name finds a whole store.
+    # A link and not a rename: at every instant the first name is a file: without one MLflow would create a store.
     try:
         kept.hardlink_to(file)
     except OSError:  # a file system without hard links
