@@ -115,7 +115,7 @@ class Ledger(AnswerTable, JobTable, MarkTable, OpeningTable, RatingTable, StopTa
             LedgerError: the file cannot be written; nothing of the plan is recorded then.
         """
         with self._file.transaction():
-            # A run that was killed after this line begins again here: what was frozen is what it continues.
+            # A run that continues a sweep after a kill comes here again: it goes by the plan that was frozen.
             if self.is_frozen(sweep.id):
                 return
             rows = ((s.digest, s.source, dump(list(map(example_json.to_list, s.examples)))) for s in example_sets)

@@ -99,10 +99,8 @@ def parse_address(uri: str, runs: Path, source: str = "tracking.uri") -> Address
         return Address(uri.rstrip("/"), tracker_name(uri.rstrip("/")), None, None)
     if scheme.partition("+")[0] in _DATABASES:
         return Address(uri, tracker_name(uri), None, runs.absolute() / "mlartifacts")
-    if scheme in (
-        "file",
-        "",
-    ):  # MLflow raises without MLFLOW_ALLOW_FILE_STORE=true, and maintains it no longer (3.17.2)
+    # MLflow only maintains its file store, and raises without MLFLOW_ALLOW_FILE_STORE=true (3.17.2).
+    if scheme in ("file", ""):
         raise ConfigError(
             f"{source}={redact(uri)}: MLflow has given up its file store; {_ALLOWED}; use sqlite:///runs/mlflow.db"
         )

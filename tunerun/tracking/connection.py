@@ -1,4 +1,4 @@
-"""The connection to MLflow: imports mlflow when it is first used, and ends its errors, so that no caller sees one.
+"""The connection to MLflow: imports mlflow when it is first used, and translates its errors into ours.
 
 `MlflowClient` with explicit run ids, never the fluent API: in threads and asyncio tasks it writes into other runs
 (measured with mlflow 3.18.0). Never async logging: 0.6 times the speed of plain calls on SQLite, and after SIGKILL 51

@@ -45,7 +45,7 @@ def run_name(
         overrides: of the trial, by dotted key.
         config: of the trial, for keys that it does not override.
     """
-    # The swept values first: MLflow's own names, such as `dapper-slug-248`, say nothing, and the number sorts.
+    # The varied keys: MLflow's own names, such as `dapper-slug-248`, say nothing. The number first, so that names sort.
     return " ".join([padded("t", number, trials), *_values(varied, overrides, config)])
 
 

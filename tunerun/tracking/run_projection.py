@@ -26,8 +26,8 @@ T = TypeVar("T")
 _DIGEST_CHARACTERS = 8  # MLflow takes at most 36 and shows them all (3.18.0); the whole digest is in the source
 
 LAYOUT = 4
-"""Version of the content of runs. Raise it when a tag, a param or an artifact is added: it is part of the digest that a
-mark holds, so the next replay sends it to the runs of older stores too."""
+"""Version of the content of runs. Raise it when a tag or an artifact is added: it is part of the digest that a mark
+holds, so the next replay sends it to the runs of older stores too. Params are sent when their own version is new."""
 
 STEP_LOSS, EPOCH_LOSS, VALIDATION_EPOCH_LOSS = "train/mean_loss", "train/epoch_mean_loss", "validation/epoch_loss"
 """The metrics that are curves."""
@@ -360,7 +360,7 @@ def sweep_tag(sweep_id: str) -> str:
 
     Its value is the trial's number in that sweep, or the kind of a run that is not a trial's.
     """
-    # A tag for each sweep: `search_runs` has no OR (3.18.0), so one tag with several sweeps could not be filtered by.
+    # A tag for each sweep: several may share a trial's run, and the filter of each one's view has to find it.
     return f"tunerun.sweep.{sweep_id}"
 
 

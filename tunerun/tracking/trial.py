@@ -70,7 +70,7 @@ MAX_ADAPTER_BYTES = 16 * 2**20
 choice: at rank 8 SmolLM2-135M's has 10 MB, and is packaged in 0.03 s of CPU (2026-11-26)."""
 
 _PACKAGED = "packaged 1"
-"""Version of the content of packages. Raise it when that changes: then models that were sent get it too."""
+"""In the version of a model with files: one that an earlier tunerun sent by its name alone gets its files too."""
 
 _PORTABLE = "2"
 """The version of files that never change; those of version 1 named places of the machine."""

@@ -39,8 +39,8 @@ def runs_path(experiment_id: str, view: str | None = None, *, mode: str | None =
         view: the key of a view that the experiment has; with an unknown one the page shows an error.
         mode: `CHART` or `ARTIFACT`; None: the list.
     """
-    # Without `workflowType` the page shows traces and no runs. A view is ignored as soon as a sort or a filter is
-    # beside it in the link (3.17.2), so those are inside the view.
+    # Without `workflowType` the page has the menu for GenAI. A view is ignored as soon as a sort or a filter is beside
+    # it in the link (3.17.2), so those are inside the view.
     path = f"#/experiments/{experiment_id}/runs?workflowType=machine_learning"
     if mode is not None:
         path += f"&compareRunsMode={mode}"

@@ -73,7 +73,7 @@ class TunedText(PythonModel):  # type: ignore[misc]  # mlflow has no types
             rows = rows_of(model_input)
             return self._model.many(rows, max_output_tokens=None if most is None else int(most))
         # `from None`, and words alone: `mlflow models serve` answers with the whole traceback, which has paths of this
-        # machine and prompts (3.17.2).
+        # machine and may have prompts (3.17.2).
         except TemplateError as error:
             raise MlflowException.invalid_parameter_value("\n".join(error.problems)) from None
         except Exception as error:
