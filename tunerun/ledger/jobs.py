@@ -97,7 +97,7 @@ class JobTable:
 
     def submitted(self, job: int, ref: JobRef) -> None:
         """Record that the backend accepted a job, with its reference."""
-        # Until this is on disk the job is SUBMITTING: the next run submits it again, and the backend finds it by its key.
+        # Until then the job is SUBMITTING: the next run submits it again, and the backend finds it by its key.
         with self._file.transaction():
             row = self._job_row(job)
             self._file.write("UPDATE job SET reference = ? WHERE id = ?", [dump(asdict(ref)), job])

@@ -173,7 +173,7 @@ class Replay:
         return self._ledger.marks(self._tracker, f"{sweep.id}/") | of_trials
 
     def _rest(self, sweep: FrozenSweep, started: float) -> None:
-        """Judge a sweep again when what was begun at `started` is a small share of the time."""
+        """Postpone the next verdict of a sweep: what began at `started` may take only a small share of the time."""
         now = time.monotonic()
         self._not_before[sweep.id] = now + (now - started) / _SHARE_OF_JUDGING
 
