@@ -46,7 +46,7 @@ def cancel(
             )
         done = f"every trial of {verdict.sweep.id} has succeeded; nothing was cancelled"
         if numbers:
-            cache = cache_folder(places([], config_dir)[0].cache)
+            cache = cache_folder(places(overrides or [], config_dir)[0].cache)
             done = cancel_trials(ledger, verdict.sweep.id, numbers, cache=cache)
         if json_:
             print_json({"sweep": verdict.sweep.id, "trials": numbers, "done": done})

@@ -57,7 +57,7 @@ def compare(
             tested, *others = result.verdict.sweeps
             if others:
                 raise InputError("--final: opens the test set of one sweep; name one with --sweep")
-            cache = cache_folder(places([], config_dir)[0].cache)
+            cache = cache_folder(places(overrides or [], config_dir)[0].cache)
             with tables.progress_on_stderr() as progress:
                 earlier = open_test(ledger, tested, cache=cache, progress=progress)
             result = on_test_set(ledger, result)

@@ -22,7 +22,7 @@ def status(
 
     with chosen_sweep(overrides or [], config_dir, sweep) as (ledger, result):
         sweep_record = result.verdict.sweep
-        cache = cache_folder(places([], config_dir)[0].cache)
+        cache = cache_folder(places(overrides or [], config_dir)[0].cache)
         # Jobs at a service continue without a runner; the ledger learns of it only when the sweep is run again.
         unwatched, problem = unwatched_jobs(ledger, sweep_record.id, cache=cache)
         if problem:

@@ -51,7 +51,7 @@ def chosen_sweep(
 
     paths, tracking = places(overrides, config_dir)
     ids = [sweeps] if isinstance(sweeps, str) else sweeps or []
-    # Overrides that only say where things are leave the choice to the newest sweep; nothing is composed or planned.
+    # Overrides that give only a name, or say where things are, choose the newest sweep (of that name): no plan is made.
     names_no_trial = all(o.startswith(("name=", "paths", "tracking", "local")) for o in overrides)
     composed = None if ids or names_no_trial else plan(load(overrides, config_dir))
     name = None if ids else compose_name(overrides, config_dir)

@@ -279,7 +279,7 @@ class Loader:
         return self._templates[structural]
 
     def _once_for_files(self, key: tuple[str, ...], make: Callable[[], _T]) -> _T:
-        """Return what this process has made of the same files before, or make it."""
+        """Return what this process has made for a key of the same files before, else make it."""
         if self._content is None:
             # Once for each loader: a load sees the files of one moment.
             self._content = source.content_of(self.directories)

@@ -119,7 +119,7 @@ def _message(model: type[BaseModel], detail: Mapping[str, Any], groups: Sequence
     if kind == "value_error":
         return str(context["error"])
     text = _KINDS.get(kind) or _PATTERNS.get(context.get("pattern", ""))
-    # A limit of a float field is 0.0, and was written as 0.
+    # Pydantic turns the limit 0 of a float field into 0.0.
     limits = {name: f"{limit:g}" if isinstance(limit, float) else limit for name, limit in context.items()}
     message = text.format(**limits) if text else detail["msg"]
     # Numbers are shown; text is not, since it may be a key that was pasted into the wrong place.
