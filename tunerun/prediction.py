@@ -338,6 +338,7 @@ def checked_cache(ledger: Ledger, tuned: TunedModel, trial: TrialRecord) -> str 
     cache = resolved(trial.settings.cache) if trial.settings.cache else None
     cache = cache if cache is not None and Path(cache).is_dir() else None
     fault = None if tuned.folder is None else tuned_model.fault(tuned.folder, tuned.weights, cache_folder(cache))
+    # Every trial of a ledger has a sweep, so without one there is no fault.
     sweep = None if fault is None else ledger.newest_sweep_of_key(trial.key)
     if sweep is not None:
         raise NotFoundError(f"{fault}; to make it again: {sweep.command_afresh}")
@@ -373,6 +374,7 @@ def job_and_trial(ledger: Ledger, run: str) -> tuple[JobRecord | None, TrialReco
     """
     subject = ledger.subject_of_run(run)
     key = key_of_subject(subject) if subject else None
+    # A tuned model may be named without the prefix.
     job = ledger.job_of_tuned_model(_PREFIX + run.removeprefix(_PREFIX)) if key is None else ledger.job(key)
     return job, None if job is None else ledger.trials_of_key(job.key)[-1]
 
@@ -395,6 +397,7 @@ def _placed(rows: Sequence[Mapping[str, Any]] | Path, template: PromptTemplate) 
         if findings:
             raise DatasetError(findings.lines())
         return list(read)
+    # Collected like rows of a file, so that conversations are recognised by the same rules.
     builder = RowBuilder("")
     for position, row in enumerate(rows, start=1):
         builder.add(position, row)

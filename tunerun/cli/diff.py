@@ -91,6 +91,7 @@ def _print_columns(values: list[SideBySide]) -> None:
     # 8: the indent, and two spaces between columns.
     if sum(widths) + max(len(row[3]) for row in rows) + 8 <= out.width:
         for row in rows:
+            # Not the last column, which ends the line.
             cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
             say(f"  {'  '.join(cells)}  {row[3]}".rstrip())
     else:

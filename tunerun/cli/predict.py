@@ -79,4 +79,4 @@ def _typed_row(columns: list[str]) -> dict[str, str]:
     wrong = [column for column in columns if "=" not in column]
     if wrong:
         raise InputError([f"{column!r}: write COLUMN=VALUE, such as text_input='twenty two'" for column in wrong])
-    return dict(column.split("=", 1) for column in columns)
+    return dict(column.split("=", 1) for column in columns)  # a value may contain the sign, too

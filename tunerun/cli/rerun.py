@@ -135,7 +135,7 @@ def run_again(
     for text in made.notes:
         tables.note(text)
     made.plan.check()
-    made.begin()
+    made.begin()  # after the check: a refused rerun writes nothing
     gc.set_threshold(GARBAGE_THRESHOLD)
     return made, run_planned(made.plan, sys.argv[1:], retry_failed=False, is_kept=is_kept)
 

@@ -169,6 +169,7 @@ class BackendContract:
             again = backend.find(submitted.key, submitted.tuned_model_id)
             assert again is not None
             assert backend.poll([again])[again].state.is_finished == backend.poll([its_ref])[its_ref].state.is_finished
+        # A service may look for the tuned model's name; a job of another key is still not this key's.
         assert backend.find(unknown.key, request.tuned_model_id) is None
         backend.cancel(running)
         wait_for_end(backend, running)
