@@ -43,8 +43,8 @@ class RenderedTurn:
 class RenderedRows:
     """Rows of a file with the rendered texts of their last turn; each row gives one example.
 
-    Names that end in `_of_rows` are of the cells, as they were read, the others of the rendered texts. Checks for
-    duplicates compare the cells, because every prompt repeats the template's own text.
+    What ends in `_of_rows`, `same_inputs` and `contents` are made from the cells, as they were read; the rest from the
+    rendered texts. Checks for duplicates compare the cells, because every prompt repeats the template's own text.
 
     Attributes:
         rows: as they were read, and the columns that a conversation gives.

@@ -139,7 +139,7 @@ class EngineSession:
         elif runs > 1 and not is_lost:
             left.jobs, left.most = [*self.jobs.values()], runs // 2
         else:
-            # One run, or an engine that ended before it began any: it could not load the base model.
+            # One run, the last try after lost engines, or no run yet: then the base model could not be loaded.
             to_blame = begun or ([] if self.worker.has_reported else [*self.jobs.values()])
             for job in to_blame:
                 if job.id not in stopped:

@@ -204,7 +204,11 @@ class OpenAIBackend(HostedBackend):
         wanted = {ref.id: ref for ref in refs if ref.backend == KIND and IDENTIFIER.fullmatch(ref.id)}
         statuses = {ref: JobStatus(JobState.FAILED, failure=_LOST) for ref in refs}
         with self._reading:
-            final = {ref: status for i, ref in wanted.items() if (status := self._statuses.final(i)) is not None}
+            final = {
+                ref: status
+                for identifier, ref in wanted.items()
+                if (status := self._statuses.final(identifier)) is not None
+            }
             statuses.update(final)
             missing = {identifier for identifier, ref in wanted.items() if ref not in final}
             by_id: dict[str, Json] = {}
