@@ -69,7 +69,8 @@ class Origins:
         # Any well-formed names: clients send x-stainless-* and x-goog-* headers, and each version sends more of them.
         if _HEADER_NAMES.fullmatch(wanted):
             allowed.append((b"access-control-allow-headers", wanted))
-        # Private Network Access: Chromium asks before a page of the internet calls an address of this network.
+        # Private Network Access: a browser that has it asks before a page of the internet calls an address of this
+        # network.
         if header(scope, b"access-control-request-private-network") == b"true":
             allowed.append((b"access-control-allow-private-network", b"true"))
         return allowed

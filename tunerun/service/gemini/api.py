@@ -246,7 +246,7 @@ def _tuned_models(library: Library) -> APIRouter:
     ) -> JSONResponse:
         new = read_new_model(body, tuned_model_id, library.catalogue)
         row = library.create(caller, new)
-        # The first response names the model that will be, and the steps to take; the client polls the operation.
+        # An operation, not the model, as at Google: it names the model, and the client polls it.
         response = JSONResponse(responses.operation(row, library.curve(row)))
         warn(response, advice(len(new.training)))
         return response

@@ -128,7 +128,7 @@ class ModelView:
 
     def as_json(self) -> Json:
         """Return the values that the page's script updates."""
-        # null where a job diverges: JSON has no NaN, on which starlette raises a ValueError, and the chart skips it.
+        # null where a job diverges: JSON has neither infinity nor NaN, for which starlette raises a ValueError.
         return {
             "steps": self.steps,
             "percent": self.percent,
