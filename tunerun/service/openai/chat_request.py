@@ -118,7 +118,7 @@ def read_prompts(body: ChatCompletion, model: ServedModel) -> list[Prompt]:
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
     options = replace(options, logprobs=logprobs, json_schema=_json_schema(body.response_format))
 
-    # The answers differ in their seeds alone, so their prompt is counted and rendered once.
+    # The answers differ in their seeds alone, so the messages are converted once.
     prompt = replace(_conversation(body.messages, model.template), adapter=model.adapter)
     return [replace(prompt, options=replace(options, seed=options.seed + number)) for number in range(body.n)]
 
