@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
+from tests.engine import tiny_model
 from tests.experiments import overrides, planned, write_rows
 from tests.ledger.test_formats import printed
 from tests.runner.counting import Asked, Counting
@@ -19,7 +21,7 @@ from tunerun.cli.plan_tables import plan_table
 from tunerun.comparison import judge
 from tunerun.comparison.results import Outcome
 from tunerun.compose import load
-from tunerun.errors import AccessError, BackendError, InputError, NotFoundError
+from tunerun.errors import AccessError, BackendError, InputError, NotFoundError, TunerunError
 from tunerun.examples import Example, Input
 from tunerun.generation import GenerateOptions
 from tunerun.job import BaseModelRef, TunedModel
@@ -241,6 +243,23 @@ def test_compare_final_prints_the_verdict_and_earlier_openings(
             standalone_mode=False,
         )
     assert len(ledger.openings(sweep.id)) == 3
+
+
+@pytest.mark.engine
+def test_compare_final_converts_the_base_model_in_the_cache_of_its_overrides(
+    tmp_path: Path, service: ScriptedService, asked: Asked
+) -> None:
+    """As for a run: the user's cache may be on a smaller disk, or have no copy yet."""
+    tiny = tiny_model.build(tmp_path / "tiny")
+    plan = with_test_rows(tmp_path, "model=huggingface", f"model.name={tiny}", "backend.device=cpu")
+    run_with(Counting(service, asked), plan)
+    cache = tmp_path / "other-cache"
+    arguments = ["compare", "--final", "--sweep", plan.sweep, f"paths.runs={plan.runs}", f"paths.cache={cache}"]
+    # The script tuned no model that the engine could load, so this ends after the base model was converted.
+    with pytest.raises(TunerunError, match="does not hold a tuned model"):
+        app(arguments, standalone_mode=False)
+    assert any(cache.iterdir())
+    assert not (Path(os.environ["XDG_CACHE_HOME"]) / "tunerun").exists()
 
 
 def test_a_new_metric_on_an_old_sweep_asks_no_model(
