@@ -103,7 +103,7 @@ def _records(
         for cells in reader:
             if cells and not (len(cells) == 1 and cells[0].isspace()):  # a blank line is not a row
                 yield line, cells
-            line = reader.line_num + 1  # a record with line breaks in its cells starts where the one before it ended
+            line = reader.line_num + 1  # not `line + 1`: cells may have line breaks
     except csv.Error as error:
         complaint = f"broken quoting: {error}; double the quotes inside a quoted cell"
         # By the texts of CPython's csv module, which has no codes for its errors.

@@ -152,7 +152,7 @@ class LocalBackend:
         self._find_workers()
         problems: list[str] = []
         unprepared = []
-        # All are located first, which takes no time, so that one that is missing does not cost the download of others.
+        # All are located before one is prepared, so that a missing one does not cost the download of the others.
         for model in dict.fromkeys(models):
             try:
                 located = base_model.find(model, self._cache)

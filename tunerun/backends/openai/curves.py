@@ -47,6 +47,7 @@ class Curve:
         event_ids: of the events that were read.
         newest: id of the newest event that was read.
         is_ascending: whether the service lists events oldest first.
+        first_at: time of the earliest point, in seconds since 1970; None: no point has a time.
     """
 
     event_ids: set[str] = field(default_factory=set)
@@ -59,8 +60,7 @@ class Curve:
 
     def add(self, points: Iterable[CurvePoint]) -> None:
         """Merge further points into the curve."""
-        # The first loss of a step is kept, because each source repeats old points: events on every read, and
-        # checkpoints and the result file all of them.
+        # The first loss of a step is kept: checkpoints and the result file repeat the steps that had events.
         for point in points:
             if point.loss is not None:
                 self._losses.setdefault(point.step, (point.loss, point.time))
