@@ -55,7 +55,7 @@ class PlannedMemory:
         """The number of training runs that fit into one pass; None: not known."""
         if self.shape is None or self.available is None:
             return None
-        # An engine plans with its part of the memory, and not with what other programs occupy at the moment.
+        # An engine plans with its share of the memory, and with no more than other programs leave free now.
         available = min(self.available // self.engines, self.available if self.free is None else self.free)
         return memory.members_that_fit(self.shape, self.work, available, self.most)
 
