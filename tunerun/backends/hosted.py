@@ -82,6 +82,7 @@ def failure_of(
     prefix, _, rest = text.partition(": ")
     if prefix in list(FailureKind):
         return Failure(FailureKind(prefix), rest)
+    # The code too: a service may give no message. Not the advice, which is ours.
     kind, words = otherwise, f"{code} {text}".lower()
     if "memory" in words:
         kind = FailureKind.OUT_OF_MEMORY

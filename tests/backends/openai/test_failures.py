@@ -45,6 +45,8 @@ def test_an_unknown_state_counts_as_running(caplog: pytest.LogCaptureFixture) ->
         ("invalid_training_file", "line 3", FailureKind.INVALID, "invalid_training_file: line 3"),
         ("server_error", "CUDA out of memory", FailureKind.OUT_OF_MEMORY, "out of memory"),
         ("invalid_hyperparameters", "diverged: the loss is nan at step 3", FailureKind.DIVERGED, "the loss is nan"),
+        ("gpu_memory_exceeded", "the job was stopped", FailureKind.OUT_OF_MEMORY, "gpu_memory_exceeded: the job"),
+        ("invalid_n_examples", "the loss is nan", FailureKind.DIVERGED, "the loss is nan; add examples"),
         (None, None, FailureKind.CRASHED, "gave no reason"),
     ],
 )
