@@ -44,6 +44,7 @@ def test_numbers_are_used_unchanged() -> None:
         ((None, -1, None), "batch_size"),
         ((None, 2.0**40, None), "batch_size"),
         ((None, None, 0), "learning_rate_multiplier"),
+        ((0, 0, 0), "n_epochs"),
     ],
 )
 def test_an_invalid_hyperparameter_is_refused(

@@ -76,16 +76,14 @@ def resolve(
         ServiceError: a value is out of range.
     """
     many = examples > MANY_EXAMPLES
+    epoch_count = _whole(n_epochs, f"{where}.n_epochs", _epochs(examples))
+    batch = _whole(batch_size, f"{where}.batch_size", MANY_BATCH if many else FEW_BATCH)
     if multiplier is None or multiplier == AUTO:
         multiplier = MANY_MULTIPLIER if many else FEW_MULTIPLIER
     if not multiplier > 0:
         raise invalid(f"{where}.learning_rate_multiplier", f"must be greater than 0, or 'auto', not {multiplier:g}")
     # What the engine can train, in steps and in float32, is checked by the core for both wires.
-    return ResolvedHyperparameters(
-        _whole(n_epochs, f"{where}.n_epochs", _epochs(examples)),
-        _whole(batch_size, f"{where}.batch_size", MANY_BATCH if many else FEW_BATCH),
-        float(multiplier),
-    )
+    return ResolvedHyperparameters(epoch_count, batch, float(multiplier))
 
 
 def _epochs(examples: int) -> int:
