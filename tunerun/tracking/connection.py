@@ -96,14 +96,15 @@ class Connection:
             DamagedError: its SQLite file is damaged; the next connection makes it again.
             TrackingError: it could not be reached, or failed in another way.
         """
-        # Before anything else of mlflow: what it reads from the environment as it is imported is set by this.
-        client_type = import_mlflow()
+        # Before anything else of mlflow, which reads its environment while it is imported. Once for a connection: what
+        # the user's own code changes later, such as the level of its log, stays.
+        client_type = import_mlflow() if self._client is None else None
         import requests
         import sqlalchemy
         from mlflow.exceptions import MlflowException
 
         try:
-            if self._client is None:
+            if client_type is not None:
                 self._client = self._connect(client_type)
                 self._file_id = _file_id(self.address.file)
             yield self._client

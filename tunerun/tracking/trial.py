@@ -102,10 +102,10 @@ def trial_projection(ledger: Ledger, shared: SharedTrial) -> RunProjection | Non
 
     answers: list[ScoredAnswers] = []
     for held_out in FILES:  # of each set as the newest sweep that asked for it has them
-        each = (
+        by_sweep = (
             scored_answers(ledger, owner, member.key, member, held_out) for owner, member in reversed(shared.members)
         )
-        answers += [first] if (first := next((one for one in each if one is not None), None)) else []
+        answers += [newest] if (newest := next(filter(None, by_sweep), None)) else []
     validation = None
     if trial.validation is not None:
         validation = dataset_input(sweep.examples(trial.validation), VALIDATION)
