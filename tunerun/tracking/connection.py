@@ -53,7 +53,7 @@ class DamagedError(TrackingError):
     """The store's SQLite file is damaged."""
 
 
-class Connection:
+class StoreConnection:
     """A connection to one MLflow store, made when it is first used.
 
     Args:

@@ -1,6 +1,6 @@
 """Tuned models as MLflow's logged models: one that MLflow can load, with its files, or the name of one elsewhere.
 
-Functions of this module take MLflow's client and entities; they are called within `Connection.client`.
+Functions of this module take MLflow's client and entities; they are called within `StoreConnection.client`.
 """
 
 from __future__ import annotations

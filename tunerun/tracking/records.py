@@ -17,7 +17,7 @@ from tunerun.ledger.portable import RECORD as RECORD_FILE
 from tunerun.ledger.subjects import RunKind
 from tunerun.retry import retry
 from tunerun.tracking.address import Address, parse_address
-from tunerun.tracking.connection import BusyError, Connection, RefusedError
+from tunerun.tracking.connection import BusyError, RefusedError, StoreConnection
 from tunerun.tracking.run_projection import RECORD, RECORD_TAG
 from tunerun.tracking.store import PAGE
 
@@ -125,7 +125,7 @@ class _Reader:
         def refuse() -> None:
             raise TrackingError(f"MLflow at {address.name}: the file is damaged or empty; the ledger can make it again")
 
-        self._connection = Connection(address, before_new=refuse)
+        self._connection = StoreConnection(address, before_new=refuse)
 
     def _ask(self, question: Callable[[Any], T]) -> T:
         def answer() -> T:

@@ -14,7 +14,7 @@ from typing import Any
 from tunerun.digest import digest
 from tunerun.redaction import redact
 from tunerun.tracking.address import Address
-from tunerun.tracking.connection import HTTP_TIMEOUT_S, TIMEOUT_VARIABLE, Connection, RefusedError
+from tunerun.tracking.connection import HTTP_TIMEOUT_S, TIMEOUT_VARIABLE, RefusedError, StoreConnection
 from tunerun.tracking.logged_models import log_model
 from tunerun.tracking.run_projection import (
     NOTE_TAG,
@@ -57,15 +57,15 @@ class StoredRun:
 class Store:
     """One MLflow store; nothing is imported or opened before the first call.
 
-    Every method raises what `Connection.client` does: TrackingError, RefusedError, BusyError or DamagedError.
+    Every method raises what `StoreConnection.client` does: TrackingError, RefusedError, BusyError or DamagedError.
 
     Args:
         address: of the store.
-        before_new: as for `Connection`.
+        before_new: as for `StoreConnection`.
     """
 
     def __init__(self, address: Address, before_new: Callable[[], None] = lambda: None) -> None:
-        self.connection = Connection(address, before_new)
+        self.connection = StoreConnection(address, before_new)
         self._experiments: dict[str, str] = {}
 
     def forget(self) -> None:
