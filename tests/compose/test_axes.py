@@ -121,7 +121,7 @@ OVERRIDES = st.lists(
             "seed=3",
             "hyperparameters.epoch_count=2",
             "hyperparameters.learning_rate=0.5",
-            "hyperparameters={batch_size: 2}",
+            "hyperparameters={epoch_count: 3}",  # no other override deletes it: Hydra would refuse, and ours add it
             "++hyperparameters.adapter_rank=4",
             "~hyperparameters.batch_size",
             "~hyperparameters.adapter_alpha",
