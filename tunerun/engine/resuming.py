@@ -100,8 +100,12 @@ def write(folder: Path, state: TrainingState, tensors: Mapping[str, torch.Tensor
         save_file(kept, partial / TENSORS_FILE)
         written = replace(state, tensors=digest_of_file(partial / TENSORS_FILE))
         (partial / STATE_FILE).write_bytes(_STATE.dump_json(written))
-        remove(folder)  # a rename cannot replace a folder that is not empty
-        partial.rename(folder)
+        # A rename cannot replace a folder that is not empty. The earlier state is moved and then removed, because a
+        # process that is killed while it removes files would leave none.
+        with partial_folder(folder.with_name(f"{folder.name}.earlier")) as earlier:
+            if folder.exists():
+                folder.rename(earlier / folder.name)
+            partial.rename(folder)
 
 
 def read(folder: Path, device: torch.device) -> tuple[TrainingState, dict[str, torch.Tensor]] | None:
